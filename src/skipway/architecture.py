@@ -1,0 +1,203 @@
+"""The networks of the papers as rows of one table. No torch: the card of a model needs it too.
+
+Sources: He et al. 2015, "Deep Residual Learning for Image Recognition" (1512.03385), below
+"2015"; He et al. 2016, "Identity Mappings in Deep Residual Networks" (1603.05027), "2016".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from skipway.errors import InputError, nearest
+
+Shortcut = Literal["A", "A-split", "B", "C", "D", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One residual network, every choice a field. Raises ValueError where fields contradict."""
+
+    block: Literal["basic", "bottleneck"]
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 (2015, Fig. 5)."""
+    depths: tuple[int, ...]
+    """Residual units per stage."""
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    """Inner channels per stage; a bottleneck puts out four times as many."""
+    stem: Literal["imagenet", "deep", "cifar"] = "imagenet"
+    """7x7/2 and max-pool; three 3x3 and max-pool (ResNet-D); one 3x3/1 without a pool."""
+    stem_width: int = 64
+    """Channels that the stem puts out."""
+    shortcut: Shortcut = "B"
+    """2015, section 4.1. A: zero-padded channels appended (A-split: half on each side).
+    B: projection where the shape changes. C: projection everywhere. D: average pool before the
+    projection (1812.01187). none: a plain net."""
+    stride_in: Literal["3x3", "1x1"] = "3x3"
+    """Where a bottleneck strides: 3x3 (torchvision's v1.5) or the first 1x1 (2015)."""
+    order: Literal["post", "pre"] = "post"
+    """Activation after the addition (2015), or batch norm and ReLU before each weight (2016)."""
+    width: float = 1.0
+    """Multiplies every width, the stem's too."""
+    groups: int = 1
+    """Groups of the bottleneck's 3x3 (ResNeXt, 1611.05431)."""
+    base_width: int = 64
+    """Inner channels per group where the stage's width is 64 (wide bottlenecks: 128)."""
+    squeeze: int = 0
+    """Squeeze-and-excitation with this reduction (1709.01507); 0 is none."""
+    antialias: bool = False
+    """Blur before sub-sampling in stem and branch (1904.11486)."""
+    zero_init_last: bool = False
+    """Start the last gamma of each branch at 0 (1706.02677, section 5.1)."""
+    drop_path: float = 0.0
+    """Stochastic depth: drop rate of the last unit, rising linearly from 0 (1603.09382)."""
+    checkpointing: bool = False
+    """Recompute each unit's activations in the backward pass instead of keeping them."""
+    bn_eps: float = 1e-5
+    bn_momentum: float = 0.1
+    """Weight of the newest batch in the running statistics (PyTorch's convention)."""
+    in_channels: int = 3
+    num_classes: int = 1000
+    input_size: int = 224
+    """Native height and width in pixels."""
+    source: str = ""
+    """Paper and section."""
+
+    def __post_init__(self) -> None:
+        for name in ("depths", "widths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                known = ", ".join(choices)
+                raise ValueError(f"{name}: {value!r} is not one of {known}")
+        if not 1 <= len(self.depths) <= len(self.widths) or min(self.depths) < 1:
+            raise ValueError(f"depths: {self.depths} needs 1 to {len(self.widths)} positive stages")
+        if self.block == "basic" and (self.groups, self.base_width) != (1, 64):
+            raise ValueError("groups, base_width: basic blocks have neither; use bottleneck")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path: {self.drop_path} is not in [0, 1)")
+        for name in ("width", "groups", "base_width", "stem_width", "in_channels", "num_classes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+        if self.squeeze < 0:
+            raise ValueError(f"squeeze: {self.squeeze} is negative")
+
+    @property
+    def expansion(self) -> int:
+        """Output channels of a unit over its stage's width."""
+        return 4 if self.block == "bottleneck" else 1
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "block": ("basic", "bottleneck"),
+    "stem": ("imagenet", "deep", "cifar"),
+    "shortcut": get_args(Shortcut),
+    "stride_in": ("3x3", "1x1"),
+    "order": ("post", "pre"),
+}
+
+
+def architecture(name: str, **fields: Any) -> Architecture:
+    """The row of that name with fields replaced. Raises InputError for unknown names and values."""
+    if name not in ARCHITECTURES:
+        raise InputError(
+            f"unknown model {name!r}.{nearest(name, ARCHITECTURES)}\nList them with: skipway models"
+        )
+    known = [f.name for f in dataclasses.fields(Architecture)]
+    for key in fields:
+        if key not in known:
+            raise InputError(f"unknown architecture field {key!r}.{nearest(key, known)}")
+    try:
+        return dataclasses.replace(ARCHITECTURES[name], **fields)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model {name}: {error}") from None
+
+
+def _imagenet(block: Literal["basic", "bottleneck"], *depths: int, **fields: Any) -> Architecture:
+    return Architecture(block=block, depths=depths, **fields)
+
+
+def _cifar(n: int, **fields: Any) -> Architecture:
+    """2015, section 4.2: 3x3 conv 16, then n units each of 16, 32 and 64 at 32, 16 and 8 px."""
+    defaults: dict[str, Any] = {
+        "block": "basic", "depths": (n, n, n), "widths": (16, 32, 64), "stem": "cifar",
+        "stem_width": 16, "shortcut": "A", "num_classes": 10, "input_size": 32,
+        "source": "2015, section 4.2 and Table 6",
+    }  # fmt: skip
+    return Architecture(**(defaults | fields))
+
+
+def _wide(n: int, k: int) -> Architecture:
+    """1605.07146, Table 1: pre-activation, n units a stage, k times as wide."""
+    widths = (16 * k, 32 * k, 64 * k)
+    return _cifar(n, widths=widths, shortcut="B", order="pre", source="1605.07146, Table 1")
+
+
+_DEPTHS: dict[int, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+    200: ("bottleneck", (3, 24, 36, 3)),
+}
+
+
+def _table() -> dict[str, Architecture]:
+    rows: dict[str, Architecture] = {}
+    for depth in (18, 34, 50, 101, 152):
+        block, depths = _DEPTHS[depth]
+        stride = "" if block == "basic" else "; stride in the 3x3 (v1.5)"
+        rows[f"resnet{depth}"] = _imagenet(block, *depths, source=f"2015, Table 1{stride}")
+    for depth in (50, 101, 152):
+        block, depths = _DEPTHS[depth]
+        rows[f"resnet{depth}v1"] = _imagenet(
+            block, *depths, stride_in="1x1", source="2015, Table 1; stride in the first 1x1"
+        )
+    for depth in (18, 34, 50, 101, 152):
+        block, depths = _DEPTHS[depth]
+        rows[f"resnet{depth}_cifar"] = _imagenet(
+            block, *depths, stem="cifar", num_classes=10, input_size=32,
+            source="2015, Table 1, with the stem of section 4.2 (not a net of the paper)",
+        )  # fmt: skip
+    for depth in (18, 34):
+        block, depths = _DEPTHS[depth]
+        rows[f"plain{depth}"] = _imagenet(
+            block, *depths, shortcut="none", source="2015, section 3.3 and Table 2"
+        )
+    for depth in (20, 32, 44, 56, 110, 1202):
+        rows[f"resnet{depth}"] = _cifar((depth - 2) // 6)
+    for depth in (20, 32, 44, 56, 110):
+        rows[f"plain{depth}"] = _cifar(
+            (depth - 2) // 6, shortcut="none", source="2015, section 4.2 and Fig. 6"
+        )
+    rows["preresnet110"] = _cifar(18, order="pre", source="2016, Table 2")
+    for depth in (164, 1001):
+        rows[f"preresnet{depth}"] = _cifar(
+            (depth - 2) // 9, block="bottleneck", shortcut="B", order="pre", stride_in="1x1",
+            source="2016, Tables 3 and 4, appendix",
+        )  # fmt: skip
+    for depth in (50, 101, 152, 200):
+        block, depths = _DEPTHS[depth]
+        rows[f"preresnet{depth}"] = _imagenet(block, *depths, order="pre", source="2016, Table 5")
+    r50, r101 = _DEPTHS[50][1], _DEPTHS[101][1]
+    rows["resnet50d"] = _imagenet(
+        "bottleneck", *r50, stem="deep", shortcut="D", source="1812.01187, section 4.1"
+    )
+    resnext = "1611.05431, Table 1 and section 5.1"
+    rows["resnext50_32x4d"] = _imagenet("bottleneck", *r50, groups=32, base_width=4, source=resnext)
+    rows["resnext101_32x8d"] = _imagenet(
+        "bottleneck", *r101, groups=32, base_width=8, source=resnext
+    )
+    wide = "1605.07146, section 3.4"
+    rows["wide_resnet50_2"] = _imagenet("bottleneck", *r50, base_width=128, source=wide)
+    rows["wide_resnet101_2"] = _imagenet("bottleneck", *r101, base_width=128, source=wide)
+    rows["wrn28_10"] = _wide(4, 10)
+    rows["wrn16_4"] = _wide(2, 4)
+    rows["seresnet50"] = _imagenet("bottleneck", *r50, squeeze=16, source="1709.01507, Table 2")
+    return rows
+
+
+ARCHITECTURES: dict[str, Architecture] = _table()
+"""Every architecture by name."""

@@ -1,0 +1,124 @@
+"""The card: all that it takes to use a weight file. Reading one needs no torch.
+
+It travels in the metadata of the safetensors file under the key ``skipway`` and beside a run as
+``card.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
+
+from skipway.architecture import Architecture
+from skipway.errors import InputError, harmless
+from skipway.images import Preprocess
+
+METADATA_KEY = "skipway"
+
+
+class Measured(BaseModel):
+    """One metric with what it was measured on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str
+    value: float
+    low: float | None = None
+    """Lower end of the 95 % interval."""
+    high: float | None = None
+    split: str
+    n: int
+    """Images."""
+    data: str
+    """The data set as the user named it."""
+
+
+class Card(BaseModel):
+    """Architecture, task, class names, preprocessing, metrics, recipe, provenance, licence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    version: Literal[1] = 1
+    """Of this schema."""
+    task: Literal["classify"] = "classify"
+    model: str
+    """The row of `ARCHITECTURES` that the architecture started from."""
+    architecture: Architecture
+    classes: tuple[str, ...]
+    """By index of the output."""
+    preprocess: Preprocess
+    metrics: tuple[Measured, ...] = ()
+    recipe: dict[str, JsonValue] = {}
+    """The resolved configuration of the run."""
+    provenance: dict[str, JsonValue] = {}
+    """When, with which versions, from which weights and data."""
+    licence: str = "not stated"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Card:
+        if len(self.classes) != self.architecture.num_classes:
+            raise ValueError(
+                f"{len(self.classes)} class names for {self.architecture.num_classes} outputs"
+            )
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class name appears twice")
+        if self.preprocess.channels != self.architecture.in_channels:
+            raise ValueError(
+                f"preprocessing gives {self.preprocess.channels} channels, "
+                f"the network takes {self.architecture.in_channels}"
+            )
+        return self
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The card as JSON text."""
+        return json.dumps(self.model_dump(mode="json"), indent=indent, ensure_ascii=False)
+
+
+def parse_card(text: str, origin: str) -> Card:
+    """A card from its JSON text. Raises InputError naming `origin` and the field at fault."""
+    try:
+        return Card.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "card"
+        message = harmless(f"{where}: {first['msg']}")[:200]
+        raise InputError(f"{harmless(origin)}: the card is not valid: {message}") from None
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON header of a safetensors file: tensors by name, and ``__metadata__``.
+
+    Raises InputError where the file is not a whole safetensors file.
+    """
+    path = Path(path)
+    bad = InputError(f"{harmless(path)}: not a safetensors file, or damaged")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, 100_000_000):
+                raise bad
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise InputError(f"{harmless(path)}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise bad from None
+    if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+        raise bad
+    return header
+
+
+def read_card(path: str | os.PathLike[str]) -> Card | None:
+    """The card of a safetensors file or a ``card.json``; None where a weight file has none."""
+    path = Path(path)
+    if path.suffix == ".json":
+        try:
+            return parse_card(path.read_text("utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{harmless(path)}: cannot be read: {harmless(error)}") from None
+    text = read_header(path).get("__metadata__", {}).get(METADATA_KEY)
+    return None if text is None else parse_card(text, str(path))

@@ -1,0 +1,61 @@
+"""The errors a user can meet, and user text made harmless for terminals.
+
+Exit codes: 0 fine, 1 a gate not met, 2 the user's input, 3 our fault.
+"""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
+
+class SkipwayError(Exception):
+    """An error that Skipway explains itself: its text is all that the user needs to read.
+
+    The text names the file or key and says what to do, in at most three lines.
+    """
+
+    exit_code = 3
+
+
+class InputError(SkipwayError):
+    """Something the user gave cannot be used: a file, a flag, a key, a value, a full disk."""
+
+    exit_code = 2
+
+
+class GateNotMet(SkipwayError):
+    """The work was done and its result does not pass the bar that was set for it."""
+
+    exit_code = 1
+
+
+def missing_part(command: str, extra: str, error: ImportError) -> InputError:
+    """The error for a command whose optional install is absent, naming what brings it."""
+    return InputError(
+        f"{command} needs the package {error.name!r}, which is not installed.\n"
+        f"Install it with: pip install 'skipway[{extra}]'"
+    )
+
+
+def harmless(text: object) -> str:
+    """User text that can be printed anywhere: control and direction characters are escaped.
+
+    File and class names may hold escape sequences, line breaks or bidirectional overrides;
+    each such character is shown as its escape (``\\x1b``), everything else is left as it is.
+    """
+    return "".join(
+        char
+        if char == " " or unicodedata.category(char)[0] not in "CZ"
+        else char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) != "Cs"
+        else f"\\udc{ord(char) & 0xFF:02x}"
+        for char in str(text)
+    )
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the closest of the choices, or an empty string."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f" Did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,314 @@
+"""Images to model input and back: the canonical pixels, with Pillow and NumPy only.
+
+`decode` turns encoded bytes into a uint8 (or uint16) array. `Preprocess` is the specification,
+kept in a model's card, of how such an array becomes model input. Every other executor (on a
+device, inside an exported graph) is tested equal to the one here.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from skipway.errors import InputError, harmless
+
+Array = npt.NDArray[Any]
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | Array
+Channels = Literal[1, 3, 4]
+
+
+class DecodeError(InputError):
+    """An image that cannot be decoded; the text begins with its name."""
+
+
+def decode(source: ImageLike, channels: Channels = 3, name: str | None = None) -> Array:
+    """The pixels of an image: uint8 [H, W, channels], or uint16 where the source has 16 bits.
+
+    EXIF rotation is applied. Grey, palette, CMYK, 1-bit and other modes are converted;
+    transparent pixels are laid on white unless four channels are asked. Arrays must be uint8 or
+    uint16, [H, W] or [H, W, 1 | 3 | 4]. `name` is used in errors in place of the path.
+    Raises DecodeError where the source is not a whole, readable image.
+    """
+    name = harmless(name if name is not None else _name(source))
+    if isinstance(source, np.ndarray):
+        return _from_array(source, channels, name)
+    size = 0
+    format_name = "image"
+    try:
+        if isinstance(source, Image.Image):
+            return _pixels(source, channels)
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        size = len(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
+            with Image.open(io.BytesIO(data)) as image:
+                format_name = image.format or "image"
+                return _pixels(image, channels)
+    except DecodeError:
+        raise
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise DecodeError(f"{name}: {error.strerror}") from None
+    except Image.UnidentifiedImageError:
+        what = "an empty file" if not size else f"not an image that can be read ({size:,} bytes)"
+        raise DecodeError(f"{name}: {what}") from None
+    except Image.DecompressionBombError:
+        raise DecodeError(f"{name}: too many pixels for one image; make it smaller") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise all kinds of errors on damaged bytes
+        if "truncated" in str(error).lower() or isinstance(error, EOFError):
+            raise DecodeError(f"{name}: truncated {format_name} ({size:,} bytes)") from None
+        detail = harmless(error)[:120]
+        raise DecodeError(f"{name}: damaged {format_name} ({size:,} bytes): {detail}") from None
+
+
+def _name(source: ImageLike) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return "image"
+
+
+def _from_array(array: Array, channels: Channels, name: str) -> Array:
+    if array.dtype not in (np.uint8, np.uint16):
+        raise DecodeError(f"{name}: an array of {array.dtype}; give uint8 or uint16 pixels")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise DecodeError(f"{name}: an array of shape {array.shape}; give [H, W] or [H, W, 1|3|4]")
+    if array.shape[2] == channels:
+        return array
+    if array.dtype == np.uint16:
+        return _spread16(array, channels)
+    if array.shape[2] == 1:
+        return _pixels(Image.fromarray(array[:, :, 0]), channels)
+    return _pixels(Image.fromarray(array), channels)
+
+
+def _pixels(image: Image.Image, channels: Channels) -> Array:
+    image.load()
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # unreadable EXIF says nothing about rotation
+        pass
+    if image.mode.startswith("I") or image.mode == "F":
+        return _spread16(_sixteen(image), channels)
+    if channels == 4:
+        return np.array(image.convert("RGBA"))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.new("RGBA", rgba.size, "white")
+        image.alpha_composite(rgba)
+    if channels == 1:
+        return np.array(
+            image.convert("RGB").convert("L") if image.mode == "P" else image.convert("L")
+        )[:, :, None]
+    return np.array(image.convert("RGB"))
+
+
+def _sixteen(image: Image.Image) -> Array:
+    """Modes I;16, I and F as uint16 [H, W, 1], refused where that would lose values."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535 or (values != np.floor(values)).any():
+        raise DecodeError(
+            f"{image.format or 'image'} of mode {image.mode} with values outside whole 0..65535; "
+            "convert it to 8 or 16 bits"
+        )
+    return values.astype(np.uint16)[:, :, None]
+
+
+def _spread16(values: Array, channels: Channels) -> Array:
+    """uint16 [H, W, c] to the asked number of channels."""
+    if values.shape[2] == channels:
+        return values
+    if channels == 1:  # ITU-R 601-2 luma, as Pillow's conversion of 8-bit colours
+        luma = values[:, :, :3] @ np.array([0.299, 0.587, 0.114])
+        return np.rint(luma)[:, :, None].astype(np.uint16)
+    colour = values[:, :, :3] if values.shape[2] >= 3 else np.repeat(values[:, :, :1], 3, axis=2)
+    if channels == 3:
+        return np.ascontiguousarray(colour)
+    return np.concatenate([colour, np.full_like(colour[:, :, :1], 65535)], axis=2)
+
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def resize(
+    image: Array,
+    size: tuple[int, int],
+    interpolation: str = "bilinear",
+    box: tuple[float, float, float, float] | None = None,
+) -> Array:
+    """uint8 or uint16 [H, W, C] to [size[0], size[1], C], antialiased, channels kept apart.
+
+    `box` is (left, top, right, bottom) in pixels of the input; None is all of it.
+    """
+    height, width = size
+    whole = box is None or box == (0, 0, image.shape[1], image.shape[0])
+    if whole and image.shape[:2] == (height, width):
+        return image
+    kind = _FILTERS[interpolation]
+
+    def one(values: Array, mode: str) -> Array:
+        image_size = (values.shape[1], values.shape[0])
+        picture = Image.frombytes(mode, image_size, np.ascontiguousarray(values).tobytes())
+        return np.asarray(picture.resize((width, height), kind, box=box))
+
+    if image.dtype == np.uint8:
+        # CMYK is Pillow's mode of four plain channels: RGBA would be multiplied by its alpha.
+        mode = {1: "L", 3: "RGB", 4: "CMYK"}[image.shape[2]]
+        return one(image, mode).reshape(height, width, image.shape[2])
+    layers = [one(image[:, :, c].astype(np.float32), "F") for c in range(image.shape[2])]
+    return np.clip(np.rint(np.stack(layers, axis=2)), 0, 65535).astype(np.uint16)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the original pixels went: ``model_xy = original_xy * scale + offset``.
+
+    Coordinates are continuous, (x, y), with (0, 0) the outer corner of the first pixel.
+    `size` is the original (height, width).
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+    def to_model(self, xy: Array) -> Array:
+        """Points [..., 2] of the original image in the model's input."""
+        return np.asarray(xy, np.float64) * self.scale + self.offset
+
+    def to_original(self, xy: Array) -> Array:
+        """Points [..., 2] of the model's input in the original image, clipped to it."""
+        points = (np.asarray(xy, np.float64) - self.offset) / self.scale
+        return np.clip(points, 0, (self.size[1], self.size[0]))
+
+
+class Preprocess(BaseModel):
+    """How an image becomes model input, and the way back. Kept in the card, run without torch.
+
+    A call takes anything that `decode` takes and gives float32 [channels, *size].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    size: tuple[int, int]
+    """Height and width of the model's input in pixels."""
+    channels: Channels = 3
+    resize: Literal["crop", "letterbox", "squash"] = "crop"
+    """crop: resize the short side, take the centre. letterbox: fit all of it, fill the rest.
+    squash: resize both sides, the aspect ratio is lost."""
+    short_side: int | None = Field(None, gt=0)
+    """For crop: the short side in pixels before the centre is taken; None is min(size)."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    fill: float = Field(0.5, ge=0, le=1)
+    """For letterbox: the grey of the border, 0 black to 1 white."""
+    mean: tuple[float, ...]
+    """Subtracted, one per channel, of pixels scaled to 0..1."""
+    std: tuple[float, ...]
+    """Divides, one per channel."""
+    pixel_mean: str | None = None
+    """Subtracted in place of `mean`: base64 of little-endian float32 [channels, *size] (2015,
+    section 4.2: the per-pixel mean of the training images)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Preprocess:
+        if min(self.size) < 1:
+            raise ValueError(f"size {self.size} is not positive")
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std need {self.channels} values, one per channel")
+        if not all(np.isfinite(self.mean)) or not all(s > 0 and np.isfinite(s) for s in self.std):
+            raise ValueError("mean must be finite and std positive")
+        if self.resize == "crop" and (self.short_side or min(self.size)) < min(self.size):
+            raise ValueError(f"short_side {self.short_side} is below the size {self.size}")
+        if self.pixel_mean is not None:
+            expected = 4 * self.channels * self.size[0] * self.size[1]
+            if len(base64.b64decode(self.pixel_mean, validate=True)) != expected:
+                raise ValueError(f"pixel_mean is not float32 [{self.channels}, *{self.size}]")
+        return self
+
+    def with_pixel_mean(self, mean: Array) -> Preprocess:
+        """This specification with a per-pixel mean, float32 [channels, *size] of 0..1."""
+        text = base64.b64encode(np.ascontiguousarray(mean, "<f4").tobytes()).decode("ascii")
+        return Preprocess.model_validate(self.model_dump() | {"pixel_mean": text})
+
+    def frame(self, image: Array) -> tuple[Array, Geometry]:
+        """The geometric part: [H, W, C] to [*size, C] of the same type, and where pixels went."""
+        height, width = image.shape[:2]
+        goal_h, goal_w = self.size
+        if self.resize == "squash":
+            geometry = Geometry((height, width), (goal_w / width, goal_h / height), (0.0, 0.0))
+            return resize(image, self.size, self.interpolation), geometry
+        if self.resize == "letterbox":
+            ratio = min(goal_h / height, goal_w / width)
+            h = min(max(round(height * ratio), 1), goal_h)
+            w = min(max(round(width * ratio), 1), goal_w)
+            top, left = (goal_h - h) // 2, (goal_w - w) // 2
+            levels = np.iinfo(image.dtype).max
+            framed = np.full(
+                (goal_h, goal_w, image.shape[2]), round(self.fill * levels), image.dtype
+            )
+            framed[top : top + h, left : left + w] = resize(image, (h, w), self.interpolation)
+            scale, offset = (w / width, h / height), (float(left), float(top))
+            return framed, Geometry((height, width), scale, offset)
+        h, w = self._resized(height, width)
+        top, left = round((h - goal_h) / 2), round((w - goal_w) / 2)
+        resized = resize(image, (h, w), self.interpolation)
+        framed = resized[top : top + goal_h, left : left + goal_w]
+        scale, offset = (w / width, h / height), (float(-left), float(-top))
+        return framed, Geometry((height, width), scale, offset)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after the short side was resized, never below `size`."""
+        short = self.short_side or min(self.size)
+        h, w = (
+            (short, int(short * width / height))
+            if height <= width
+            else (int(short * height / width), short)
+        )
+        grow = max(self.size[0] / h, self.size[1] / w, 1.0)  # only where size is not square
+        return round(h * grow), round(w * grow)
+
+    @functools.cached_property
+    def _shift(self) -> Array:
+        std = np.array(self.std)[:, None, None]
+        mean: Array = np.array(self.mean)[:, None, None]
+        if self.pixel_mean is not None:
+            raw = np.frombuffer(base64.b64decode(self.pixel_mean), "<f4")
+            mean = raw.reshape(self.channels, *self.size)
+        return (-mean / std).astype(np.float32)
+
+    def scale_shift(self, dtype: npt.DTypeLike) -> tuple[Array, Array]:
+        """float32 scale [C, 1, 1] and shift [C, 1|H, 1|W]: input = pixel * scale + shift.
+
+        `dtype` is that of the pixels, whose largest value counts as 1.
+        """
+        scale = 1 / (float(np.iinfo(np.dtype(dtype)).max) * np.array(self.std))
+        return scale[:, None, None].astype(np.float32), self._shift
+
+    def normalise(self, frames: Array) -> Array:
+        """The numeric part: uint8 or uint16 [..., H, W, C] to float32 [..., C, H, W]."""
+        scale, shift = self.scale_shift(frames.dtype)
+        x = np.moveaxis(frames, -1, -3).astype(np.float32, order="C")
+        x *= scale
+        x += shift
+        return x
+
+    def __call__(self, source: ImageLike, name: str | None = None) -> Array:
+        image = decode(source, self.channels, name)
+        return self.normalise(self.frame(image)[0])

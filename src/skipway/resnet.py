@@ -1,0 +1,381 @@
+"""The residual network: one module that is driven by an `Architecture`.
+
+Sources: He et al. 2015, "Deep Residual Learning for Image Recognition" (1512.03385), below
+"2015"; He et al. 2016, "Identity Mappings in Deep Residual Networks" (1603.05027), "2016".
+Parameter names are torchvision's, so that its weights load as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from skipway.architecture import Architecture
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps height and width at stride 1."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+class ZeroPad(nn.Module):
+    """Shortcut A: every stride-th pixel, missing channels zero (2015, section 4.1)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, split: bool) -> None:
+        super().__init__()
+        self.stride = stride
+        missing = outputs - inputs
+        if missing < 0:
+            raise ValueError("shortcut: A cannot reduce channels; use B, C or D")
+        self.before = missing // 2 if split else 0
+        self.after = missing - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighted by what all pixels say (1709.01507, section 3)."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, max(channels // reduction, 1), 1)
+        self.fc2 = nn.Conv2d(max(channels // reduction, 1), channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True))))
+        return x * weight.sigmoid()
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training the branch of a whole image is dropped (1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(1 - self.rate)
+        return x * keep / (1 - self.rate)
+
+
+class Blur(nn.Module):
+    """Binomial 3x3 low-pass, then sub-sampling (1904.11486, section 3.2)."""
+
+    kernel: Tensor
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+        row = torch.tensor([0.25, 0.5, 0.25])
+        kernel = (row[:, None] * row).expand(channels, 1, 3, 3).clone()
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect" if min(x.shape[2:]) > 1 else "replicate")
+        return F.conv2d(x, self.kernel, stride=self.stride, groups=self.channels)
+
+
+class Unit(nn.Module):
+    """One residual unit after 2015, eq. 1-2: ``y = ReLU(F(x) + shortcut(x))``.
+
+    Input [B, inputs, H, W], output [B, width * expansion, H / stride, W / stride]. Subclasses
+    give F as `branch`; the last operation of F is a batch norm.
+    """
+
+    conv1: nn.Module
+    conv2: nn.Module
+    conv3: nn.Module
+    bn1: nn.Module
+    bn2: nn.Module
+    bn3: nn.Module
+
+    def __init__(
+        self, arch: Architecture, inputs: int, width: int, stride: int, first: bool, drop: float
+    ) -> None:
+        super().__init__()
+        outputs = width * arch.expansion
+        changes = stride != 1 or inputs != outputs
+        self.shared = changes or first
+        self.blur1: nn.Module = nn.Identity()
+        self.blur2: nn.Module = nn.Identity()
+        for i, (cin, cout, kernel, step, groups) in enumerate(
+            self.plan(arch, inputs, width, stride), 1
+        ):
+            if arch.antialias and step > 1:
+                self.add_module(f"blur{i}", Blur(cout, step))
+                step = 1
+            self.add_module(f"conv{i}", conv(cin, cout, kernel, step, groups))
+            channels = cin if arch.order == "pre" else cout
+            self.add_module(f"bn{i}", nn.BatchNorm2d(channels, arch.bn_eps, arch.bn_momentum))
+        self.relu = nn.ReLU(inplace=True)
+        self.se = SqueezeExcite(outputs, arch.squeeze) if arch.squeeze else nn.Identity()
+        self.drop = DropPath(drop) if drop else nn.Identity()
+        self.plain = arch.shortcut == "none"
+        self.downsample: nn.Module = nn.Identity()
+        if not self.plain and (changes or arch.shortcut == "C"):
+            self.downsample = projection(arch, inputs, outputs, stride)
+
+    @staticmethod
+    def plan(
+        arch: Architecture, inputs: int, width: int, stride: int
+    ) -> list[tuple[int, int, int, int, int]]:
+        """The convolutions of F: channels in, channels out, kernel, stride, groups."""
+        if arch.block == "basic":
+            return [(inputs, width, 3, stride, 1), (width, width, 3, 1, 1)]
+        inner = int(width * arch.base_width / 64) * arch.groups
+        in_1x1, in_3x3 = (stride, 1) if arch.stride_in == "1x1" else (1, stride)
+        return [
+            (inputs, inner, 1, in_1x1, 1),
+            (inner, inner, 3, in_3x3, arch.groups),
+            (inner, width * arch.expansion, 1, 1, 1),
+        ]
+
+    def branch(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def residual(self, x: Tensor) -> Tensor:
+        """F(x), with squeeze-and-excitation and stochastic depth where the net has them."""
+        return self.drop(self.se(self.branch(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.residual(x)
+        if not self.plain:
+            y = y + self.downsample(x)
+        return F.relu(y, inplace=True)
+
+
+class BasicUnit(Unit):
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.blur1(self.relu(self.bn1(self.conv1(x))))
+        return self.bn2(self.conv2(x))
+
+
+class BottleneckUnit(Unit):
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.blur1(self.relu(self.bn1(self.conv1(x))))
+        x = self.blur2(self.relu(self.bn2(self.conv2(x))))
+        return self.bn3(self.conv3(x))
+
+
+class PreUnit(Unit):
+    """One residual unit after 2016, eq. 4-5: ``y = x + F(x)``, F = weight(ReLU(BN(.))) repeated.
+
+    Where the shape changes, and in the first unit of the net, the shortcut is fed by the first
+    activation too (2016, appendix; in the authors' code every unit that changes the channels).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = self.relu(self.bn1(x))
+        y = self.residual(activated)
+        if not self.plain:
+            y = y + self.downsample(activated if self.shared else x)
+        return y
+
+
+class PreBasicUnit(PreUnit):
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.blur1(self.conv1(x))
+        return self.conv2(self.relu(self.bn2(x)))
+
+
+class PreBottleneckUnit(PreUnit):
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.blur1(self.conv1(x))
+        x = self.blur2(self.conv2(self.relu(self.bn2(x))))
+        return self.conv3(self.relu(self.bn3(x)))
+
+
+UNITS: dict[tuple[str, str], type[Unit]] = {
+    ("basic", "post"): BasicUnit,
+    ("bottleneck", "post"): BottleneckUnit,
+    ("basic", "pre"): PreBasicUnit,
+    ("bottleneck", "pre"): PreBottleneckUnit,
+}
+
+
+def projection(arch: Architecture, inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The shortcut of a unit that changes the shape (2015, section 3.3 and 4.1)."""
+    if arch.shortcut in ("A", "A-split"):
+        return ZeroPad(inputs, outputs, stride, split=arch.shortcut == "A-split")
+    steps: list[nn.Module] = []
+    if arch.shortcut == "D":
+        pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+        steps, stride = [pool if stride > 1 else nn.Identity()], 1
+    steps.append(conv(inputs, outputs, 1, stride))
+    if arch.order == "post":
+        steps.append(nn.BatchNorm2d(outputs, arch.bn_eps, arch.bn_momentum))
+    return nn.Sequential(*steps)
+
+
+class ResNet(nn.Module):
+    """A residual network after its `Architecture`.
+
+    Input: float [B, in_channels, H, W], normalised as the model's card says; H and W at least
+    32 px with an ImageNet stem and 8 px with the CIFAR stem. Output: logits
+    [B, num_classes]. `strides` and `channels` give, by stage name, the stride against the input
+    in pixels and the channels of `features`.
+
+    To have logits and embedding from one pass: ``e = net.embed(x); logits = net.fc(e)``.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        stem_width = max(round(arch.stem_width * arch.width), 1)
+        self.conv1 = stem(arch, stem_width)
+        norm = (arch.bn_eps, arch.bn_momentum)
+        self.bn1 = nn.BatchNorm2d(stem_width, *norm) if arch.order == "post" else nn.Identity()
+        self.relu = nn.ReLU(inplace=True) if arch.order == "post" else nn.Identity()
+        self.maxpool = max_pool(arch, stem_width)
+        stride = 1 if arch.stem == "cifar" else 4
+        inputs = stem_width
+        self.strides: dict[str, int] = {}
+        self.channels: dict[str, int] = {}
+        unit, rates = UNITS[arch.block, arch.order], drop_rates(arch)
+        for i, (depth, width) in enumerate(zip(arch.depths, arch.widths, strict=False)):
+            width = max(round(width * arch.width), 1)
+            units = []
+            for j in range(depth):
+                step = 2 if i > 0 and j == 0 else 1
+                units.append(unit(arch, inputs, width, step, i == j == 0, next(rates)))
+                inputs = width * arch.expansion
+                stride *= step
+            self.add_module(f"layer{i + 1}", nn.Sequential(*units))
+            self.strides[f"c{i + 2}"] = stride
+            self.channels[f"c{i + 2}"] = inputs
+        self.norm = nn.BatchNorm2d(inputs, *norm) if arch.order == "pre" else nn.Identity()
+        self.fc = nn.Linear(inputs, arch.num_classes)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """He initialisation with the fan-out (1502.01852, section 2.2, the backward case)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.arch.zero_init_last:
+            for unit in self.units().values():
+                last = unit.bn3 if self.arch.block == "bottleneck" else unit.bn2
+                nn.init.zeros_(last.get_parameter("weight"))
+
+    def stages(self) -> list[nn.Sequential]:
+        """The stages, each a sequence of units: conv2_x to conv5_x in 2015, Table 1."""
+        return [getattr(self, f"layer{i + 1}") for i in range(len(self.arch.depths))]
+
+    def units(self) -> dict[str, Unit]:
+        """All residual units by name (``layer1.0``), from input to output."""
+        return {n: m for n, m in self.named_modules() if isinstance(m, Unit)}
+
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """The output of each stage, `c2` onwards: [B, channels[c], H / strides[c], W / strides[c]].
+
+        In a pre-activation net all but the last are the sums before any batch norm and ReLU.
+        """
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        features = {}
+        for name, stage in zip(self.strides, self.stages(), strict=True):
+            for unit in stage:
+                x = recomputed(unit, x) if self.arch.checkpointing and self.training else unit(x)
+            features[name] = x
+        if self.arch.order == "pre":
+            features[name] = F.relu(self.norm(x))
+        return features
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The globally average-pooled last stage: [B, channels of the last stage]."""
+        *_, last = self.features(x).values()
+        return last.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.embed(x))
+
+
+def stem(arch: Architecture, width: int) -> nn.Module:
+    """The first convolution: [B, in_channels, H, W] to [B, width, H / s, W / s], s 2 or 1."""
+    if arch.stem == "imagenet":
+        return conv(arch.in_channels, width, 7, 2)
+    if arch.stem == "cifar":
+        return conv(arch.in_channels, width, 3)
+    half = max(width // 2, 1)
+    layers: list[nn.Module] = []
+    for inputs, stride in ((arch.in_channels, 2), (half, 1)):
+        layers += [
+            conv(inputs, half, 3, stride),
+            nn.BatchNorm2d(half, arch.bn_eps, arch.bn_momentum),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, conv(half, width, 3))
+
+
+def max_pool(arch: Architecture, width: int) -> nn.Module:
+    """The stem's 3x3 max-pool, none with the CIFAR stem."""
+    if arch.stem == "cifar":
+        return nn.Identity()
+    if arch.antialias:
+        return nn.Sequential(nn.MaxPool2d(3, 1, 1), Blur(width, 2))
+    return nn.MaxPool2d(3, 2, 1)
+
+
+def drop_rates(arch: Architecture) -> Iterator[float]:
+    """Stochastic depth's rate of each unit, linear from 0 to `drop_path`."""
+    units = sum(arch.depths)
+    return (arch.drop_path * i / max(units - 1, 1) for i in range(units))
+
+
+def recomputed(unit: nn.Module, x: Tensor) -> Tensor:
+    """``unit(x)`` whose activations are computed again in the backward pass."""
+
+    @contextlib.contextmanager
+    def frozen_statistics() -> Iterator[None]:
+        # The second forward pass must not count the same batch twice in the running statistics.
+        norms = [m for m in unit.modules() if isinstance(m, nn.BatchNorm2d)]
+        tracked = [m.track_running_stats for m in norms]
+        for module in norms:
+            module.track_running_stats = False
+        try:
+            yield
+        finally:
+            for module, track in zip(norms, tracked, strict=True):
+                module.track_running_stats = track
+
+    y: Tensor = checkpoint(
+        unit,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (contextlib.nullcontext(), frozen_statistics()),
+    )
+    return y
+
+
+def count(arch: Architecture) -> tuple[int, int]:
+    """Learnable parameters, and multiply-adds of convolutions and classifier for one image.
+
+    At the native size; batch norm, ReLU, pooling and addition are not counted, as in 2015,
+    Table 1. Nothing is allocated.
+    """
+    with torch.device("meta"):
+        net = ResNet(arch).eval()
+        x = torch.empty(1, arch.in_channels, arch.input_size, arch.input_size)
+    macs = 0
+
+    def add(module: nn.Module, _: Any, y: Tensor) -> None:
+        nonlocal macs
+        weight = module.get_parameter("weight")
+        macs += weight.numel() * (y.numel() // weight.shape[0])
+
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(add)
+    net(x)
+    return sum(p.numel() for p in net.parameters()), macs
