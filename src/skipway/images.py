@@ -8,6 +8,7 @@ device, inside an exported graph) is tested equal to the one here.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import io
 import os
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skipway.errors import InputError, harmless
@@ -59,7 +60,7 @@ def decode(source: ImageLike, channels: Channels = 3, name: str | None = None) -
         raise
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DecodeError(f"{name}: {error.strerror}") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         what = "an empty file" if not size else f"not an image that can be read ({size:,} bytes)"
         raise DecodeError(f"{name}: {what}") from None
     except Image.DecompressionBombError:
@@ -97,10 +98,8 @@ def _from_array(array: Array, channels: Channels, name: str) -> Array:
 
 def _pixels(image: Image.Image, channels: Channels) -> Array:
     image.load()
-    try:
+    with contextlib.suppress(Exception):  # unreadable EXIF says nothing about rotation
         image = ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF says nothing about rotation
-        pass
     if image.mode.startswith("I") or image.mode == "F":
         return _spread16(_sixteen(image), channels)
     if channels == 4:
