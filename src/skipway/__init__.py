@@ -1,3 +1,65 @@
-"""Skipway: residual networks, from the paper to production."""
+"""Skipway: residual networks, from the paper to production.
 
-__version__ = "0.1.0"
+The public names are imported when they are first used, so that ``import skipway`` is light.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from skipway.version import __version__
+
+if TYPE_CHECKING:
+    from skipway.predictor import load
+    from skipway.training import Result
+    from skipway.weights import create_model
+
+_PLACES = {"create_model": "skipway.weights", "load": "skipway.predictor"}
+
+__all__ = ["__version__", "create_model", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'skipway' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def train(
+    data: str | os.PathLike[str] | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    **flags: Any,
+) -> Result:
+    """Train a classifier and write its run, with the report.
+
+    data: `digits`, a folder or a zip of class folders. out: where the run goes; None makes a dated
+    name under ``runs``. resume: a run to go on with, in place of all else. flags: those of
+    ``skipway train`` (model, recipe, epochs, batch_size, lr, seed, val, weights, freeze, device,
+    workers, threads, precision, on_bad). settings: any key of `config.RunConfig`, dotted, as
+    ``--set`` takes them. Returns the run, its metrics and speed. Raises InputError for what cannot
+    be used and `training.Interrupted` where a signal ended it.
+    """
+    from skipway import training
+    from skipway.config import from_flags
+    from skipway.errors import InputError
+    from skipway.report import write_report
+
+    given = dict(settings or {}) | from_flags(flags)
+    progress = training.TrainingProgress(quiet)
+    if resume is not None:
+        if data is not None or out is not None or given:
+            raise InputError("resume: a run goes on as it began; give neither data nor settings")
+        result = training.resume(resume, progress)
+    elif data is None:
+        raise InputError("DATA is missing: digits, or a folder or a zip of class folders")
+    else:
+        result = training.start(os.fspath(data), given, out, progress)
+    write_report(result.run)
+    return result

@@ -7,6 +7,7 @@ Sources: He et al. 2015, "Deep Residual Learning for Image Recognition" (1512.03
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -48,7 +49,8 @@ class Architecture:
     antialias: bool = False
     """Blur before sub-sampling in stem and branch (1904.11486)."""
     zero_init_last: bool = False
-    """Start the last gamma of each branch at 0 (1706.02677, section 5.1)."""
+    """Start the last gamma of each branch at 0 (1706.02677, section 5.1); with order pre, where a
+    convolution comes last, its weights."""
     drop_path: float = 0.0
     """Stochastic depth: drop rate of the last unit, rising linearly from 0 (1603.09382)."""
     checkpointing: bool = False
@@ -65,23 +67,45 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for name in ("depths", "widths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            values = getattr(self, name)
+            if not isinstance(values, (tuple, list)) or not values:
+                raise ValueError(f"{name}: {values!r} is not a list of whole numbers, one a stage")
+            if not all(isinstance(value, int) and value > 0 for value in values):
+                raise ValueError(f"{name}: {values!r} are not all positive whole numbers")
+            object.__setattr__(self, name, tuple(values))
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
                 known = ", ".join(choices)
                 raise ValueError(f"{name}: {value!r} is not one of {known}")
-        if not 1 <= len(self.depths) <= len(self.widths) or min(self.depths) < 1:
-            raise ValueError(f"depths: {self.depths} needs 1 to {len(self.widths)} positive stages")
-        if self.block == "basic" and (self.groups, self.base_width) != (1, 64):
-            raise ValueError("groups, base_width: basic blocks have neither; use bottleneck")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path: {self.drop_path} is not in [0, 1)")
-        for name in ("width", "groups", "base_width", "stem_width", "in_channels", "num_classes"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
-        if self.squeeze < 0:
-            raise ValueError(f"squeeze: {self.squeeze} is negative")
+        if len(self.depths) > len(self.widths):
+            raise ValueError(f"depths: {self.depths} needs at most {len(self.widths)} stages")
+        for name in _COUNTS:
+            value, least = getattr(self, name), 0 if name == "squeeze" else 1
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
+        if not isinstance(self.width, (int, float)) or not 0 < self.width < math.inf:
+            raise ValueError(f"width: {self.width!r} is not a positive number")
+        if not isinstance(self.drop_path, (int, float)) or not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path: {self.drop_path!r} is not a number in [0, 1)")
+        self._check_block()
+        self._check_shortcut()
+
+    def _check_block(self) -> None:
+        bottleneck_only = (self.groups, self.base_width, self.stride_in)
+        if self.block == "basic" and bottleneck_only != (1, 64, "3x3"):
+            raise ValueError(
+                "groups, base_width, stride_in: basic blocks have none of them; use bottleneck"
+            )
+
+    def _check_shortcut(self) -> None:
+        if self.shortcut == "none" and (self.zero_init_last or self.drop_path):
+            # What a plain net's branch does not pass on is lost.
+            raise ValueError("zero_init_last, drop_path: a plain net has no shortcut to rely on")
+        widths = [w * self.expansion for w in self.widths[: len(self.depths)]]
+        channels = [self.stem_width, *widths]
+        if self.shortcut in ("A", "A-split") and channels != sorted(channels):
+            raise ValueError("shortcut: A cannot reduce channels; use B, C or D")
 
     @property
     def expansion(self) -> int:
@@ -97,6 +121,10 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "order": ("post", "pre"),
 }
 
+_COUNTS = (
+    "stem_width", "groups", "base_width", "squeeze", "in_channels", "num_classes", "input_size"
+)  # fmt: skip
+
 
 def architecture(name: str, **fields: Any) -> Architecture:
     """The row of that name with fields replaced. Raises InputError for unknown names and values."""
@@ -104,14 +132,19 @@ def architecture(name: str, **fields: Any) -> Architecture:
         raise InputError(
             f"unknown model {name!r}.{nearest(name, ARCHITECTURES)}\nList them with: skipway models"
         )
+    return replaced(ARCHITECTURES[name], **fields)
+
+
+def replaced(arch: Architecture, **fields: Any) -> Architecture:
+    """The architecture with fields replaced. Raises InputError for unknown names and values."""
     known = [f.name for f in dataclasses.fields(Architecture)]
     for key in fields:
         if key not in known:
             raise InputError(f"unknown architecture field {key!r}.{nearest(key, known)}")
     try:
-        return dataclasses.replace(ARCHITECTURES[name], **fields)
+        return dataclasses.replace(arch, **fields)
     except (ValueError, TypeError) as error:
-        raise InputError(f"model {name}: {error}") from None
+        raise InputError(f"model: {error}") from None
 
 
 def _imagenet(block: Literal["basic", "bottleneck"], *depths: int, **fields: Any) -> Architecture:

@@ -66,6 +66,9 @@ class Card(BaseModel):
             )
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("a class name appears twice")
+        for name in self.classes:
+            if any("\ud800" <= char <= "\udfff" for char in name):
+                raise ValueError(f"the class name {harmless(name)} is not valid Unicode")
         if self.preprocess.channels != self.architecture.in_channels:
             raise ValueError(
                 f"preprocessing gives {self.preprocess.channels} channels, "
@@ -118,7 +121,7 @@ def read_card(path: str | os.PathLike[str]) -> Card | None:
     if path.suffix == ".json":
         try:
             return parse_card(path.read_text("utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{harmless(path)}: cannot be read: {harmless(error)}") from None
     text = read_header(path).get("__metadata__", {}).get(METADATA_KEY)
     return None if text is None else parse_card(text, str(path))

@@ -42,17 +42,22 @@ def missing_part(command: str, extra: str, error: ImportError) -> InputError:
 def harmless(text: object) -> str:
     """User text that can be printed anywhere: control and direction characters are escaped.
 
-    File and class names may hold escape sequences, line breaks or bidirectional overrides;
-    each such character is shown as its escape (``\\x1b``), everything else is left as it is.
+    File and class names may hold escape sequences, line breaks, bidirectional overrides or bytes
+    that are no text; each such character is shown as its escape (``\\x1b``), everything else is
+    left as it is.
     """
     return "".join(
-        char
-        if char == " " or unicodedata.category(char)[0] not in "CZ"
-        else char.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(char) != "Cs"
-        else f"\\udc{ord(char) & 0xFF:02x}"
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in _UNSAFE and char not in _JOINERS
+        else char
         for char in str(text)
     )
+
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories: control, format, lone surrogate, line and paragraph separator."""
+_JOINERS = "\u200c\u200d"
+"""Format characters that Persian, Indic scripts and emoji are spelt with."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

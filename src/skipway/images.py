@@ -13,13 +13,14 @@ import functools
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skipway.errors import InputError, harmless
@@ -27,6 +28,7 @@ from skipway.errors import InputError, harmless
 Array = npt.NDArray[Any]
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | Array
 Channels = Literal[1, 3, 4]
+Resize = Literal["crop", "letterbox", "squash"]
 
 
 class DecodeError(InputError):
@@ -44,24 +46,57 @@ def decode(source: ImageLike, channels: Channels = 3, name: str | None = None) -
     name = harmless(name if name is not None else _name(source))
     if isinstance(source, np.ndarray):
         return _from_array(source, channels, name)
-    size = 0
-    format_name = "image"
+    with _opened(source, name) as image:
+        return _pixels(image, channels, name)
+
+
+def verify(source: ImageLike, name: str | None = None) -> None:
+    """Read all of an image as cheaply as can be. Raises DecodeError as `decode` does."""
+    name = harmless(name if name is not None else _name(source))
+    if isinstance(source, np.ndarray):
+        _from_array(source, 3, name)
+        return
+    with _opened(source, name) as image:
+        if image is not source:  # the caller's own image must stay as it is
+            image.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size
+        _pixels(image, 1, name)
+
+
+def header_size(source: ImageLike, name: str | None = None) -> tuple[int, int]:
+    """Height and width in pixels, as `decode` would give them; only TIFFs are decoded for it."""
+    name = harmless(name if name is not None else _name(source))
+    if isinstance(source, np.ndarray):
+        return source.shape[0], source.shape[1]
+    with _opened(source, name) as image:
+        if image.format == "TIFF":
+            image.load()  # Pillow turns these by itself, and only then is the tag gone
+        turned = False
+        with contextlib.suppress(Exception):
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return image.size if turned else image.size[::-1]
+
+
+@contextlib.contextmanager
+def _opened(
+    source: str | os.PathLike[str] | bytes | Image.Image, name: str
+) -> Iterator[Image.Image]:
+    """The image, not decoded yet; what goes wrong inside the block becomes DecodeError."""
+    format_name, held = "image", ""
     try:
         if isinstance(source, Image.Image):
-            return _pixels(source, channels)
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        size = len(data)
+            yield source
+            return
+        data = source if isinstance(source, bytes) else _read(source, name)
+        held = f" ({len(data):,} bytes)"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
             with Image.open(io.BytesIO(data)) as image:
                 format_name = image.format or "image"
-                return _pixels(image, channels)
+                yield image
     except DecodeError:
         raise
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise DecodeError(f"{name}: {error.strerror}") from None
     except UnidentifiedImageError:
-        what = "an empty file" if not size else f"not an image that can be read ({size:,} bytes)"
+        what = f"not an image that can be read{held}" if data else "an empty file"
         raise DecodeError(f"{name}: {what}") from None
     except Image.DecompressionBombError:
         raise DecodeError(f"{name}: too many pixels for one image; make it smaller") from None
@@ -69,15 +104,24 @@ def decode(source: ImageLike, channels: Channels = 3, name: str | None = None) -
         raise
     except Exception as error:  # decoders raise all kinds of errors on damaged bytes
         if "truncated" in str(error).lower() or isinstance(error, EOFError):
-            raise DecodeError(f"{name}: truncated {format_name} ({size:,} bytes)") from None
+            raise DecodeError(f"{name}: truncated {format_name}{held}") from None
         detail = harmless(error)[:120]
-        raise DecodeError(f"{name}: damaged {format_name} ({size:,} bytes): {detail}") from None
+        raise DecodeError(f"{name}: damaged {format_name}{held}: {detail}") from None
 
 
 def _name(source: ImageLike) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     return "image"
+
+
+def _read(path: str | os.PathLike[str], name: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DecodeError(f"{name}: {error.strerror or harmless(error)}") from None
+    except ValueError:  # a null character in it
+        raise DecodeError(f"{name}: not a name that a file can have") from None
 
 
 def _from_array(array: Array, channels: Channels, name: str) -> Array:
@@ -91,17 +135,20 @@ def _from_array(array: Array, channels: Channels, name: str) -> Array:
         return array
     if array.dtype == np.uint16:
         return _spread16(array, channels)
-    if array.shape[2] == 1:
-        return _pixels(Image.fromarray(array[:, :, 0]), channels)
-    return _pixels(Image.fromarray(array), channels)
+    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    return _pixels(image, channels, name)
 
 
-def _pixels(image: Image.Image, channels: Channels) -> Array:
+def _pixels(image: Image.Image, channels: Channels, name: str) -> Array:
     image.load()
+    if 0 in image.size:
+        raise DecodeError(f"{name}: an image of {image.width} x {image.height} pixels")
     with contextlib.suppress(Exception):  # unreadable EXIF says nothing about rotation
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return _spread16(_sixteen(image), channels)
+        return _spread16(_sixteen(image, name), channels)
+    if image.mode == "La":
+        image = image.convert("LA")  # the only conversion that Pillow has for it
     if channels == 4:
         return np.array(image.convert("RGBA"))
     if image.has_transparency_data:
@@ -109,31 +156,33 @@ def _pixels(image: Image.Image, channels: Channels) -> Array:
         image = Image.new("RGBA", rgba.size, "white")
         image.alpha_composite(rgba)
     if channels == 1:
-        return np.array(
-            image.convert("RGB").convert("L") if image.mode == "P" else image.convert("L")
-        )[:, :, None]
+        colour = image.convert("RGB") if image.mode in ("P", "LAB") else image
+        return np.array(colour.convert("L"))[:, :, None]
     return np.array(image.convert("RGB"))
 
 
-def _sixteen(image: Image.Image) -> Array:
+def _sixteen(image: Image.Image, name: str) -> Array:
     """Modes I;16, I and F as uint16 [H, W, 1], refused where that would lose values."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535 or (values != np.floor(values)).any():
         raise DecodeError(
-            f"{image.format or 'image'} of mode {image.mode} with values outside whole 0..65535; "
+            f"{name}: mode {image.mode} with values other than whole 0..65535; "
             "convert it to 8 or 16 bits"
         )
     return values.astype(np.uint16)[:, :, None]
 
 
 def _spread16(values: Array, channels: Channels) -> Array:
-    """uint16 [H, W, c] to the asked number of channels."""
+    """uint16 [H, W, c] to the asked number of channels, as `_pixels` does with 8 bits."""
     if values.shape[2] == channels:
         return values
+    if values.shape[2] == 4:  # on white; four channels were not asked
+        alpha = values[:, :, 3:] / 65535
+        values = np.rint(values[:, :, :3] * alpha + 65535 * (1 - alpha)).astype(np.uint16)
     if channels == 1:  # ITU-R 601-2 luma, as Pillow's conversion of 8-bit colours
-        luma = values[:, :, :3] @ np.array([0.299, 0.587, 0.114])
+        luma = values @ np.array([0.299, 0.587, 0.114])
         return np.rint(luma)[:, :, None].astype(np.uint16)
-    colour = values[:, :, :3] if values.shape[2] >= 3 else np.repeat(values[:, :, :1], 3, axis=2)
+    colour = values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
     if channels == 3:
         return np.ascontiguousarray(colour)
     return np.concatenate([colour, np.full_like(colour[:, :, :1], 65535)], axis=2)
@@ -198,6 +247,11 @@ class Geometry:
         return np.clip(points, 0, (self.size[1], self.size[0]))
 
 
+_WHOLE = 2**24
+"""Pixels up to which an image is resized as a whole and then cropped. Beyond (a strip of 1 x 60,000
+would take 10 GB) only the part that stays is resized, which may differ by one level."""
+
+
 class Preprocess(BaseModel):
     """How an image becomes model input, and the way back. Kept in the card, run without torch.
 
@@ -209,7 +263,7 @@ class Preprocess(BaseModel):
     size: tuple[int, int]
     """Height and width of the model's input in pixels."""
     channels: Channels = 3
-    resize: Literal["crop", "letterbox", "squash"] = "crop"
+    resize: Resize = "crop"
     """crop: resize the short side, take the centre. letterbox: fit all of it, fill the rest.
     squash: resize both sides, the aspect ratio is lost."""
     short_side: int | None = Field(None, gt=0)
@@ -237,12 +291,18 @@ class Preprocess(BaseModel):
             raise ValueError(f"short_side {self.short_side} is below the size {self.size}")
         if self.pixel_mean is not None:
             expected = 4 * self.channels * self.size[0] * self.size[1]
-            if len(base64.b64decode(self.pixel_mean, validate=True)) != expected:
-                raise ValueError(f"pixel_mean is not float32 [{self.channels}, *{self.size}]")
+            raw = base64.b64decode(self.pixel_mean, validate=True)
+            if len(raw) != expected or not np.isfinite(np.frombuffer(raw, "<f4")).all():
+                raise ValueError(f"pixel_mean is not finite float32 {self._shape}")
         return self
 
     def with_pixel_mean(self, mean: Array) -> Preprocess:
-        """This specification with a per-pixel mean, float32 [channels, *size] of 0..1."""
+        """This specification with a per-pixel mean, float32 [channels, *size] of 0..1.
+
+        Raises ValueError for another shape or values that are not finite.
+        """
+        if mean.shape != self._shape:  # the same count in another order would pass unnoticed
+            raise ValueError(f"pixel_mean has the shape {mean.shape}, not {self._shape}")
         text = base64.b64encode(np.ascontiguousarray(mean, "<f4").tobytes()).decode("ascii")
         return Preprocess.model_validate(self.model_dump() | {"pixel_mean": text})
 
@@ -267,9 +327,14 @@ class Preprocess(BaseModel):
             return framed, Geometry((height, width), scale, offset)
         h, w = self._resized(height, width)
         top, left = round((h - goal_h) / 2), round((w - goal_w) / 2)
-        resized = resize(image, (h, w), self.interpolation)
-        framed = resized[top : top + goal_h, left : left + goal_w]
         scale, offset = (w / width, h / height), (float(-left), float(-top))
+        if h * w <= _WHOLE:
+            resized = resize(image, (h, w), self.interpolation)
+            framed = resized[top : top + goal_h, left : left + goal_w]
+        else:
+            right, bottom = (left + goal_w) / scale[0], (top + goal_h) / scale[1]
+            box = (left / scale[0], top / scale[1], min(right, width), min(bottom, height))
+            framed = resize(image, self.size, self.interpolation, box)
         return framed, Geometry((height, width), scale, offset)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
@@ -283,14 +348,9 @@ class Preprocess(BaseModel):
         grow = max(self.size[0] / h, self.size[1] / w, 1.0)  # only where size is not square
         return round(h * grow), round(w * grow)
 
-    @functools.cached_property
-    def _shift(self) -> Array:
-        std = np.array(self.std)[:, None, None]
-        mean: Array = np.array(self.mean)[:, None, None]
-        if self.pixel_mean is not None:
-            raw = np.frombuffer(base64.b64decode(self.pixel_mean), "<f4")
-            mean = raw.reshape(self.channels, *self.size)
-        return (-mean / std).astype(np.float32)
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return (self.channels, *self.size)
 
     def scale_shift(self, dtype: npt.DTypeLike) -> tuple[Array, Array]:
         """float32 scale [C, 1, 1] and shift [C, 1|H, 1|W]: input = pixel * scale + shift.
@@ -298,7 +358,7 @@ class Preprocess(BaseModel):
         `dtype` is that of the pixels, whose largest value counts as 1.
         """
         scale = 1 / (float(np.iinfo(np.dtype(dtype)).max) * np.array(self.std))
-        return scale[:, None, None].astype(np.float32), self._shift
+        return scale[:, None, None].astype(np.float32), _shift(self)
 
     def normalise(self, frames: Array) -> Array:
         """The numeric part: uint8 or uint16 [..., H, W, C] to float32 [..., C, H, W]."""
@@ -311,3 +371,36 @@ class Preprocess(BaseModel):
     def __call__(self, source: ImageLike, name: str | None = None) -> Array:
         image = decode(source, self.channels, name)
         return self.normalise(self.frame(image)[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _shift(preprocess: Preprocess) -> Array:
+    """What is added after scaling; kept, as decoding a pixel mean takes longer than using it."""
+    std = np.array(preprocess.std)[:, None, None]
+    mean: Array = np.array(preprocess.mean)[:, None, None]
+    if preprocess.pixel_mean is not None:
+        raw = np.frombuffer(base64.b64decode(preprocess.pixel_mean), "<f4")
+        mean = raw.reshape(preprocess.channels, *preprocess.size)
+    return (-mean / std).astype(np.float32)
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL_IMAGE = 64
+"""Side in pixels up to which images are taken whole, without cutting off their border."""
+
+
+def plain_preprocess(size: int, channels: int, resize: Resize = "crop") -> Preprocess:
+    """Where nothing else is known: ImageNet's mean and deviation, and its 256 / 224 centre crop.
+
+    Raises InputError where no image has so many channels.
+    """
+    if channels not in (1, 3, 4):
+        raise InputError(f"{channels} input channels: images have 1, 3 or 4")
+    return Preprocess(
+        size=(size, size),
+        channels=channels,
+        resize=resize,
+        short_side=size if size <= SMALL_IMAGE else round(size * 256 / 224),
+        mean=IMAGENET_MEAN if channels == 3 else (0.5,) * channels,
+        std=IMAGENET_STD if channels == 3 else (0.25,) * channels,
+    )

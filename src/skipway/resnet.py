@@ -31,8 +31,6 @@ class ZeroPad(nn.Module):
         super().__init__()
         self.stride = stride
         missing = outputs - inputs
-        if missing < 0:
-            raise ValueError("shortcut: A cannot reduce channels; use B, C or D")
         self.before = missing // 2 if split else 0
         self.after = missing - self.before
 
@@ -89,7 +87,7 @@ class Unit(nn.Module):
     """One residual unit after 2015, eq. 1-2: ``y = ReLU(F(x) + shortcut(x))``.
 
     Input [B, inputs, H, W], output [B, width * expansion, H / stride, W / stride]. Subclasses
-    give F as `branch`; the last operation of F is a batch norm.
+    give F as `branch`; its last operation is a batch norm, in `PreUnit` a convolution.
     """
 
     conv1: nn.Module
@@ -132,7 +130,7 @@ class Unit(nn.Module):
         """The convolutions of F: channels in, channels out, kernel, stride, groups."""
         if arch.block == "basic":
             return [(inputs, width, 3, stride, 1), (width, width, 3, 1, 1)]
-        inner = int(width * arch.base_width / 64) * arch.groups
+        inner = max(int(width * arch.base_width / 64), 1) * arch.groups
         in_1x1, in_3x3 = (stride, 1) if arch.stride_in == "1x1" else (1, stride)
         return [
             (inputs, inner, 1, in_1x1, 1),
@@ -266,8 +264,10 @@ class ResNet(nn.Module):
                     nn.init.zeros_(module.bias)
         if self.arch.zero_init_last:
             for unit in self.units().values():
-                last = unit.bn3 if self.arch.block == "bottleneck" else unit.bn2
-                nn.init.zeros_(last.get_parameter("weight"))
+                # Before a ReLU a gamma of 0 would stay 0: its gradient is 0 as well.
+                kind = "conv" if self.arch.order == "pre" else "bn"
+                last = kind + ("3" if self.arch.block == "bottleneck" else "2")
+                nn.init.zeros_(unit.get_submodule(last).get_parameter("weight"))
 
     def stages(self) -> list[nn.Sequential]:
         """The stages, each a sequence of units: conv2_x to conv5_x in 2015, Table 1."""
@@ -339,15 +339,16 @@ def recomputed(unit: nn.Module, x: Tensor) -> Tensor:
     @contextlib.contextmanager
     def frozen_statistics() -> Iterator[None]:
         # The second forward pass must not count the same batch twice in the running statistics.
+        # It still has to save as many tensors as the first, so they stay in use at momentum 0.
         norms = [m for m in unit.modules() if isinstance(m, nn.BatchNorm2d)]
-        tracked = [m.track_running_stats for m in norms]
+        kept = [(m.momentum, m.num_batches_tracked) for m in norms]
         for module in norms:
-            module.track_running_stats = False
+            module.momentum, module.num_batches_tracked = 0.0, None
         try:
             yield
         finally:
-            for module, track in zip(norms, tracked, strict=True):
-                module.track_running_stats = track
+            for module, (momentum, batches) in zip(norms, kept, strict=True):
+                module.momentum, module.num_batches_tracked = momentum, batches
 
     y: Tensor = checkpoint(
         unit,

@@ -1,0 +1,3 @@
+from skipway.cli import main
+
+main()

@@ -1,0 +1,219 @@
+"""The resolved configuration of a run: frozen, typed, every key explained, validated once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from skipway.errors import InputError, harmless, nearest
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(epochs?|steps?|%)")
+
+
+def split_duration(text: str) -> tuple[float, Literal["epoch", "step", "%"]]:
+    """`5 epochs`, `400 steps` or `10 %` (of the run) as number and unit. Raises ValueError."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a duration; write 5 epochs, 400 steps or 10 %")
+    unit: Literal["epoch", "step", "%"] = "%"
+    if match[2] != "%":
+        unit = "epoch" if match[2].startswith("epoch") else "step"
+    return float(match[1]), unit
+
+
+def _checked(text: str) -> str:
+    split_duration(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_checked)]
+
+
+class Slice(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Slice):
+    name: str = "auto"
+    """A row of `skipway models`; auto chooses from the size of the images."""
+    weights: str | None = None
+    """A weight file to start from."""
+    freeze: int = Field(0, ge=0, le=6)
+    """Freeze the stem (1), the stem and the first stage (2), and so on; only with weights."""
+    architecture: dict[str, JsonValue] = {}
+    """Fields of the architecture to replace, e.g. shortcut or width."""
+
+
+class DataConfig(Slice):
+    val: float | Literal["auto", "none"] = "auto"
+    """Share of the training images held out where the data has no validation split."""
+    on_bad: Literal["error", "skip"] = "error"
+    """What to do with an image that cannot be decoded."""
+    size: int | None = Field(None, ge=8)
+    """Height and width of the model's input in pixels; chosen from the images when None."""
+    channels: Literal[1, 3, 4] = 3
+    resize: Literal["crop", "letterbox", "squash"] = "crop"
+    resident: bool | None = None
+    """Hold the decoded set in memory and augment whole batches; chosen from its size when None."""
+    preflight: bool = True
+    """Read every image once before training to find damaged ones."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that decode, where the set is not resident."""
+
+
+class AugmentConfig(Slice):
+    flip: bool = False
+    """Mirror left and right with probability 1/2."""
+    pad_crop: int = Field(0, ge=0)
+    """Pad by so many pixels (zero after normalisation) and crop at random (2015, section 4.2)."""
+    area: tuple[float, float] | None = None
+    """Random resized crop: share of the image's area, aspect ratio 3/4 to 4/3 (1409.4842)."""
+    pixel_mean: bool = False
+    """Subtract the per-pixel mean of the training images, divide by nothing (2015)."""
+
+
+class OptimConfig(Slice):
+    lr: float = Field(0.1, gt=0)
+    """The highest learning rate."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(1e-4, ge=0)
+    decay_all: bool = True
+    """Decay batch norm's gamma and beta and all biases too."""
+    head_lr: float = Field(1.0, gt=0)
+    """The classifier's learning rate over that of the rest."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the whole gradient."""
+
+
+class ScheduleConfig(Slice):
+    kind: Literal["constant", "step", "cosine", "one-cycle"] = "cosine"
+    """step: times `factor` at each milestone. cosine: to 0. one-cycle: cosine up during the
+    warm-up, cosine down to 0."""
+    length: Duration = "40 epochs"
+    warmup: Duration = "0 steps"
+    warmup_lr: float | None = Field(None, gt=0)
+    """Constant rate during warm-up (2015: 0.01 for deep nets); None rises linearly from near 0."""
+    milestones: tuple[Duration, ...] = ()
+    factor: float = Field(0.1, gt=0)
+
+
+class EmaConfig(Slice):
+    decay: float = Field(0.0, ge=0, lt=1)
+    """Of the averaged weights that are evaluated and kept, per step; 0 is none. It warms up:
+    after t steps at most (1 + t) / (10 + t)."""
+
+
+class RunConfig(Slice):
+    """Everything that decides a run."""
+
+    data_path: str
+    recipe: str
+    task: Literal["classify"] = "classify"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    batch_size: int = Field(128, ge=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    exact_norm: bool = False
+    """After training, compute batch norm's statistics over training images (2015 code)."""
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", pattern=r"auto|cpu|cuda(:\d+)?")
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of training; evaluation is in float32."""
+    threads: int = Field(1, ge=1)
+    checkpoint_every: Duration = "1 epoch"
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """The dotted keys that `--set` knows."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Slice):
+            yield from keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """``key=value`` as dotted key and value. Raises InputError, offering the nearest key."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals:
+        raise InputError(f"--set {harmless(text)}: write key=value, e.g. --set optim.lr=0.05")
+    known = list(keys())
+    if key not in known and not key.startswith("model.architecture."):
+        raise InputError(f"--set: unknown key {harmless(key)!r}.{nearest(key, known)}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, None if value.strip().lower() == "none" and key != "data.val" else value
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat layers of dotted keys as one nested mapping; later layers win."""
+    nested: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            *parents, last = key.split(".")
+            place = nested
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+    return nested
+
+
+def resolve(*layers: Mapping[str, Any]) -> RunConfig:
+    """One validated configuration from flat layers of dotted keys, the last the strongest.
+
+    Raises InputError naming the key and what it takes.
+    """
+    try:
+        return RunConfig.model_validate(merge(*layers))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        value = harmless(first["input"])[:60]
+        raise InputError(f"{harmless(where)} = {value}: {harmless(first['msg'])}") from None
+
+
+FLAGS: dict[str, str] = {
+    "model": "model.name",
+    "recipe": "recipe",
+    "epochs": "schedule.length",
+    "batch_size": "batch_size",
+    "lr": "optim.lr",
+    "seed": "seed",
+    "val": "data.val",
+    "weights": "model.weights",
+    "freeze": "model.freeze",
+    "device": "device",
+    "workers": "data.workers",
+    "threads": "threads",
+    "precision": "precision",
+    "on_bad": "data.on_bad",
+}
+"""What the command line and `skipway.train` call the settings that are most asked for."""
+
+
+def from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags that were given (not None) as dotted keys. Raises InputError for an unknown one."""
+    given = {}
+    for name, value in flags.items():
+        if name not in FLAGS:
+            raise InputError(f"unknown setting {harmless(name)!r}.{nearest(name, FLAGS)}")
+        if value is not None:
+            if name == "epochs":
+                value = f"{value} epochs"
+            elif name == "weights":
+                value = str(value)
+            given[FLAGS[name]] = value
+    return given

@@ -1,0 +1,9 @@
+"""Labelled images: where they come from, how they are augmented, and batches of them.
+
+What is named here needs no torch; `data.feed` and `data.augment` do.
+"""
+
+from skipway.data.keyed import Key
+from skipway.data.sources import DataSet, Skipped, Split, open_data, open_split
+
+__all__ = ["DataSet", "Key", "Skipped", "Split", "open_data", "open_split"]

@@ -1,0 +1,60 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from skipway.errors import InputError, harmless
+
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends without an error.
+
+    It is written aside in the same folder, flushed to the disk and renamed, so that a reader, a
+    crash or a full disk never meets half a file. On any error the part that was written is removed
+    and the file that was there before stays as it was. Raises InputError naming `path` where the
+    system refuses the write.
+    """
+    path = Path(path)
+    aside = path.with_name(f".skipway-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with aside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        aside.unlink(missing_ok=True)
+        cause = _refusal(error, aside)
+        if cause is None:
+            raise
+        raise InputError(
+            f"{harmless(path)}: cannot be written: {cause.strerror}. What was there before is "
+            "unchanged."
+        ) from error
+    # The rename is on the disk once its folder is; not every system lets a folder be flushed.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _refusal(error: BaseException, aside: Path) -> OSError | None:
+    """The system's refusal to write `aside` behind an error, None where that is not the cause."""
+    if isinstance(error, OSError):
+        ours = error.filename is None or os.fspath(error.filename) == str(aside)
+        return error if ours else None
+    # torch.save reports a failed write as a RuntimeError raised while handling the OSError.
+    behind = error.__context__
+    return behind if isinstance(behind, OSError) and behind.errno in _FULL else None

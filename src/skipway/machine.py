@@ -1,0 +1,42 @@
+"""What this computer is, as far as training and running networks depends on it. No torch."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+
+@functools.cache
+def cores() -> int:
+    """Processors that this process may use: its affinity, and its control group's quota."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            n = min(n, max(round(int(quota) / int(period)), 1))
+    except (OSError, ValueError):
+        pass  # no control group of version 2
+    return n
+
+
+@functools.cache
+def _cpu_info() -> dict[str, str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = [line.split(":", 1) for line in lines if ":" in line]
+    return {k.strip(): v.strip() for k, v in pairs}
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    return _cpu_info().get("model name", platform.processor() or platform.machine())
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 by itself (AVX-512 BF16 or AMX)."""
+    flags = _cpu_info().get("flags", "").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags

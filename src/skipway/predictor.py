@@ -1,0 +1,176 @@
+"""Images in, predictions out, whatever the model is kept in."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from skipway.answers import Prediction, best_classes
+from skipway.architecture import Architecture
+from skipway.card import Card
+from skipway.data import Split
+from skipway.errors import InputError, harmless, missing_part
+from skipway.images import DecodeError, ImageLike, plain_preprocess
+from skipway.machine import cores
+from skipway.metrics import Scored
+
+log = logging.getLogger("skipway")
+
+Array = npt.NDArray[Any]
+
+
+class Engine(Protocol):
+    """Runs a model: float32 [B, C, H, W] to logits [B, K]."""
+
+    def __call__(self, x: Array) -> Array: ...
+
+
+class Predictor:
+    """A model with its card; made by `load`.
+
+    Takes paths, encoded bytes, PIL images and uint8 or uint16 arrays [H, W] or [H, W, C].
+    """
+
+    def __init__(self, engine: Engine, card: Card, origin: str, *, classes_known: bool = True):
+        self.card, self.origin = card, origin
+        self.classes_known = classes_known
+        """Whether the class names came with the model; without, they are numbers."""
+        self._engine = engine
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by index of the output."""
+        return self.card.classes
+
+    def run(self, x: Array) -> Array:
+        """Logits, float32 [B, K], from what the card's preprocessing gave: float32 [B, C, H, W]."""
+        return self._engine(x)
+
+    def __call__(self, image: ImageLike, top: int = 5) -> Prediction:
+        """The `top` most probable classes of one image. Raises DecodeError."""
+        return next(self.stream([image], top, skip=False))
+
+    def stream(
+        self, images: Iterable[ImageLike], top: int = 5, batch_size: int = 32, skip: bool = True
+    ) -> Iterator[Prediction]:
+        """Predictions in the order of the images.
+
+        An image that cannot be read gives a prediction with `error` where `skip`, else raises
+        DecodeError.
+        """
+        batch: list[tuple[str, Array | DecodeError]] = []
+        for image in images:
+            name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""
+            try:
+                batch.append((name, self.card.preprocess(image)))
+            except DecodeError as error:
+                if not skip:
+                    raise
+                batch.append((name, error))
+            if len(batch) == batch_size:
+                yield from self._answers(batch, top)
+                batch = []
+        yield from self._answers(batch, top)
+
+    def _answers(self, batch: list[tuple[str, Array | DecodeError]], top: int) -> list[Prediction]:
+        inputs = [x for _, x in batch if not isinstance(x, DecodeError)]
+        logits = self.run(np.stack(inputs)) if inputs else np.zeros((0, len(self.classes)))
+        scores = iter(best_classes(logits, self.classes, top))
+        return [
+            Prediction(name, (), str(x))
+            if isinstance(x, DecodeError)
+            else Prediction(name, next(scores))
+            for name, x in batch
+        ]
+
+
+def load(model: str | os.PathLike[str], threads: int | None = None) -> Predictor:
+    """A predictor from a run or a weight file, on the CPU in float32.
+
+    A weight file without a card gets ImageNet's normalisation and numbers for class names; see
+    `Predictor.classes_known`. Raises InputError.
+    """
+    path = weight_file(model)
+    try:
+        return _torch_predictor(path, threads or cores())
+    except ImportError as error:
+        raise missing_part("a weight file", "train", error) from None
+
+
+def _torch_predictor(path: Path, threads: int) -> Predictor:
+    import torch
+
+    from skipway.weights import load_model
+
+    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
+    torch.set_num_threads(threads)
+    net, card, report = load_model(path)
+    known = card is not None
+    if card is None:
+        for line in report.lines():
+            log.warning("%s", line)
+        card = _bare_card(net.arch)
+    net = net.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def engine(x: Array) -> Array:
+        batch = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
+        logits: Array = net(batch).numpy()
+        return logits
+
+    return Predictor(engine, card, str(path), classes_known=known)
+
+
+def _bare_card(arch: Architecture) -> Card:
+    """For weights that came without one."""
+    size, channels = arch.input_size, arch.in_channels
+    return Card(
+        model="not stated",
+        architecture=arch,
+        classes=tuple(str(i) for i in range(arch.num_classes)),
+        preprocess=plain_preprocess(size, channels),
+    )
+
+
+def weight_file(model: str | os.PathLike[str]) -> Path:
+    """The file that MODEL stands for: of a run, its best weights."""
+    path = Path(model)
+    if not path.exists():
+        raise InputError(
+            f"{harmless(path)}: no such file or run\nMODEL is a run's folder or a weight file."
+        )
+    if not path.is_dir():
+        return path
+    best = path / "best.safetensors"
+    if not best.exists():
+        what = (
+            "the run has no best.safetensors yet" if (path / "run.json").exists() else "not a run"
+        )
+        raise InputError(f"{harmless(path)}: {what}")
+    return best
+
+
+def score(predictor: Predictor, split: Split, threads: int, batch_size: int = 128) -> Scored:
+    """What a model says of every image of a labelled split. Raises DecodeError.
+
+    The labels of the split count the model's classes.
+    """
+    channels, preprocess = predictor.card.preprocess.channels, predictor.card.preprocess
+
+    def ready(i: int) -> Array:
+        return preprocess(split.image(i, channels))
+
+    parts = []
+    with ThreadPoolExecutor(threads) as pool:
+        for low in range(0, len(split), batch_size):
+            index = np.arange(low, min(low + batch_size, len(split)))
+            logits = predictor.run(np.stack(list(pool.map(ready, index.tolist()))))
+            parts.append(Scored.from_logits(logits, split.labels[index], index))
+    return Scored.merge(parts)

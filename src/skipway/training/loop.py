@@ -1,0 +1,194 @@
+"""The loop: one for every task. It knows batches, losses and steps, and nothing of images."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from skipway.data import Key
+from skipway.data.feed import Batch, Feed
+from skipway.errors import InputError
+from skipway.probes import GradientNorms
+from skipway.tasks import Evaluator, Task
+from skipway.training.clock import Clock, Schedule
+
+PROBED_STEPS = 8
+"""Steps of an epoch at which gradient norms are taken."""
+
+
+@dataclass
+class Tally:
+    """Sums over the steps of an epoch; part of the checkpoint, but for the times."""
+
+    images: int = 0
+    sums: dict[str, float] | None = None
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+    def add(self, terms: Mapping[str, float], images: int) -> None:
+        self.images += images
+        sums = self.sums or {}
+        self.sums = {k: sums.get(k, 0.0) + v * images for k, v in terms.items()}
+
+    def means(self) -> dict[str, float]:
+        return {k: v / max(self.images, 1) for k, v in (self.sums or {}).items()}
+
+
+class Loop:
+    """Steps of one network on one feed, from any position on.
+
+    `pause` is asked after every step: True ends `epoch` at that step's boundary.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        net: nn.Module,
+        feed: Feed,
+        optimizer: torch.optim.Optimizer,
+        clock: Clock,
+        schedule: Schedule,
+        *,
+        seed: int,
+        device: torch.device,
+        precision: Literal["float32", "bf16"] = "float32",
+        ema: AveragedModel | None = None,
+        clip: float | None = None,
+        keep_frozen: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.task, self.net, self.feed = task, net, feed
+        self.optimizer, self.clock, self.schedule = optimizer, clock, schedule
+        self.seed, self.device, self.ema, self.clip = seed, device, ema, clip
+        self.precision = precision
+        self.keep_frozen = keep_frozen
+        self.step = 0
+        self.tally = Tally()
+        self.norms = GradientNorms(net)
+
+    def epoch(self, pause: Callable[[Loop], bool]) -> bool:
+        """Go on to the end of the epoch, or of the run. False where `pause` ended it before."""
+        epoch, start = self.clock.position(self.step)
+        if start == 0:
+            self.tally, self.norms = Tally(), GradientNorms(self.net)
+        probe_every = max(self.clock.steps_per_epoch // PROBED_STEPS, 1)
+        self.net.train()
+        self.keep_frozen()
+        begun = time.perf_counter()
+        for batch in self._waited(self.feed.epoch(epoch, start)):
+            rate = self.schedule(self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            batch = self.task.to_input(batch.to(self.device), Key(self.seed, epoch, batch.index))
+            with autocast(self.device, self.precision):
+                terms = self.task.losses(self.net, batch)
+            loss = torch.stack([t for t in terms.values() if t.requires_grad]).sum()
+            loss.backward()
+            if self.step % probe_every == 0:
+                self.norms.update()
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.ema is not None:
+                self.ema.update_parameters(self.net)
+            self.step += 1
+            self._count(terms, len(batch))
+            self.tally.seconds += time.perf_counter() - begun
+            if pause(self):
+                return self.clock.position(self.step)[1] == 0 or self.finished
+            if self.finished:
+                break
+            begun = time.perf_counter()
+        return True
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.clock.total
+
+    @property
+    def weights(self) -> nn.Module:
+        """The network whose weights are evaluated and kept: the averaged one where there is one."""
+        return self.net if self.ema is None else self.ema.module
+
+    def _waited(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        waiting = iter(batches)
+        while True:
+            begun = time.perf_counter()
+            batch = next(waiting, None)
+            self.tally.waiting += time.perf_counter() - begun
+            if batch is None:
+                return
+            yield batch
+
+    def _count(self, terms: Mapping[str, Tensor], images: int) -> None:
+        values = {k: v.item() for k, v in terms.items()}
+        broken = [k for k, v in values.items() if not math.isfinite(v)]
+        if broken:
+            rate = self.schedule(self.step - 1)
+            raise InputError(
+                f"{broken[0]} became {values[broken[0]]} at step {self.step:,} "
+                f"(learning rate {rate:.3g}); training stopped, the last checkpoint is kept.\n"
+                "Try a lower --lr, --set optim.clip=1, --precision float32, or look for odd images."
+            )
+        self.tally.add(values, images)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides the steps to come. Raises InputError where weights are not
+        finite, so that a broken state is never kept."""
+        state = self.net.state_dict()
+        if not all(torch.isfinite(t).all() for t in state.values() if t.is_floating_point()):
+            raise InputError(
+                f"weights are not finite after step {self.step:,}; the last checkpoint is kept.\n"
+                "Try a lower --lr, --set optim.clip=1 or --precision float32."
+            )
+        return {
+            "step": self.step,
+            "model": state,
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "tally": {"images": self.tally.images, "sums": self.tally.sums},
+            "norms": self.norms.state(),
+            "generator": torch.get_rng_state(),
+            "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state` gave."""
+        self.step = state["step"]
+        self.net.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.tally = Tally(**state["tally"])
+        self.norms.load_state(state["norms"])
+        torch.set_rng_state(state["generator"])
+        if state["cuda_generators"]:
+            torch.cuda.set_rng_state_all(state["cuda_generators"])
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """bf16 as a context, nothing for float32."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+@torch.inference_mode()
+def evaluate(task: Task, net: nn.Module, feed: Feed, device: torch.device) -> Evaluator:
+    """Every image of the feed, once, in float32. The evaluator with all outputs."""
+    was_training = net.training
+    net.eval()
+    evaluator = task.evaluator()
+    for batch in feed.in_order():
+        batch = task.to_input(batch.to(device), None)
+        evaluator.update(task.predict(net, batch), batch)
+    net.train(was_training)
+    return evaluator

@@ -1,0 +1,89 @@
+"""Optimizer, averaged weights, frozen parts, and exact statistics of batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from skipway.config import OptimConfig
+from skipway.resnet import ResNet
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
+    """SGD with momentum over the trainable parameters, grouped by decay and rate.
+
+    Each group's `scale` multiplies the scheduled learning rate. Momentum is PyTorch's: the step
+    is lr * v with v = m v + g.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            decays = config.decay_all or parameter.ndim > 1
+            scale = config.head_lr if name.startswith("fc.") else 1.0
+            decay = config.weight_decay if decays else 0.0
+            groups.setdefault((decay, scale), []).append(parameter)
+    return torch.optim.SGD(
+        [
+            {"params": parameters, "weight_decay": decay, "scale": scale}
+            for (decay, scale), parameters in groups.items()
+        ],
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        fused=True,
+    )
+
+
+def make_ema(net: nn.Module, decay: float) -> AveragedModel:
+    """Exponentially averaged weights and buffers, warmed up: after t steps the decay is at most
+    (1 + t) / (10 + t), so that early weights do not linger."""
+
+    def average(averaged: Tensors, current: Tensors, t: Tensor | int) -> None:
+        now = min(decay, (1 + int(t)) / (10 + int(t)))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - now)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+
+
+def freeze(net: ResNet, parts: int) -> Callable[[], None]:
+    """Freeze the first `parts` of stem, stage 1, stage 2, …; returns what to call after `train()`.
+
+    The batch norms of frozen parts keep their statistics.
+    """
+    frozen = [net.conv1, net.bn1, *net.stages()[: parts - 1]] if parts else []
+    for module in frozen:
+        module.requires_grad_(False)
+
+    def keep() -> None:
+        for module in frozen:
+            module.eval()
+
+    return keep
+
+
+@torch.no_grad()
+def set_exact_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Batch norm's statistics as the plain mean over these batches [B, C, H, W].
+
+    As the authors' code does after training (github.com/KaimingHe/deep-residual-networks,
+    "Disclaimer and known issues"), in place of a moving average.
+    """
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    for module in norms:
+        module.reset_running_stats()
+        module.momentum = None  # cumulative average
+    net.train()
+    for x in inputs:
+        net(x)
+    for module, momentum in zip(norms, momenta, strict=True):
+        module.momentum = momentum
+    net.eval()

@@ -1,0 +1,183 @@
+"""What the user left open is chosen here from the data and the machine, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from skipway.architecture import ARCHITECTURES, Architecture, architecture, replaced
+from skipway.card import Card
+from skipway.config import RunConfig, resolve
+from skipway.data import DataSet, open_data
+from skipway.data.sources import image_sizes
+from skipway.errors import InputError, harmless
+from skipway.images import SMALL_IMAGE
+from skipway.machine import cores, has_bf16
+from skipway.recipes import recipe
+from skipway.weights import load_model
+
+RESIDENT_LIMIT = 2 << 30
+"""Bytes of decoded images that are held in memory."""
+FIELDS_FROM_DATA = ("num_classes", "in_channels", "input_size")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting that was not given, what was chosen, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that has not begun: its configuration, data, network, and what was chosen."""
+
+    config: RunConfig
+    data: DataSet
+    architecture: Architecture
+    pretrained: Card | None
+    """The card of the weights that the run starts from."""
+    choices: tuple[Choice, ...]
+
+
+def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
+    """Resolve a run from the data's path and the settings that were given, by dotted key.
+
+    Given settings always win over the recipe, the recipe over what is chosen here. Raises
+    InputError for data, weights or settings that cannot be used.
+    """
+    weights = given.get("model.weights")
+    choices = [
+        Choice("recipe", "finetune", "starts from given weights")
+        if weights
+        else Choice("recipe", "modern", "starts from scratch")
+    ]
+    name = str(given.get("recipe", choices[0].value))
+    settings = {"data_path": data_path} | dict(recipe(name).settings) | dict(given)
+
+    def config() -> RunConfig:
+        return resolve({c.key: c.value for c in choices}, settings)
+
+    opening = config()  # wrong settings are told before the data is looked at
+    data = open_data(data_path, opening.data.val, opening.seed)
+    pretrained, base = None, None
+    if weights is not None:
+        net, pretrained, _ = load_model(weights)
+        base = net.arch
+        choices += _from_weights(str(weights), pretrained, base)
+    for choose in (_from_images, _batch, _training, _machine):
+        choices += choose(data, config())
+    final = config()
+    kept = tuple(
+        c for c in choices if c.key not in settings or c.key == "recipe" != given.get(c.key)
+    )
+    return Plan(final, data, _architecture(final, base, len(data.classes)), pretrained, kept)
+
+
+def _architecture(config: RunConfig, base: Architecture | None, classes: int) -> Architecture:
+    fields = dict(config.model.architecture)
+    for key in FIELDS_FROM_DATA:
+        if key in fields:
+            raise InputError(f"model.architecture.{key}: comes from the data and cannot be set")
+    fields |= {"num_classes": classes, "in_channels": config.data.channels}
+    fields |= {"input_size": config.data.size}
+    if config.model.freeze and config.model.weights is None:
+        raise InputError("--freeze: only a network that starts from --weights can be frozen")
+    if base is None:
+        return architecture(config.model.name, **fields)
+    return replaced(base, **fields)
+
+
+def _from_weights(path: str, card: Card | None, arch: Architecture) -> list[Choice]:
+    name = card.model if card else "as in the file"
+    of = f"of {harmless(path)}"
+    size = card.preprocess.size[0] if card else arch.input_size
+    return [
+        Choice("model.name", name, f"the architecture {of}"),
+        Choice("data.size", size, f"the input {of}"),
+        Choice("data.channels", arch.in_channels, f"the input {of}"),
+    ]
+
+
+def _from_images(data: DataSet, config: RunConfig) -> list[Choice]:
+    """Model, input size and channels from the size of the images, where still open."""
+    sizes = image_sizes(data.splits["train"])
+    short = int(np.median(sizes.min(axis=1)))
+    choices = []
+    if config.model.name == "auto":
+        small = (config.data.size or short) <= SMALL_IMAGE
+        name, kind = ("resnet20", "small") if small else ("resnet18", "large")
+        choices.append(Choice("model.name", name, f"{kind} images, {short} px the short side"))
+    if config.data.size is None:
+        if short <= SMALL_IMAGE:
+            size = max(short, 16)
+            same = (sizes == sizes[0, 0]).all() and size == short
+            why = f"all images are {short} px" if same else f"the median short side is {short} px"
+        else:
+            size = min(max(short // 32 * 32, 64), 224)
+            why = f"the median short side is {short} px; a multiple of 32, 224 at most"
+        choices.append(Choice("data.size", size, why))
+    if data.path == "digits":
+        choices.append(Choice("data.channels", 1, "the digits are grey"))
+        choices.append(Choice("augment.flip", False, "a mirrored digit is no digit"))
+    else:
+        choices.append(Choice("augment.flip", True, "photographs may be mirrored"))
+    return choices
+
+
+def _batch(data: DataSet, config: RunConfig) -> list[Choice]:
+    n = len(data.splits["train"])
+    batch = 128 if n >= 5000 else 64 if n >= 1000 else 32
+    return [Choice("batch_size", batch, f"{n:,} training images")]
+
+
+def _training(data: DataSet, config: RunConfig) -> list[Choice]:
+    """Length, rate and augmentation from the number and the size of the images."""
+    n = len(data.splits["train"])
+    size = config.data.size or SMALL_IMAGE
+    rate = 0.2 * config.batch_size / 128
+    choices = [
+        Choice("schedule.length", f"{40 if n >= 5000 else 60} epochs", f"{n:,} training images"),
+        Choice("optim.lr", rate, "0.2 for a batch of 128, in proportion (1706.02677)"),
+    ]
+    if size <= SMALL_IMAGE:
+        choices.append(Choice("augment.pad_crop", max(size // 8, 1), f"an eighth of {size} px"))
+    else:
+        choices.append(Choice("augment.area", (0.35, 1.0), "large images: random resized crops"))
+    return choices
+
+
+def _machine(data: DataSet, config: RunConfig) -> list[Choice]:
+    """Memory, device, precision and threads from the machine."""
+    n = cores()
+    size = config.data.size or SMALL_IMAGE
+    images = sum(len(s) for s in data.splits.values())
+    mebibytes = images * size * size * config.data.channels >> 20
+    resident, why = mebibytes << 20 <= RESIDENT_LIMIT, f"decoded it takes {mebibytes:,} MiB"
+    if config.augment.area is not None:
+        resident, why = False, "random resized crops need the whole images"
+    gpu = torch.cuda.is_available()
+    choices = [
+        Choice("data.resident", resident, why),
+        Choice("data.workers", max(1, min(8, n // 2)), f"decoding for {n} cores"),
+        Choice("threads", n, f"{n} cores may be used"),
+        Choice("device", "cuda" if gpu else "cpu", "a GPU is there" if gpu else "no GPU is there"),
+    ]
+    on_gpu = gpu and config.device != "cpu"
+    fast = torch.cuda.is_bf16_supported() if on_gpu else has_bf16()
+    unit = "GPU" if on_gpu else "processor"
+    name, overrides = config.model.name, config.model.architecture
+    grouped = overrides.get("groups", ARCHITECTURES[name].groups if name in ARCHITECTURES else 1)
+    if not fast:
+        choices.append(Choice("precision", "float32", f"the {unit} has no bf16 of its own"))
+    elif grouped != 1 and not on_gpu:
+        choices.append(Choice("precision", "float32", "grouped convolutions are slow in bf16"))
+    else:
+        choices.append(Choice("precision", "bf16", f"the {unit} multiplies bf16 by itself"))
+    return choices

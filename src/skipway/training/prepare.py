@@ -1,0 +1,126 @@
+"""From a plan to what the loop needs: images that were looked at, preprocessing, feeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skipway.config import RunConfig
+from skipway.data import DataSet, Skipped
+from skipway.data.feed import DecodedFeed, Feed, ResidentFeed, decode_all, pixel_mean
+from skipway.data.sources import find_damaged
+from skipway.errors import InputError
+from skipway.images import Preprocess, plain_preprocess
+from skipway.tasks.classify import Classify
+from skipway.training.plan import Plan
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run, ready for the loop."""
+
+    data: DataSet
+    """Without the images that were skipped."""
+    task: Classify
+    feeds: dict[str, Feed]
+    """By split."""
+
+
+def prepare(plan: Plan) -> Prepared:
+    """Read the images, apply the policy for damaged ones, settle the preprocessing.
+
+    Raises InputError naming the first damaged image where the policy is ``error``, or where a
+    class or a split has none left.
+    """
+    config, data = plan.config, plan.data
+    preprocess = _preprocess(plan)
+    frames: dict[str, Array] = {}
+    failed: dict[str, list[tuple[int, str]]] = {}
+    for name, split in data.splits.items():
+        if config.data.resident:
+            frames[name], failed[name] = decode_all(split, preprocess, config.threads)
+        elif config.data.preflight:
+            failed[name] = find_damaged(split, config.threads)
+    data, kept = _without_damaged(data, failed, config.data.on_bad)
+    frames = {name: f if name not in kept else f[kept[name]] for name, f in frames.items()}
+    if frames and plan.pretrained is None:
+        preprocess = _measured(preprocess, frames["train"], config)
+    task = Classify(preprocess, config.augment, config.label_smoothing)
+    feeds: dict[str, Feed] = {}
+    for name, split in data.splits.items():
+        if frames:
+            feeds[name] = ResidentFeed(frames[name], split.labels, config.batch_size, config.seed)
+        else:
+            feeds[name] = DecodedFeed(
+                split,
+                config.data.channels,
+                task.augment,
+                task.collate,
+                config.batch_size,
+                config.seed,
+                config.data.workers or 0,
+            )
+    return Prepared(data, task, feeds)
+
+
+def _preprocess(plan: Plan) -> Preprocess:
+    """That of the weights that the run starts from, else ImageNet's constants at the run's size."""
+    config, size = plan.config.data, plan.architecture.input_size
+    if plan.pretrained is not None:
+        own = plan.pretrained.preprocess
+        if own.channels == config.channels and own.size == (size, size):
+            return own
+    return plain_preprocess(size, config.channels, config.resize)
+
+
+def _measured(preprocess: Preprocess, frames: Array, config: RunConfig) -> Preprocess:
+    """With mean and deviation of the training images, per channel or (2015) per pixel."""
+    levels = np.iinfo(frames.dtype).max
+    if config.augment.pixel_mean:
+        mean = pixel_mean(frames)
+        ones = (1.0,) * preprocess.channels
+        zeros = (0.0,) * preprocess.channels
+        return preprocess.model_copy(update={"mean": zeros, "std": ones}).with_pixel_mean(mean)
+    flat = frames.reshape(-1, preprocess.channels)
+    mean = flat.mean(axis=0, dtype=np.float64) / levels
+    # E[x^2] - E[x]^2 over counts of each level: exact, and no copy of the frames in float.
+    deviation = []
+    for channel, centre in enumerate(mean):
+        counts = np.bincount(flat[:, channel], minlength=levels + 1)
+        values = np.arange(levels + 1) / levels
+        deviation.append(float(np.sqrt((counts * (values - centre) ** 2).sum() / counts.sum())))
+    update = {
+        "mean": tuple(round(float(m), 6) for m in mean),
+        "std": tuple(round(max(s, 1e-3), 6) for s in deviation),
+    }
+    return preprocess.model_copy(update=update)
+
+
+def _without_damaged(
+    data: DataSet, failed: dict[str, list[tuple[int, str]]], policy: str
+) -> tuple[DataSet, dict[str, Array]]:
+    """The data set without its damaged images, and the positions that stay where any went."""
+    reasons = [(name, i, reason) for name, found in failed.items() for i, reason in found]
+    if not reasons:
+        return data, {}
+    if policy == "error":
+        more = f"\n{len(reasons) - 1:,} more are damaged." if len(reasons) > 1 else ""
+        raise InputError(f"{reasons[0][2]}{more}\nAdd --on-bad skip to leave such files out.")
+    kept, splits = {}, dict(data.splits)
+    for name, found in failed.items():
+        if found:
+            kept[name] = np.setdiff1d(np.arange(len(splits[name])), [i for i, _ in found])
+            splits[name] = splits[name].take(kept[name])
+        if not len(splits[name]):
+            raise InputError(f"{found[0][1]}\nNo image of {name} can be read.")
+    present = np.unique(splits["train"].labels)
+    for i, label in enumerate(data.classes):
+        if i not in present:
+            raise InputError(f"{reasons[0][2]}\nNo training image of class {label!r} can be read.")
+    skipped = tuple(Skipped(data.splits[name].names[i], reason) for name, i, reason in reasons)
+    return replace(data, splits=splits, skipped=skipped), kept

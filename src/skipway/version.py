@@ -1,0 +1,3 @@
+"""The version of Skipway."""
+
+__version__ = "0.1.0"

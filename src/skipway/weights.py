@@ -1,0 +1,615 @@
+"""Weights from files: whose names they bear, a strict merge that says what it did, and saving.
+
+A file's dialect is found from its keys, never from its name. Nothing that a file holds is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from skipway.architecture import ARCHITECTURES, Architecture, architecture
+from skipway.card import METADATA_KEY, Card, parse_card, read_header
+from skipway.errors import InputError, harmless
+from skipway.files import atomic_write
+from skipway.resnet import ResNet
+
+log = logging.getLogger("skipway")
+
+# Where checkpoints keep their tensors. Averaged weights (EMA) come first: they are the ones that
+# were meant for use.
+_EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
+# What DistributedDataParallel, torch.compile, AveragedModel and users' modules put before names.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "ema.", "resnet.")
+_ENOUGH = 1 << 24  # bytes of a pickle that are searched for what it wants to run
+_COUNTER = "num_batches_tracked"
+_NET = re.compile(r"(conv1|bn1|norm|layer\d+)\.")
+# Choices that change a network's answers and leave no trace in the shapes of its tensors.
+_UNSEEN = ("shortcut", "stride_in", "antialias", "bn_eps")
+
+
+class State(dict[str, Tensor]):
+    """Tensors by name as a file holds them, with the file's name and what was chosen in it."""
+
+    origin = "weights"
+    notes: tuple[str, ...] = ()
+
+
+def read_state(path: str | os.PathLike[str]) -> tuple[State, Card | None]:
+    """The tensors of a weight file on the CPU, and its card where it has one.
+
+    Takes safetensors and PyTorch's own files, told apart by content. In a checkpoint the state
+    dict is found inside its usual wrappers; the averaged (EMA) one is preferred. Raises InputError
+    for missing, damaged and other files, and for a pickle that needs code to run.
+    """
+    path = Path(path)
+    name = harmless(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from None
+    if not start:
+        raise InputError(f"{name}: an empty file")
+    card: Card | None = None
+    if start[5:] == b"\0\0\0{":  # the header's length, then JSON
+        text = read_header(path).get("__metadata__", {}).get(METADATA_KEY)
+        try:
+            state = State(safetensors.torch.load_file(path))
+        except (safetensors.SafetensorError, OSError, KeyError, ValueError, RuntimeError):
+            size = path.stat().st_size
+            raise InputError(f"{name}: damaged or truncated safetensors ({size:,} bytes)") from None
+        card = None if text is None else parse_card(text, str(path))
+    elif start.startswith((b"PK\x03\x04", b"\x80")):
+        state = _read_pickle(path, name)
+    else:
+        raise InputError(f"{name}: not a weight file; give safetensors or PyTorch's .pt, .pth, .th")
+    if not state:
+        raise InputError(f"{name}: holds no tensors")
+    state.origin = name
+    return state, card
+
+
+def _read_pickle(path: Path, name: str) -> State:
+    try:
+        # An open file: of a path, torch.load would look at the suffix.
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        told = re.search(r"GLOBAL (\S+)", str(error))
+        code = told[1] if told else next(_globals(path), "")
+        if not code:
+            raise InputError(f"{name}: not a weight file, or damaged") from None
+        raise InputError(
+            f"{name}: this pickle wants to run code ({harmless(code)[:80]}), which is refused.\n"
+            "If you trust it, open it where it was made and save its tensors alone: "
+            "torch.save(model.state_dict(), FILE)"
+        ) from None
+    except Exception as error:  # damaged archives raise all kinds of errors
+        detail = harmless(str(error).split("\n")[0])[:100]
+        raise InputError(f"{name}: not a weight file, or damaged: {detail}") from None
+    where, tensors = _find(found)
+    state = State(tensors)
+    if not set(_EMA).isdisjoint(where.split(".")):
+        state.notes = (f"averaged (EMA) weights taken, from {where!r}",)
+    return state
+
+
+def _globals(path: Path) -> Iterator[str]:
+    """What a pickle would import, read without running it, apart from what tensors need."""
+    with contextlib.suppress(Exception):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                inner = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+                with archive.open(inner) as file:
+                    data = file.read(_ENOUGH)
+        else:
+            with path.open("rb") as file:
+                data = file.read(_ENOUGH)
+        strings: list[str] = []
+        for opcode, argument, _ in pickletools.genops(data):
+            if isinstance(argument, str) and opcode.name != "GLOBAL":
+                strings.append(argument)
+            found = "GLOBAL" in opcode.name and (argument or " ".join(strings[-2:])).split(" ")
+            if found and found[0].split(".")[0] not in ("torch", "collections"):
+                yield ".".join(found)
+
+
+def _find(found: object, depth: int = 0) -> tuple[str, dict[str, Tensor]]:
+    """The tensors in a checkpoint, and the wrappers' names that lead to them."""
+    if not isinstance(found, Mapping) or depth > 3:
+        return "", {}
+    tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    inner = [(key, *_find(found.get(key), depth + 1)) for key in _WRAPPERS]
+    choices = [(f"{key}.{where}".rstrip("."), t) for key, where, t in inner] + [("", tensors)]
+    # A wrapper may hold but a counter or two beside the weights.
+    most = max(len(t) for _, t in choices)
+    return next(choice for choice in choices if len(choice[1]) >= most / 2)
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """How others name the tensors of the same networks, as rewriting rules in order."""
+
+    name: str
+    marker: str
+    rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+
+
+def _next(before: str, after: str = "") -> Callable[[re.Match[str]], str]:
+    """A replacement that counts from one where the other counts from zero."""
+    return lambda match: f"{before}{int(match[1]) + 1}{after}"
+
+
+_DIALECTS = (
+    _Dialect(
+        "timm resnetv2",
+        r"stages\.\d+\.blocks\.",
+        (
+            (r"^stem\.conv\.", "conv1."),
+            (r"^stem\.conv([123])\.", lambda m: f"conv1.{3 * int(m[1]) - 3}."),
+            (r"^stem\.norm([12])\.", lambda m: f"conv1.{3 * int(m[1]) - 2}."),
+            (r"^stages\.(\d+)\.blocks\.", _next("layer", ".")),
+            (r"\.norm(\d)\.", r".bn\1."),
+            (r"\.downsample\.conv\.", ".downsample.0."),
+            (r"^head\.fc\.", "fc."),
+        ),
+    ),
+    _Dialect(
+        "Hugging Face",
+        r"encoder\.stages\.\d+\.layers\.",
+        (
+            (r"^embedder\.embedder\.convolution\.", "conv1."),
+            (r"^embedder\.embedder\.normalization\.", "bn1."),
+            (r"^encoder\.stages\.(\d+)\.layers\.", _next("layer", ".")),
+            (r"\.shortcut\.convolution\.", ".downsample.0."),
+            (r"\.shortcut\.normalization\.", ".downsample.1."),
+            (r"(?<=\.)layer\.(\d)\.convolution\.", _next("conv", ".")),
+            (r"(?<=\.)layer\.(\d)\.normalization\.", _next("bn", ".")),
+            (r"^classifier\.1\.", "fc."),
+        ),
+    ),
+    _Dialect(
+        "kuangliu",
+        r"linear\.|.*\.shortcut\.\d",
+        ((r"\.shortcut\.", ".downsample."), (r"^linear\.", "fc.")),
+    ),
+    # The names of this package's own files and of timm's resnet too.
+    _Dialect("torchvision", r"layer1\.0\.conv1\.", ()),
+)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A file's tensors under this package's names, with the names that the file has for them."""
+
+    dialect: str
+    tensors: dict[str, Tensor]
+    names: dict[str, str]
+    origin: str
+    notes: tuple[str, ...]
+
+
+def _translate(state: Mapping[str, Tensor]) -> _Weights:
+    origin = state.origin if isinstance(state, State) else State.origin
+    notes = state.notes if isinstance(state, State) else State.notes
+    bare = _without_prefixes(state)
+    known = (d for d in _DIALECTS if any(re.match(d.marker, name) for name in bare))
+    dialect = next(known, _Dialect("unknown", "", ()))
+    # timm's pre-activation nets with a deep stem also pool before the projection (shortcut D).
+    pooled = "stem.conv3.weight" in bare
+    names: dict[str, str] = {}
+    for name, key in bare.items():
+        for pattern, replacement in dialect.rules:
+            name = re.sub(pattern, replacement, name)
+        if pooled:
+            name = name.replace(".downsample.0.", ".downsample.1.")
+        if name in names:
+            both = f"{harmless(names[name])[:60]} and {harmless(key)[:60]}"
+            raise InputError(f"{origin}: {both} are the same tensor, {harmless(name)[:60]}")
+        names[name] = key
+    tensors = {name: state[key] for name, key in names.items()}
+    fc = tensors.get("fc.weight")
+    if fc is not None and fc.ndim == 4 and fc.shape[2:] == (1, 1):  # a classifier as a convolution
+        tensors["fc.weight"] = fc.flatten(1)
+    found = dialect.name
+    if (
+        found == "kuangliu"
+        and {"layer3.0.conv1.weight", "fc.weight"} <= tensors.keys()
+        and not any(name.startswith("layer4.") or ".downsample." in name for name in tensors)
+    ):
+        found = "akamaster"  # the paper's CIFAR nets, half of shortcut A's zeros on each side
+    return _Weights(found, tensors, names, origin, notes)
+
+
+def _without_prefixes(state: Iterable[str]) -> dict[str, str]:
+    """The state's keys by their bare names: prefixes that (nearly) all share are taken off."""
+    names = {key: key for key in state}
+    while True:
+        for prefix in _PREFIXES:
+            hits = sum(name.startswith(prefix) for name in names)
+            shorter = {name.removeprefix(prefix): key for name, key in names.items()}
+            if hits and hits >= 0.9 * len(names) and len(shorter) == len(names):
+                names = shorter
+                break
+        else:
+            return names
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """Where a network and a file do not agree, by this package's names."""
+
+    shapes: list[str]
+    missing: list[str]
+    extra: list[str]
+
+    @classmethod
+    def between(cls, own: Mapping[str, Tensor], file: Mapping[str, Tensor]) -> _Difference:
+        return cls(
+            [k for k in own if k in file and file[k].shape != own[k].shape],
+            [k for k in own if k not in file and not k.endswith(_COUNTER)],
+            [k for k in file if k not in own],
+        )
+
+    @property
+    def strange(self) -> list[str]:
+        """Extra tensors that can only be parts of another network."""
+        return [k for k in self.extra if _NET.match(k) and not k.endswith(_COUNTER)]
+
+    def error(self, problem: str, own: Mapping[str, Tensor], file: _Weights) -> InputError:
+        """Both sides in three lines: the tensors at fault, else the ones left over."""
+        here = [f"{k} {list(own[k].shape)}" for k in self.shapes] or self.missing
+        there = [f"{file.names[k]} {list(file.tensors[k].shape)}" for k in self.shapes]
+        strange = self.strange
+        there = there or [file.names[k] for k in sorted(self.extra, key=lambda k: k not in strange)]
+        where = "In" if self.shapes else "Only in"
+        guess = _guess(file)
+        advice = f"; the file fits {guess[0]}" if guess else ""
+        return InputError(
+            f"{file.origin}: {problem}{advice}.\n"
+            f"{where} the file: {_few(there)}\n{where} the network: {_few(here)}"
+        )
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    every = [harmless(name)[:80] for name in names]
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return (", ".join(every[:most]) or "nothing") + more
+
+
+def guess_architecture(state: Mapping[str, Tensor]) -> tuple[str, Architecture] | None:
+    """The row of `ARCHITECTURES` that a state dict fits, and that row with the file's own classes,
+    input channels and shortcut. None where no row fits.
+
+    Keys and shapes cannot tell everything: a bottleneck is taken to stride in its 3x3 where both
+    rows exist (v1.5), and a net without projections to have shortcut A, or A-split where the
+    names are those of akamaster's CIFAR checkpoints.
+    """
+    return _guess(_translate(state))
+
+
+def _guess(file: _Weights) -> tuple[str, Architecture] | None:
+    try:
+        fields, unseen = _fields(file)
+        rows = [
+            (name, dataclasses.replace(row, **unseen))
+            for name, row in sorted(
+                # stable: rows with the same shortcut first, else the table's order
+                ARCHITECTURES.items(),
+                key=lambda item: item[1].shortcut != unseen["shortcut"],
+            )
+            if all(getattr(row, field) == value for field, value in fields.items())
+        ]
+        if not rows:
+            return None
+        difference = _Difference.between(_outline(rows[0][1]), file.tensors)
+    except (InputError, LookupError, ValueError, ZeroDivisionError, RuntimeError):
+        return None  # tensors of these names with other ranks and sizes than a network's
+    missing = [key for key in difference.missing if not key.startswith("fc.")]
+    return None if difference.shapes or missing or difference.strange else rows[0]
+
+
+def _fields(file: _Weights) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields that a row must have after keys and shapes, and those that are replaced in it."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
+    deep = "conv1.6.weight" in shapes
+    stem = shapes["conv1.6.weight" if deep else "conv1.weight"]
+    units = [m for m in (re.match(r"layer(\d+)\.(\d+)\.conv1\.weight$", k) for k in shapes) if m]
+    stages = range(1, max(int(m[1]) for m in units) + 1)
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    outputs = [shapes[f"layer{i}.0.conv{3 if bottleneck else 2}.weight"][0] for i in stages]
+    widths = tuple(width // 4 for width in outputs) if bottleneck else tuple(outputs)
+    inner, per_group = shapes["layer1.0.conv2.weight"][:2]
+    squeezed = shapes.get("layer1.0.se.fc1.weight")
+    fields = {
+        "block": "bottleneck" if bottleneck else "basic",
+        "depths": tuple(sum(int(m[1]) == i for m in units) for i in stages),
+        "widths": widths,
+        "stem": "deep" if deep else "cifar" if stem[2] == 3 else "imagenet",
+        "stem_width": stem[0],
+        "order": "pre" if "norm.weight" in shapes else "post",
+        "groups": inner // per_group if bottleneck else 1,
+        "base_width": per_group * 64 // widths[0] if bottleneck else 64,
+        "squeeze": outputs[0] // squeezed[0] if squeezed else 0,
+    }
+    projections = {k: s for k, s in shapes.items() if ".downsample." in k and len(s) == 4}
+    shortcut = "B"
+    if not projections:
+        shortcut = "A-split" if file.dialect == "akamaster" else "A"
+    elif all(".downsample.1." in k for k in projections):
+        shortcut = "D"
+    elif len(projections) == len(units):
+        shortcut = "C"
+    replaced = {"shortcut": shortcut, "in_channels": shapes[_first_conv(deep)][1]}
+    if "fc.weight" in shapes:
+        replaced["num_classes"] = shapes["fc.weight"][0]
+    return fields, replaced
+
+
+def _first_conv(deep: bool) -> str:
+    return "conv1.0.weight" if deep else "conv1.weight"
+
+
+def _outline(arch: Architecture) -> dict[str, Tensor]:
+    """The network's tensors by name, with shapes and without memory."""
+    with torch.device("meta"):
+        return _build(arch).state_dict()
+
+
+def _build(arch: Architecture) -> ResNet:
+    try:
+        return ResNet(arch)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"this architecture cannot be built: {harmless(error)[:200]}") from None
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did; the text is for people."""
+
+    origin: str
+    """The file, or "weights"."""
+    dialect: str
+    """Whose names the file has."""
+    share: float
+    """Loaded part of the learnable parameters without the classifier, 0 to 1."""
+    loaded: tuple[str, ...]
+    """The network's tensors that came from the file."""
+    made_anew: tuple[tuple[str, str], ...]
+    """The network's tensors that did not and keep their initialisation, each with the reason."""
+    ignored: tuple[str, ...]
+    """The file's keys that have no place in the network."""
+    notes: tuple[str, ...] = ()
+    """What was adapted, chosen or assumed."""
+
+    def lines(self) -> list[str]:
+        """The report, one matter a line."""
+        lines = [
+            f"{self.origin}: {len(self.loaded)} tensors loaded, {self.share:.1%} of the parameters "
+            f"before the classifier ({self.dialect} names)"
+        ]
+        for reason in dict.fromkeys(reason for _, reason in self.made_anew):
+            keys = _few(key for key, why in self.made_anew if why == reason)
+            lines.append(f"made anew: {keys} ({reason})")
+        if self.ignored:
+            lines.append(f"ignored: {_few(self.ignored)}")
+        return lines + [f"note: {note}" for note in self.notes]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0.5) -> LoadReport:
+    """Put the tensors of a state dict, in any known dialect, into a network and say what was done.
+
+    Two adaptations are made, and reported: another number of input channels (`_fold`), and another
+    number of classes, for which the classifier keeps its initialisation. Absent layers keep theirs
+    too. Every other disagreement in shape, a part of another network, a norm without running
+    statistics, a tensor that is not finite, and a share of the learnable parameters (without the
+    classifier) below `minimum` raise InputError; the network is then as it was. Half and double
+    precision become the network's own.
+    """
+    file = _translate(state)
+    own, tensors = net.state_dict(), dict(file.tensors)
+    made_anew, notes = [], [*file.notes]
+    here, there = own["fc.weight"].shape, tensors.get("fc.weight", own["fc.weight"]).shape
+    if here != there and here[1:] == there[1:]:
+        reason = f"the file has {there[0]} classes, this network {here[0]}"
+        for key in ("fc.weight", "fc.bias"):
+            tensors.pop(key, None)
+            made_anew.append((key, reason))
+    first = _first_conv(net.arch.stem == "deep")
+    here, there = own[first].shape, tensors.get(first, own[first]).shape
+    if here != there and there[1:2] > (0,) and here[:1] + here[2:] == there[:1] + there[2:]:
+        tensors[first] = _fold(_usable(tensors[first], first, file), here[1])
+        notes.append(f"{first} adapted from {there[1]} to {here[1]} input channels")
+    difference = _Difference.between(own, tensors)
+    body = {k: p.numel() for k, p in net.named_parameters() if not k.startswith("fc.")}
+    share = sum(n for k, n in body.items() if k in tensors) / sum(body.values())
+    if difference.shapes:
+        count = len(difference.shapes)
+        raise difference.error(f"{count} tensors have other shapes in this network", own, file)
+    if share < minimum:
+        problem = f"it holds {share:.1%} of this network's parameters, not the {minimum:.0%} needed"
+        raise difference.error(problem, own, file)
+    if difference.strange:
+        count = len(difference.strange)
+        raise difference.error(f"{count} of its tensors are parts of another network", own, file)
+    for key in difference.missing:
+        if ".running_" in key and key.rpartition(".")[0] + ".weight" in tensors:
+            raise InputError(
+                f"{file.origin}: has no {key}: its norms keep no running statistics, as group norm"
+                " does, and this network's batch norms need them"
+            )
+    loaded = [key for key in own if key in tensors]
+    usable = {key: _usable(tensors[key], key, file) for key in loaded}
+    with torch.no_grad():
+        for key in loaded:
+            own[key].copy_(usable[key])
+    anew = {key for key, _ in made_anew}
+    made_anew += [(key, "not in the file") for key in difference.missing if key not in anew]
+    if file.dialect == "akamaster" and net.arch.shortcut != "A-split":
+        notes.append("shortcut: these weights were trained with A-split, this network has another")
+    ignored = tuple(file.names[key] for key in difference.extra)
+    return LoadReport(
+        file.origin, file.dialect, share, tuple(loaded), tuple(made_anew), ignored, tuple(notes)
+    )
+
+
+def _fold(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution [K, C, h, w] for another number of channels, [K, channels, h, w].
+
+    Channels are dealt in turn: to fewer by adding up (three to one: the sum), to more by repeating,
+    each repeat divided by their number. An image whose channels are equal gets the same response.
+    timm adapts alike, but scales all repeats by C / channels, which keeps it only for multiples.
+    """
+    old, weight = weight.shape[1], weight.float()
+    if channels < old:
+        return torch.stack([weight[:, i::channels].sum(1) for i in range(channels)], 1)
+    dealt = torch.arange(channels) % old
+    repeats = torch.bincount(dealt)[dealt]
+    return weight[:, dealt] / repeats[None, :, None, None]
+
+
+def _usable(tensor: Tensor, name: str, file: _Weights) -> Tensor:
+    """The tensor, if it is a plain one of finite numbers."""
+    where = f"{file.origin}: {harmless(file.names[name])[:80]}"
+    if name.endswith(_COUNTER):
+        return tensor
+    dense = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta)
+    if not (dense and tensor.is_floating_point()):
+        raise InputError(f"{where} is no dense floating-point tensor ({tensor.dtype})")
+    if not bool(torch.isfinite(tensor.float()).all()):
+        raise InputError(f"{where} holds NaN or infinity; take an earlier checkpoint")
+    return tensor
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    seed: int | None = None,
+    **fields: Any,
+) -> ResNet:
+    """The network of that row of `ARCHITECTURES`, fields replaced, in training mode.
+
+    `num_classes`: None takes the weight file's number, and the row's where there is no file.
+    `weights`: a file for `load_weights`; what it did is logged to "skipway", as a warning where it
+    was not all plain. `seed`: the initialisation depends on it alone and leaves the global
+    generator as it was; None draws from the global generator. Raises InputError for unknown names,
+    fields and values and for files that do not fit.
+    """
+    state, card = (None, None) if weights is None else read_state(weights)
+    row = architecture(name, in_channels=in_channels, **fields)
+    notes = []
+    if state is not None:
+        file = _translate(state)
+        if num_classes is None:
+            num_classes = next(iter(file.tensors.get("fc.weight", torch.empty(())).shape), None)
+        if file.dialect == "akamaster" and row.shortcut == "A" and "shortcut" not in fields:
+            fields["shortcut"] = "A-split"
+            notes.append("shortcut 'A-split' taken, as these weights were trained with it")
+    if num_classes is not None:
+        fields["num_classes"] = num_classes
+    arch = architecture(name, in_channels=in_channels, **fields)
+    with contextlib.nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        net = _build(arch)
+    if state is None:
+        return net
+    report = load_weights(net, state)
+    for field in _UNSEEN:
+        then, now = getattr(card.architecture if card else arch, field), getattr(arch, field)
+        if then != now:
+            notes.append(f"{field}: trained with {then!r}, this network has {now!r}")
+    report = dataclasses.replace(report, notes=report.notes + tuple(notes))
+    plain = not (report.made_anew or report.ignored or report.notes)
+    log.log(logging.INFO if plain else logging.WARNING, "%s", report)
+    return net
+
+
+def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadReport]:
+    """A weight file as a network ready to use (eval mode), its card where it has one, the report.
+
+    The architecture is the card's, or without a card what `guess_architecture` finds; the report
+    notes what was assumed. Raises InputError where card and tensors disagree, where no row fits and
+    where a tensor is absent.
+    """
+    state, card = read_state(path)
+    file = _translate(state)
+    notes: list[str] = []
+    if card:
+        name, arch = card.model, card.architecture
+        difference = _Difference([], ["more units"], [])
+        outline: dict[str, Tensor] = {}
+        if sum(arch.depths) <= len(state):  # else not even worth outlining
+            outline = _outline(arch)
+            difference = _Difference.between(outline, file.tensors)
+        if difference.shapes or difference.missing or difference.strange:
+            problem = f"its card's architecture ({harmless(name)[:40]}) and its tensors disagree"
+            raise difference.error(problem, outline, file)
+    else:
+        guess = _guess(file)
+        if guess is None:
+            raise InputError(
+                f"{file.origin}: its tensors ({_few(state)}) fit no known network.\n"
+                "See the known ones with: skipway models"
+            )
+        name, arch = guess
+        notes.append(f"no card: taken for {name} after its tensors' names and shapes")
+        if arch.shortcut in ("A", "A-split"):
+            notes.append(f"shortcut {arch.shortcut} assumed: A, A-split and plain look alike")
+        if arch.block == "bottleneck":
+            notes.append(f"stride in the {arch.stride_in} assumed: 3x3 and 1x1 look alike")
+    with torch.random.fork_rng(devices=[]):
+        net = _build(arch)
+    report = load_weights(net, state, minimum=1.0)
+    if report.made_anew:
+        absent = _few(key for key, _ in report.made_anew)
+        raise InputError(f"{file.origin}: lacks {absent}; predicting needs every tensor")
+    return net.eval(), card, dataclasses.replace(report, notes=report.notes + tuple(notes))
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    net_or_state: nn.Module | Mapping[str, Tensor],
+    card: Card | None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write safetensors with the card in the metadata, whole or not at all (`atomic_write`).
+
+    `dtype` converts the floating-point tensors. The same tensors and card give the same bytes.
+    """
+    state = net_or_state.state_dict() if isinstance(net_or_state, nn.Module) else net_or_state
+    tensors = {}
+    for name, tensor in state.items():
+        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        # The format knows neither strides (channels last) nor shared memory.
+        tensors[name] = torch.empty(tensor.shape, dtype=kind).copy_(tensor.detach())
+    metadata = None if card is None else {METADATA_KEY: card.to_json()}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors, metadata))

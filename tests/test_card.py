@@ -1,0 +1,231 @@
+"""The card: whole round trips, strict reading, hostile files, and no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from skipway.architecture import ARCHITECTURES, architecture
+from skipway.card import METADATA_KEY, Card, Measured, parse_card, read_card, read_header
+from skipway.errors import InputError
+from skipway.images import Preprocess
+
+
+def card(**fields: Any) -> Card:
+    return Card.model_validate(
+        {
+            "model": "resnet20",
+            "architecture": architecture("resnet20", num_classes=3, drop_path=0.1),
+            "classes": ("Käfer", "蟻", "<b>\n"),
+            "preprocess": Preprocess(size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3),
+            "metrics": (
+                Measured(
+                    name="accuracy", value=0.9, low=0.88, high=0.92, split="test", n=500, data="x"
+                ),
+            ),
+            "recipe": {"lr": 0.1, "steps": [1, 2], "nested": {"none": None, "yes": True}},
+            "provenance": {"torch": "2.11"},
+            "licence": "CC0",
+        }
+        | fields
+    )
+
+
+def test_json_round_trip() -> None:
+    for indent in (None, 2):
+        assert parse_card(card().to_json(indent), "x") == card()
+    assert "蟻" in card().to_json()  # readable, not escaped
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_survives_the_round_trip(name: str) -> None:
+    row = architecture(name, num_classes=2)
+    before = card(model=name, architecture=row, classes=("a", "b"))
+    assert parse_card(before.to_json(), "x").architecture == row
+
+
+def test_pixel_mean_survives_the_round_trip() -> None:
+    mean = np.random.default_rng(0).random((3, 32, 32)).astype(np.float32)
+    before = card(preprocess=card().preprocess.with_pixel_mean(mean))
+    image = np.zeros((32, 32, 3), np.uint8)
+    after = parse_card(before.to_json(), "x").preprocess(image)
+    np.testing.assert_array_equal(after, before.preprocess(image))
+    np.testing.assert_allclose(after, -mean / 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"architecture": {"depth": 3}}, "architecture"),
+        ({"architecture": {"block": "other"}}, "architecture"),
+        ({"architecture": {"depths": []}}, "architecture"),
+        ({"preprocess": {"crop": 1}}, "preprocess.crop"),
+        ({"preprocess": {"channels": 1}}, "preprocess"),
+        ({"version": 2}, "version"),
+        ({"task": "dance"}, "task"),
+        ({"classes": ["a", "b"]}, "2 class names for 3 outputs"),
+        ({"classes": ["a", "b", "a"]}, "twice"),
+        ({"classes": None}, "classes"),
+        ({"metrics": [{"name": "accuracy"}]}, "metrics.0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(change: dict[str, Any], names: str) -> None:
+    fields = json.loads(card().to_json())
+    for key, value in change.items():
+        fields[key] = fields[key] | value if isinstance(value, dict) else value
+    with pytest.raises(InputError) as caught:
+        parse_card(json.dumps(fields), "run\n1/card.json")
+    assert str(caught.value).startswith(r"run\n1/card.json: the card is not valid: ")
+    assert names in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_channels_must_agree() -> None:
+    with pytest.raises(ValidationError, match="3 channels, the network takes 1"):
+        card(architecture=architecture("resnet20", num_classes=3, in_channels=1))
+
+
+def test_a_class_name_that_no_file_could_hold_is_refused_at_once() -> None:
+    """A folder whose name is not UTF-8: found when the card is made, not when it is saved."""
+    with pytest.raises(ValidationError, match="not valid Unicode"):
+        card(classes=("a", "b", "caf\udce9"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"x"', "[" * 10_000, '{"version":1}'])
+def test_other_json_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"^x: the card is not valid"):
+        parse_card(text, "x")
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def test_a_card_travels_in_a_weight_file(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    save_file({"w": torch.zeros(2, 3)}, path, metadata={METADATA_KEY: card().to_json()})
+    assert read_card(path) == card()
+    assert read_card(str(path)) == card()
+    assert read_header(path)["w"]["shape"] == [2, 3]
+
+
+def test_a_weight_file_without_a_card(tmp_path: Path) -> None:
+    path = tmp_path / "plain.safetensors"
+    save_file({"w": torch.zeros(2)}, path)
+    assert read_card(path) is None
+    save_file({"w": torch.zeros(2)}, path, metadata={"format": "pt"})
+    assert read_card(path) is None
+
+
+def test_a_card_beside_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    path.write_text(card().to_json(indent=2), "utf-8")
+    assert read_card(path) == card()
+
+
+@pytest.mark.parametrize("name", ["card.json", "best.safetensors"])
+def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for make in (lambda: None, lambda: path.write_bytes(b"\xff\xfe\xfd" * 9), path.mkdir):
+        path.unlink(missing_ok=True)
+        make()
+        with pytest.raises(InputError) as caught:
+            read_card(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert len(str(caught.value).splitlines()) <= 3
+    with pytest.raises(InputError):
+        read_card(tmp_path / f"null\0{name}")
+
+
+def refuses_or_reads(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    for read in (read_header, read_card):
+        try:
+            text, result = "", read(path)
+        except InputError as error:
+            text, result = str(error), None
+        if text:
+            assert text.startswith(f"{path}: ")
+            assert len(text.splitlines()) <= 3
+        else:
+            assert result is None or isinstance(result, (dict, Card))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hostile") / "x.safetensors"
+
+
+@given(data=st.binary(max_size=200))
+@settings(deadline=None)
+def test_random_bytes_never_surprise(hostile: Path, data: bytes) -> None:
+    refuses_or_reads(hostile, data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    header=JSON
+    | st.fixed_dictionaries({"__metadata__": JSON | st.fixed_dictionaries({"skipway": JSON})}),
+    lie=st.sampled_from([0, 0, 0, 1, -1, 2**62]),
+)
+@settings(deadline=None)
+def test_headers_of_any_json_never_surprise(hostile: Path, header: Any, lie: int) -> None:
+    text = json.dumps(header).encode()
+    length = max(len(text) + lie, 0)
+    refuses_or_reads(hostile, length.to_bytes(8, "little") + text)
+
+
+@given(where=st.floats(0, 1), byte=st.integers(0, 255), cut=st.floats(0, 1))
+@settings(deadline=None)
+def test_a_damaged_card_never_surprises(hostile: Path, where: float, byte: int, cut: float) -> None:
+    text = json.dumps({"__metadata__": {METADATA_KEY: card().to_json()}}).encode()
+    data = bytearray(len(text).to_bytes(8, "little") + text)
+    data[int(where * (len(data) - 1))] = byte
+    refuses_or_reads(hostile, bytes(data))
+    refuses_or_reads(hostile, bytes(data[: int(cut * len(data))]))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 200_000,
+        b'{"a":' * 100_000,
+        b'{"__metadata__": 3}',
+        b'{"__metadata__": null}',
+        b'{"n": ' + b"9" * 10_000 + b"}",
+        b'"text"',
+        b"\xff\xff",
+    ],
+)
+def test_headers_made_to_break_readers(hostile: Path, header: bytes) -> None:
+    hostile.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="not a safetensors file, or damaged"):
+        read_header(hostile)
+
+
+def test_reading_a_card_takes_no_torch(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    save_file({"w": torch.zeros(2)}, path, metadata={METADATA_KEY: card().to_json()})
+    code = (
+        "import sys, skipway.card\n"
+        f"assert skipway.card.read_card({str(path)!r}).classes[1] == '\\u87fb'\n"
+        "assert not {'torch', 'torchvision', 'safetensors', 'sklearn'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
