@@ -165,7 +165,9 @@ def test_v1_equals_torchvision_with_the_stride_moved_to_the_1x1(depth: int) -> N
 )
 def test_equals_timm(theirs: str, name: str, fields: dict[str, object]) -> None:
     oracle = timm.create_model(theirs)
-    compare(ResNet(architecture(name, **fields)), oracle, gradients=name == "seresnet50")
+    # At 72 px the stages are 18, 9, 5 and 3 px: pooled shortcuts and blurs meet odd sizes.
+    net = ResNet(architecture(name, **fields))
+    compare(net, oracle, size=72, gradients=name == "seresnet50")
 
 
 def test_basic_squeeze_and_excitation_equals_timm() -> None:

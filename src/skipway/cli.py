@@ -47,7 +47,7 @@ def skipway(
     version: Annotated[
         bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (anywhere).")] = False,
 ) -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
 
@@ -150,8 +150,8 @@ def evaluate(
     from skipway.predictor import load, score
 
     predictor = load(model, threads)
-    recipe = predictor.card.recipe
-    seed, val = recipe.get("seed", 0), _dig(recipe, "data", "val", default="auto")
+    recipe: Any = predictor.card.recipe
+    seed, val = recipe.get("seed", 0), recipe.get("data", {}).get("val", "auto")
     known = predictor.classes if predictor.classes_known else None
     name, found, classes = open_split(data, split, known, seed, val)
     if len(classes) > len(predictor.classes):
@@ -256,14 +256,6 @@ def emit(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=True))
 
 
-def _dig(record: Any, *keys: str, default: Any) -> Any:
-    for key in keys:
-        if not isinstance(record, dict) or key not in record:
-            return default
-        record = record[key]
-    return record
-
-
 def show_result(result: Result) -> None:
     """The closing panel: how good, how long, where the report is, and what next."""
     from rich.console import Console
@@ -297,9 +289,10 @@ def fail(text: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        code = app(standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
     except SkipwayError as error:
         if debug:
             traceback.print_exc()

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,7 +26,7 @@ PROBED_STEPS = 8
 
 @dataclass
 class Tally:
-    """Sums over the steps of an epoch; part of the checkpoint, but for the times."""
+    """Sums over the steps of an epoch."""
 
     images: int = 0
     sums: dict[str, float] | None = None
@@ -154,7 +154,7 @@ class Loop:
             "model": state,
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "tally": {"images": self.tally.images, "sums": self.tally.sums},
+            "tally": asdict(self.tally),
             "norms": self.norms.state(),
             "generator": torch.get_rng_state(),
             "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
