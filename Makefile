@@ -31,13 +31,15 @@ $(STAMP): pyproject.toml
 demo: RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: $(STAMP)
 	$(BIN)/skipway train digits --out $(RUN)
-	# PLACEHOLDER: predict with $(RUN) on an image that it contains, then name $(RUN)/report.html
+	$(BIN)/skipway predict $(RUN) docs/digit-7.png --top 3
+	@echo "The report: $(RUN)/report.html"
 
+# Two processes of one thread each: the tests are many and small.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -45,11 +47,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_floors.py
 
+# CIFAR10 names a folder with train/CLASS/*.png and test/; without it only the digits are run.
 bench: $(STAMP)
-	@for script in benchmarks/*.py; do \
-	  test -e "$$script" || { echo "benchmarks/ holds no script" >&2; exit 1; }; \
-	  echo "$$script"; $(BIN)/python "$$script" || exit 1; \
-	done
+	cd benchmarks && ../$(BIN)/python digits.py
+ifdef CIFAR10
+	cd benchmarks && ../$(BIN)/python train_speed.py --data $(CIFAR10)
+endif
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

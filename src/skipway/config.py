@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+)
 
 from skipway.errors import InputError, harmless, nearest
 
@@ -25,16 +34,25 @@ def split_duration(text: str) -> tuple[float, Literal["epoch", "step", "%"]]:
     return float(match[1]), unit
 
 
-def _checked(text: str) -> str:
+def _checked(value: object) -> str:
+    text = str(value)  # a number without a unit is told the units too
     split_duration(text)
     return text
 
 
-Duration = Annotated[str, AfterValidator(_checked)]
+Duration = Annotated[str, BeforeValidator(_checked)]
+
+
+def _rising(area: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < area[0] <= area[1] <= 1:
+        raise ValueError("give the smallest and the largest share, both above 0 and at most 1")
+    return area
 
 
 class Slice(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ModelConfig(Slice):
@@ -70,7 +88,7 @@ class AugmentConfig(Slice):
     """Mirror left and right with probability 1/2."""
     pad_crop: int = Field(0, ge=0)
     """Pad by so many pixels (zero after normalisation) and crop at random (2015, section 4.2)."""
-    area: tuple[float, float] | None = None
+    area: Annotated[tuple[float, float], AfterValidator(_rising)] | None = None
     """Random resized crop: share of the image's area, aspect ratio 3/4 to 4/3 (1409.4842)."""
     pixel_mean: bool = False
     """Subtract the per-pixel mean of the training images, divide by nothing (2015)."""
@@ -124,8 +142,8 @@ class RunConfig(Slice):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     exact_norm: bool = False
     """After training, compute batch norm's statistics over training images (2015 code)."""
-    seed: int = Field(0, ge=0)
-    device: str = Field("auto", pattern=r"auto|cpu|cuda(:\d+)?")
+    seed: int = Field(0, ge=0, lt=2**63)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["float32", "bf16"] = "float32"
     """Of training; evaluation is in float32."""
     threads: int = Field(1, ge=1)
@@ -143,19 +161,29 @@ def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
+_ARCHITECTURE = "model.architecture."
+
+
+def _check_key(key: str) -> None:
+    known = list(keys())
+    if key not in known and not key.startswith(_ARCHITECTURE):
+        raise InputError(f"--set: unknown key {harmless(key)!r}.{nearest(key, known)}")
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """``key=value`` as dotted key and value. Raises InputError, offering the nearest key."""
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals:
         raise InputError(f"--set {harmless(text)}: write key=value, e.g. --set optim.lr=0.05")
-    known = list(keys())
-    if key not in known and not key.startswith("model.architecture."):
-        raise InputError(f"--set: unknown key {harmless(key)!r}.{nearest(key, known)}")
+    _check_key(key)
+    if key == "data_path":
+        raise InputError("--set data_path: the data is what DATA names, and cannot be set")
     try:
         return key, json.loads(value)
     except ValueError:
-        return key, None if value.strip().lower() == "none" and key != "data.val" else value
+        is_name = key == "data.val" or key.startswith(_ARCHITECTURE)  # none is a choice of these
+        return key, None if value.strip().lower() == "none" and not is_name else value
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,8 +194,10 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
             *parents, last = key.split(".")
             place = nested
             for parent in parents:
-                place = place.setdefault(parent, {})
-            place[last] = value
+                if not isinstance(place.get(parent), dict):
+                    place[parent] = {}
+                place = place[parent]
+            place[last] = copy.deepcopy(value)  # a later layer must not write into it
     return nested
 
 
@@ -176,13 +206,30 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
 
     Raises InputError naming the key and what it takes.
     """
+    for layer in layers:
+        for key in layer:
+            _check_key(key)
     try:
         return RunConfig.model_validate(merge(*layers))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        value = harmless(first["input"])[:60]
-        raise InputError(f"{harmless(where)} = {value}: {harmless(first['msg'])}") from None
+        errors = error.errors()
+        where = [_key_of(e["loc"]) for e in errors]
+        told = dict.fromkeys(
+            e["msg"].removeprefix("Value error, ")
+            for e, key in zip(errors, where, strict=True)
+            if key == where[0]
+        )
+        value = harmless(errors[0]["input"])[:60]
+        raise InputError(
+            f"{harmless(where[0])} = {value}: {harmless(', or '.join(told))}"
+        ) from None
+
+
+def _key_of(location: tuple[int | str, ...]) -> str:
+    """The key in which an error is; what pydantic adds for members of a union is left out."""
+    parts, known = [str(part) for part in location], set(keys())
+    whole = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((key for key in whole if key in known), ".".join(parts))
 
 
 FLAGS: dict[str, str] = {

@@ -16,7 +16,8 @@ def parts(net: nn.Module) -> dict[str, list[nn.Parameter]]:
     A network that is not a `ResNet` gives its children.
     """
     if not isinstance(net, ResNet):
-        return {n: list(m.parameters()) for n, m in net.named_children() if any(m.parameters())}
+        children = {name: list(child.parameters()) for name, child in net.named_children()}
+        return {name: group for name, group in children.items() if group}
     groups: dict[str, list[nn.Parameter]] = {"conv1": [*net.conv1.parameters()]}
     groups["conv1"] += net.bn1.parameters()
     groups |= {name: list(unit.parameters()) for name, unit in net.units().items()}

@@ -16,13 +16,17 @@ from skipway.images import resize
 
 Array = npt.NDArray[Any]
 
+_OF_BATCH = 3
+"""Draws of an image that `pad_crop_flip` takes: the first. What else is drawn comes after, else
+mirrored images would all be cropped from the same side."""
+
 
 def pad_crop_flip(x: Tensor, key: Key, pad: int, flip: bool) -> Tensor:
     """He et al. 2015, section 4.2, for a whole batch: pad by zeros, crop at random, mirror.
 
     x: normalised [B, C, H, W], so that zero is the mean; `key.index` is [B]. Same shape out.
     """
-    draws = key.uniform(3)
+    draws = key.uniform(_OF_BATCH)
     height, width = x.shape[2:]
     if pad:
         dy, dx = (
@@ -47,7 +51,7 @@ def random_resized_crop(
     parts that do not fit, the largest central one.
     """
     height, width = image.shape[:2]
-    draws = key.uniform(40).reshape(10, 4)
+    draws = key.uniform(_OF_BATCH + 40)[_OF_BATCH:].reshape(10, 4)
     for share, aspect, top, left in draws:
         target = height * width * (area[0] + (area[1] - area[0]) * share)
         ratio = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * aspect)

@@ -228,13 +228,16 @@ def decode_all(
         for i, result in enumerate(pool.map(one, range(len(split)), chunksize=64)):
             if isinstance(result, str):
                 failed.append((i, result))
-            elif result.dtype != frames.dtype and frames.dtype == np.uint8:
-                frames = frames.astype(np.uint16) * 257
-                frames[i] = result
-            else:
-                widen = result.dtype == np.uint8 and frames.dtype == np.uint16
-                frames[i] = result.astype(np.uint16) * 257 if widen else result
+                continue
+            if result.dtype == np.uint16:
+                frames = widened(frames)
+            frames[i] = widened(result) if frames.dtype == np.uint16 else result
     return frames, failed
+
+
+def widened(frames: Array) -> Array:
+    """uint8 levels as the uint16 levels of the same brightness; uint16 as it is."""
+    return frames.astype(np.uint16) * 257 if frames.dtype == np.uint8 else frames
 
 
 def pixel_mean(frames: Array) -> Array:

@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 )
-SPLIT_NAMES = {
+SPLIT_NAMES = {  # in any case
     "train": "train",
     "val": "val",
     "valid": "val",
@@ -90,9 +90,9 @@ class ZipReader:
 
     def read(self, name: str) -> bytes:
         pid = os.getpid()
-        if pid not in self._handles:
-            self._handles = {pid: zipfile.ZipFile(self.path)}
         try:
+            if pid not in self._handles:
+                self._handles = {pid: zipfile.ZipFile(self.path)}
             return self._handles[pid].read(self.root + name)
         except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
             where = harmless(f"{self.path}: {self.root}{name}")
@@ -167,14 +167,26 @@ def open_data(path: str, val: float | Literal["auto", "none"] = "auto", seed: in
     no split, 80/10/10. ``none`` holds nothing out: validation is not split off, and an existing
     ``val`` serves for the last score only. Raises InputError.
     """
+    if not isinstance(val, str) and not 0 < val < 1:
+        raise InputError(f"--val {val}: give a share between 0 and 1, or none")
     if path == "digits":
         return _digits(val)
-    reader, tree = _scan(path)
+    found = _scan(path)
+    reader, tree = found.reader, found.tree
+    if found.empty:
+        shown = ", ".join(repr(harmless(c)) for c in found.empty[:3])
+        more = ", …" if len(found.empty) > 3 else ""
+        raise InputError(
+            f"{harmless(path)}: class folders without a training image: {shown}{more}\n"
+            "Put images into them, or remove them."
+        )
     notes: list[str] = []
+    if found.loose:
+        notes.append(f"{found.loose:,} images outside class folders are left out")
     if "train" in tree:
         classes = _classes(path, tree["train"])
-        splits = {name: _split(path, reader, name, found, classes) for name, found in tree.items()}
-        if "val" in splits and isinstance(val, float):
+        splits = {name: _split(path, reader, name, part, classes) for name, part in tree.items()}
+        if "val" in splits and not isinstance(val, str):
             raise InputError(f"--val {val}: {harmless(path)} has a validation split of its own")
         for name, split in splits.items():
             absent = len(classes) - len(np.unique(split.labels))
@@ -186,24 +198,32 @@ def open_data(path: str, val: float | Literal["auto", "none"] = "auto", seed: in
         splits = {"train": whole}
         if val != "none":
             splits["train"], splits["test"] = hold_out(whole, 0.1, seed)
-            notes.append(f"no split given: 10 % became test (stratified, seed {seed})")
+            n = len(splits["test"])
+            notes.append(f"no split given: {n:,} images became test (stratified, seed {seed})")
     else:
         raise InputError(f"{harmless(path)}: has {', '.join(tree)} but no train folder")
     if "val" not in splits and val != "none":
-        share = val if isinstance(val, float) else 0.1
-        if isinstance(val, str) and "all" in tree:
-            share = 1 / 9  # of what is left: a tenth of all
-        if not 0 < share < 1:
-            raise InputError(f"--val {val}: give a share between 0 and 1, or none")
+        share = val
+        if isinstance(share, str):
+            share = 1 / 9 if "all" in tree else 0.1  # of what is left: a tenth of all
         splits["train"], splits["val"] = hold_out(splits["train"], share, seed)
         n = len(splits["val"])
+        if not n:
+            raise InputError(
+                f"{harmless(path)}: too few images of each class to hold any out\n"
+                "Add images, or train on all of them with --val none."
+            )
         notes.append(f"{n:,} of the training images became validation (stratified, seed {seed})")
     order = [name for name in ("train", "val", "test") if name in splits]
     return DataSet(path, classes, {name: splits[name] for name in order}, tuple(notes))
 
 
 def open_split(
-    path: str, split: str | None, classes: Sequence[str] | None, seed: int, val: float | str
+    path: str,
+    split: str | None,
+    classes: Sequence[str] | None,
+    seed: int,
+    val: float | Literal["auto", "none"],
 ) -> tuple[str, Split, tuple[str, ...]]:
     """One split for evaluation: its name, the images, and the class names that labels count.
 
@@ -212,44 +232,47 @@ def open_split(
     the data's own. Raises InputError for a class that the model does not know.
     """
     made: DataSet | None = None
+    known: list[str] = []
     if path == "digits":
-        made = _digits("auto")
+        made = open_data(path, val)
         split = split or "test"
     else:
-        reader, tree = _scan(path)
-        name = split or next(n for n in ("test", "val", "all", "train") if n in tree)
-        if name in tree:
-            own = tuple(sorted({c for found in tree.values() for c in found}))
-            return (
-                name,
-                _split(path, reader, name, tree[name], classes or own),
-                tuple(classes or own),
-            )
-        if name in ("train", "val", "test") and ("all" in tree or "train" in tree):
-            made = open_data(path, "auto" if isinstance(val, str) else val, seed)
-        split = name
+        found = _scan(path)
+        known = list(found.tree)
+        split = split or next(n for n in ("test", "val", "all", "train") if n in known)
+        if split in known:
+            part = found.tree[split]
+            names = tuple(classes or sorted({c for p in found.tree.values() for c in p}))
+            return split, _split(path, found.reader, split, part, names), names
+        if "all" in known or (split == "val" and "train" in known):
+            made = open_data(path, val, seed)
     if made is None or split not in made.splits:
-        known = ", ".join(made.splits if made else tree)
-        raise InputError(f"--split {harmless(split)}: {harmless(path)} has {known}")
+        known += [name for name in (made.splits if made else ()) if name not in known]
+        raise InputError(f"--split {harmless(split)}: {harmless(path)} has {', '.join(known)}")
     names = tuple(classes or made.classes)
     unknown = [c for c in made.classes if c not in names]
     if unknown:
         raise _unknown_classes(path, split, unknown, names)
     place = np.array([names.index(c) for c in made.classes])
-    found = made.splits[split]
-    return split, replace(found, labels=place[found.labels]), names
+    chosen = made.splits[split]
+    return split, replace(chosen, labels=place[chosen.labels]), names
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Split off a stratified share, at most 5,000 images, at least one of each class that has two.
+    """Split off a stratified share: at least one image of each class that has two, and otherwise
+    at most 5,000. The image of a class that has no other stays.
 
     The rest, then what was held out; both keep the order.
     """
     share = min(share, LARGEST_VALIDATION / len(split))
+    labels, sizes = np.unique(split.labels, return_counts=True)
+    counts = np.minimum(np.maximum(np.rint(share * sizes).astype(np.int64), 1), sizes - 1)
+    while (over := int(counts.sum()) - LARGEST_VALIDATION) > 0 and counts.max() > 1:
+        largest = np.argsort(-counts, kind="stable")[:over]  # rounding up had made it too many
+        counts[largest] = np.maximum(counts[largest] - 1, np.minimum(counts[largest], 1))
     chosen = np.zeros(len(split), bool)
-    for label in np.unique(split.labels):
-        members = np.flatnonzero(split.labels == label)
-        n = min(max(round(share * len(members)), 1), len(members) - 1)
+    by_class = np.split(np.argsort(split.labels, kind="stable"), np.cumsum(sizes)[:-1])
+    for label, members, n in zip(labels, by_class, counts, strict=True):
         chosen[members[permutation(len(members), seed, int(label))[:n]]] = True
     return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
 
@@ -272,65 +295,106 @@ def _digits(val: float | Literal["auto", "none"]) -> DataSet:
     return DataSet("digits", classes, splits, ("the fixed split of the embedded digits",))
 
 
-def _scan(path: str) -> tuple[Reader, dict[str, dict[str, list[str]]]]:
-    """A reader, and the names of images by split and class; one split ``all`` without splits."""
+@dataclass(frozen=True)
+class _Found:
+    """What a folder or a zip holds."""
+
+    reader: Reader
+    tree: dict[str, dict[str, list[str]]]
+    """Names of images by split and class; one split ``all`` where there are no splits."""
+    empty: list[str]
+    """Class folders of training images that hold none."""
+    loose: int
+    """Images outside class folders."""
+
+
+def _scan(path: str) -> _Found:
     place = Path(path)
     if place.is_dir():
-        names = walk(place)
-        reader: Reader = FolderReader(place)
+        names, folders = _walk(place)
+        root = _common_root(names)
+        if _split_name(root) or "train" not in {
+            _split_name(n.split("/")[1]) for n in names if root
+        }:
+            root = ""
+        reader: Reader = FolderReader(place / root)
     elif place.is_file() and zipfile.is_zipfile(place):
-        names, reader = _open_zip(place)
+        names, folders = _members(place)
+        root = _common_root(names)
+        if _split_name(root) or any(n.count("/") < 2 for n in names):
+            root = ""
+        reader = ZipReader(place, f"{root}/" if root else "")
     elif place.exists():
         raise InputError(f"{harmless(path)}: neither a folder nor a zip of class folders")
     else:
         raise InputError(f"{harmless(path)}: no such folder or file")
-    if "train" not in {n.split("/", 1)[0] for n in names} and isinstance(reader, FolderReader):
-        root = _common_root(names)
-        if root and any(n.startswith(f"{root}/train/") for n in names):
-            names = [n[len(root) + 1 :] for n in names]
-            reader = FolderReader(place / root)
+    if root:
+        names = [n[len(root) + 1 :] for n in names]
+        folders = [f[len(root) + 1 :] for f in folders if f.startswith(f"{root}/")]
     tree: dict[str, dict[str, list[str]]] = {}
     tops = {n.split("/", 1)[0] for n in names if "/" in n}
-    has_splits = bool(tops & SPLIT_NAMES.keys()) and tops <= SPLIT_NAMES.keys()
-    has_splits = has_splits or "train" in tops
+    # A class may be called train too: a split is a folder of folders.
+    splits = {_split_name(n.split("/", 1)[0]) for n in names if n.count("/") > 1}
+    has_splits = "train" in splits or (bool(splits) and all(map(_split_name, tops)))
     for name in names:
-        parts = name.split("/")
-        if has_splits:
-            if parts[0] in SPLIT_NAMES and len(parts) > 2:
-                found = tree.setdefault(SPLIT_NAMES[parts[0]], {})
-                found.setdefault(parts[1], []).append(name)
-        elif len(parts) > 1:
-            tree.setdefault("all", {}).setdefault(parts[0], []).append(name)
+        *parents, _ = name.split("/")
+        split = _split_name(parents[0]) if has_splits and parents else "all"
+        inner = parents[1:] if has_splits else parents
+        if split and inner:
+            tree.setdefault(split, {}).setdefault(inner[0], []).append(name)
     if not tree:
         raise InputError(
             f"{harmless(path)}: no images in class folders\n"
             "Expected DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg and val/ or test/ beside"
         )
-    return reader, tree
+    training, depth = ("train", 1) if has_splits else ("all", 0)
+    classes = [f.split("/") for f in folders if f.count("/") == depth]
+    classes = [c for c in classes if not has_splits or _split_name(c[0]) == training]
+    empty = [c[-1] for c in classes if c[-1] not in tree.get(training, {})]
+    loose = len(names) - sum(len(n) for part in tree.values() for n in part.values())
+    return _Found(reader, tree, empty, loose)
+
+
+def _split_name(folder: str) -> str | None:
+    """The split that a folder of that name is, None where it is none."""
+    return SPLIT_NAMES.get(folder.lower())
 
 
 def walk(root: Path) -> list[str]:
-    names = []
+    """The images under a folder, by name relative to it, sorted; hidden ones are left out."""
+    return _walk(root)[0]
+
+
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Images and folders under a folder."""
+    names, inside = [], []
     for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = [f for f in folders if not _is_hidden(f)]
         inner = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if inner == "." else inner + "/"
+        inside += [prefix + f for f in folders]
         names += [prefix + f for f in files if _is_image(f)]
-    return sorted(names)
+    return sorted(names), sorted(inside)
 
 
-def _open_zip(path: Path) -> tuple[list[str], ZipReader]:
+def _members(path: Path) -> tuple[list[str], list[str]]:
+    """Images and folders in a zip."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{harmless(path)}: damaged zip: {harmless(error)}") from None
-    names = sorted(m for m in members if not m.startswith("__MACOSX/") and _is_image(m))
-    root = _common_root(names)
-    if root in SPLIT_NAMES or any(n.count("/") < 2 for n in names):
-        root = ""
-    prefix = f"{root}/" if root else ""
-    return [n[len(prefix) :] for n in names], ZipReader(path, prefix)
+            members = set(archive.namelist())
+    except Exception as error:  # damaged directories raise all kinds of errors
+        raise InputError(f"{harmless(path)}: damaged zip: {harmless(error)[:100]}") from None
+    shown = [m for m in members if not any(map(_is_hidden, m.split("/")))]
+    folders: set[str] = set()
+    inner = {m.rpartition("/")[0] for m in shown}
+    while inner := inner - folders - {""}:  # not every zip has members for its folders
+        folders |= inner
+        inner = {f.rpartition("/")[0] for f in inner}
+    return sorted(filter(_is_image, shown)), sorted(folders)
+
+
+def _is_hidden(part: str) -> bool:
+    return (part.startswith(".") and part != ".") or part == "__MACOSX"
 
 
 def _common_root(names: Sequence[str]) -> str:
@@ -344,6 +408,12 @@ def _is_image(name: str) -> bool:
 
 
 def _classes(path: str, found: dict[str, list[str]]) -> tuple[str, ...]:
+    for name in found:
+        if any("\ud800" <= char <= "\udfff" for char in name):
+            raise InputError(
+                f"{harmless(path)}: the class folder {harmless(name)} has a name that is not UTF-8"
+                "\nRename it: a card cannot hold the name."
+            )
     if len(found) < 2:
         raise InputError(
             f"{harmless(path)}: one class only ({harmless(next(iter(found)))!r}); "

@@ -39,8 +39,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        detail = harmless(error).split("\\n")[0][:100]
-        raise InputError(f"{harmless(path)}: damaged checkpoint: {detail}") from None
+        detail = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise InputError(f"{harmless(path)}: damaged checkpoint: {harmless(detail)}") from None
     return state
 
 

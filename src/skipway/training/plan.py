@@ -143,7 +143,7 @@ def _training(data: DataSet, config: RunConfig) -> list[Choice]:
     size = config.data.size or SMALL_IMAGE
     rate = 0.2 * config.batch_size / 128
     choices = [
-        Choice("schedule.length", f"{40 if n >= 5000 else 60} epochs", f"{n:,} training images"),
+        Choice("schedule.length", f"{40 if n >= 5000 else 30} epochs", f"{n:,} training images"),
         Choice("optim.lr", rate, "0.2 for a batch of 128, in proportion (1706.02677)"),
     ]
     if size <= SMALL_IMAGE:

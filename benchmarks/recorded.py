@@ -1,0 +1,55 @@
+"""How a measurement is recorded: what was run, on what, and the figures with their spread."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from skipway.machine import cores, cpu_name
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The computer and the versions that a figure depends on."""
+    names = ("skipway", "torch", "torchvision", "numpy", "pillow")
+    return {
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least, largest and number of repeated measurements."""
+    return {
+        "median": round(statistics.median(values), 4),
+        "min": round(min(values), 4),
+        "max": round(max(values), 4),
+        "n": len(values),
+    }
+
+
+def record(name: str, figures: dict[str, Any]) -> None:
+    """Write ``results/NAME.json`` with command, date and machine, and print it."""
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    row = {"command": command, "date": date.today().isoformat(), "machine": machine()} | figures
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
+    print(json.dumps(row, indent=1))
+
+
+def skipway(*arguments: object) -> Any:
+    """The JSON answer of one skipway command, run as its user would; its log goes to stderr."""
+    command = [sys.executable, "-m", "skipway", *map(str, arguments), "--json"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)

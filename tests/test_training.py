@@ -1,0 +1,473 @@
+"""The loop and its parts, against textbook PyTorch and with a task that is nothing like ours."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from skipway.architecture import Architecture, architecture
+from skipway.config import AugmentConfig, OptimConfig, ScheduleConfig
+from skipway.data.feed import Batch, ResidentFeed, batches
+from skipway.data.keyed import Key, permutation
+from skipway.errors import InputError
+from skipway.images import Preprocess
+from skipway.probes import GradientNorms, parts
+from skipway.resnet import ResNet
+from skipway.tasks import Task
+from skipway.tasks.classify import Classify
+from skipway.training import checkpoint
+from skipway.training.clock import Clock, Schedule
+from skipway.training.loop import Loop, evaluate
+from skipway.training.optim import freeze, make_ema, make_optimizer, set_exact_statistics
+
+CPU = torch.device("cpu")
+TINY = architecture(
+    "resnet20", depths=(1, 1, 1), widths=(8, 8, 16), stem_width=8, num_classes=3, in_channels=1
+)
+
+
+def tiny(seed: int = 0, **fields: Any) -> ResNet:
+    torch.manual_seed(seed)
+    return ResNet(architecture("resnet20", **(vars(TINY) | fields)))
+
+
+def tiny_feed(n: int = 22, batch_size: int = 4, seed: int = 3) -> ResidentFeed:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8)
+    return ResidentFeed(frames, rng.integers(0, 3, n), batch_size, seed)
+
+
+def tiny_task(**augmentation: Any) -> Classify:
+    preprocess = Preprocess(size=(8, 8), channels=1, mean=(0.4,), std=(0.3,))
+    return Classify(preprocess, AugmentConfig(**augmentation))
+
+
+def make_loop(
+    net: nn.Module,
+    task: Task | None = None,
+    feed: Any = None,
+    epochs: int = 2,
+    ema: float = 0.0,
+    optim: OptimConfig | None = None,
+    **kwargs: Any,
+) -> Loop:
+    feed = feed or tiny_feed()
+    optim = optim or OptimConfig(lr=0.05, nesterov=True)
+    clock = Clock.of(f"{epochs} epochs", len(batches(len(feed), feed.batch_size)))
+    schedule = Schedule(ScheduleConfig(kind="cosine", warmup="2 steps"), clock, optim.lr)
+    return Loop(
+        task or tiny_task(pad_crop=1, flip=True),
+        net,
+        feed,
+        make_optimizer(net, optim),
+        clock,
+        schedule,
+        seed=3,
+        device=CPU,
+        ema=make_ema(net, ema) if ema else None,
+        **kwargs,
+    )
+
+
+def go(loop: Loop) -> Loop:
+    while not loop.finished:
+        loop.epoch(lambda _: False)
+    return loop
+
+
+# The clock
+
+
+def test_durations_become_steps() -> None:
+    clock = Clock.of("2.5 epochs", 40)
+    assert (clock.total, clock.epochs) == (100, 3)
+    assert [clock.steps(d) for d in ("1 epoch", "7 steps", "10 %", "0 steps")] == [40, 7, 10, 0]
+    assert clock.position(39) == (0, 39)
+    assert clock.position(40) == (1, 0)
+    with pytest.raises(ValueError, match="cannot be"):
+        Clock.of("50 %", 40)
+
+
+def test_cosine_equals_torch() -> None:
+    schedule = Schedule(ScheduleConfig(kind="cosine"), Clock(10, 50), 0.3)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], 0.3)
+    peer = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    for step in range(50):
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        peer.step()
+
+
+def test_one_cycle_equals_torch() -> None:
+    """PyTorch divides its last rate by 1e4 and ends one step later; ours goes to zero."""
+    schedule = Schedule(ScheduleConfig(kind="one-cycle", warmup="20 steps"), Clock(10, 100), 0.3)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], 0.3)
+    peer = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.3, 101, pct_start=21 / 101, cycle_momentum=False, final_div_factor=1e9
+    )
+    for step in range(100):
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        peer.step()
+
+
+def test_the_paper_steps_down_at_32k_and_48k() -> None:
+    config = ScheduleConfig(
+        kind="step",
+        milestones=("32000 steps", "48000 steps"),
+        warmup="400 steps",
+        warmup_lr=0.01,
+    )
+    schedule = Schedule(config, Clock(390, 64000), 0.1)
+    rates = [schedule(s) for s in (0, 399, 400, 31999, 32000, 47999, 48000, 63999)]
+    assert rates == pytest.approx([0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+@given(
+    st.sampled_from(["constant", "step", "cosine", "one-cycle"]),
+    st.integers(1, 500),
+    st.integers(0, 100),
+)
+def test_the_rate_is_never_above_its_highest(kind: Any, total: int, warmup: int) -> None:
+    config = ScheduleConfig(kind=kind, warmup=f"{warmup} %", milestones=("50 %",))
+    schedule = Schedule(config, Clock(10, total), 0.3)
+    rates = [schedule(s) for s in range(total)]
+    assert all(0 <= r <= 0.3 + 1e-12 for r in rates)
+
+
+# The loop
+
+
+def test_equals_a_textbook_loop() -> None:
+    """Same batches, SGD with Nesterov momentum, weight decay and cosine: bit-equal weights."""
+    loop = go(make_loop(tiny(), tiny_task(pad_crop=1, flip=True)))
+    net, feed, task = tiny(), tiny_feed(), tiny_task(pad_crop=1, flip=True)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, 0.9, weight_decay=1e-4, nesterov=True)
+    step = 0
+    net.train()
+    for epoch in range(2):
+        order = permutation(22, 3, epoch)
+        for low in range(0, 22, 4):
+            index = order[low : low + 4]
+            images = feed.frames[index].permute(0, 3, 1, 2)
+            batch = Batch(images, feed.labels[index], index)
+            x = task.to_input(batch, Key(3, epoch, index)).images
+            for group in optimizer.param_groups:
+                group["lr"] = loop.schedule(step)
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), feed.labels[index]).backward()
+            optimizer.step()
+            step += 1
+    assert loop.step == step == 12
+    for (name, ours), theirs in zip(
+        loop.net.state_dict().items(), net.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the bit, through dictionaries and lists."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def decisive(state: dict[str, Any]) -> dict[str, Any]:
+    """A loop's state without its times."""
+    tally = {k: state["tally"][k] for k in ("images", "sums")}
+    return state | {"tally": tally}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("stop", [1, 5, 6, 7, 11])
+def test_resume_is_exact_to_the_bit(stop: int, precision: Any, tmp_path: Path) -> None:
+    def loop() -> Loop:
+        net = tiny(drop_path=0.3)
+        torch.manual_seed(9)  # of stochastic depth
+        return make_loop(net, ema=0.9, precision=precision)
+
+    whole = go(loop())
+    first = loop()
+    while first.step < stop:
+        first.epoch(lambda at: at.step == stop)
+    path = checkpoint.save(tmp_path, first.step, first.state(), keep=2)
+    second = loop()
+    second.load_state(checkpoint.load(path))
+    torch.rand(3)  # what happened between does not matter
+    second.load_state(checkpoint.load(path))
+    go(second)
+    assert same(decisive(second.state()), decisive(whole.state()))
+    assert second.tally.means() == whole.tally.means()
+
+
+def test_pause_is_asked_after_every_step_and_ends_at_its_boundary() -> None:
+    loop = make_loop(tiny())
+    seen: list[int] = []
+    assert not loop.epoch(lambda at: bool(seen.append(at.step)) or at.step == 3)
+    assert seen == [1, 2, 3]
+    assert loop.epoch(lambda at: bool(seen.append(at.step)))
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
+def test_clip_bounds_the_whole_gradient() -> None:
+    net = tiny()
+    before = {k: v.clone() for k, v in net.named_parameters()}
+    loop = make_loop(
+        net, epochs=1, optim=OptimConfig(lr=1.0, momentum=0, weight_decay=0), clip=1e-3
+    )
+    loop.schedule = Schedule(ScheduleConfig(kind="constant"), loop.clock, 1.0)
+    loop.epoch(lambda _: True)
+    moved = torch.stack([(v - before[k]).norm() for k, v in net.named_parameters()]).norm()
+    assert moved.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    net = tiny()
+    loop = make_loop(net)
+    loop.epoch(lambda at: at.step == 2)
+    with torch.no_grad():
+        net.fc.weight.fill_(float("inf"))
+    with pytest.raises(InputError, match="not finite after step 2"):
+        loop.state()
+    with pytest.raises(InputError, match=r"loss became .* at step 3[\s\S]*--lr"):
+        loop.epoch(lambda _: False)
+
+
+# A task with images of different sizes, lists of targets, and losses in training mode only
+
+
+class RaggedNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        means = torch.stack([self.conv(image[None]).mean() for image in images])
+        if not self.training:
+            return [m.item() for m in means]
+        assert targets is not None
+        goals = torch.stack([t["boxes"].float().mean() for t in targets])
+        return {"near": F.mse_loss(means, goals), "small": 1e-3 * means.square().mean()}
+
+
+class RaggedEvaluator:
+    def __init__(self) -> None:
+        self.seen: dict[int, float] = {}
+
+    def update(self, outputs: list[float], batch: Batch) -> None:
+        self.seen |= dict(zip(batch.index.tolist(), outputs, strict=True))
+
+    def merge(self, other: RaggedEvaluator) -> None:
+        self.seen |= other.seen
+
+    def metrics(self) -> dict[str, float]:
+        return {"images": float(len(self.seen))}
+
+
+class RaggedTask:
+    def build(self, architecture: Architecture) -> nn.Module:
+        return RaggedNet()
+
+    def augment(self, image: Any, target: Any, key: Key | None) -> tuple[Any, Any]:
+        flip = key is not None and key.uniform(1)[0] < 0.5
+        return (image.flip(-1), target) if flip else (image, target)
+
+    def collate(self, samples: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+        return [image for image, _ in samples], [target for _, target in samples]
+
+    def to_input(self, batch: Batch, key: Key | None) -> Batch:
+        return batch
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = model(batch.images, batch.targets)
+        return losses
+
+    def predict(self, model: nn.Module, batch: Batch) -> Any:
+        return model(batch.images)
+
+    def evaluator(self) -> RaggedEvaluator:
+        return RaggedEvaluator()
+
+
+class RaggedFeed:
+    batch_size = 3
+
+    def __len__(self) -> int:
+        return 8
+
+    def _sample(self, i: int) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(i)
+        image = torch.rand(1, 8 + i, 11 + 2 * i, generator=generator)
+        return image, {"boxes": torch.ones(i, 4) if i else torch.zeros(1, 4)}
+
+    def _pass(self, order: Any, key: Any, start: int) -> Iterator[Batch]:
+        task = RaggedTask()
+        for low, high in batches(8, 3)[start:]:
+            samples = [task.augment(*self._sample(i), key(i)) for i in order[low:high].tolist()]
+            images, targets = task.collate(samples)
+            yield Batch(images, targets, order[low:high])
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return self._pass(permutation(8, 0, epoch), lambda i: Key(0, epoch, i), start)
+
+    def in_order(self) -> Iterator[Batch]:
+        return self._pass(np.arange(8), lambda i: None, 0)
+
+
+def test_the_loop_carries_a_ragged_task() -> None:
+    task: Task = RaggedTask()
+    torch.manual_seed(0)
+    net = task.build(TINY)
+    loop = make_loop(net, task, RaggedFeed(), epochs=12, ema=0.9)
+    loop.epoch(lambda _: False)
+    begun = loop.tally.means()
+    assert set(begun) == {"near", "small"}
+    go(loop)
+    assert loop.tally.means()["near"] < begun["near"] / 2
+    halves = [evaluate(task, loop.weights, RaggedFeed(), CPU) for _ in range(2)]
+    halves[0].merge(halves[1])
+    assert halves[0].metrics() == {"images": 8.0}
+    assert set(loop.norms.means()) == {"conv"}
+
+
+def test_every_image_is_evaluated_once_in_float32() -> None:
+    net, feed, task = tiny(), tiny_feed(21, 4), tiny_task(pad_crop=1, flip=True)
+    scored = evaluate(task, net, feed, CPU).scored()  # type: ignore[attr-defined]
+    assert scored.index.tolist() == list(range(21))
+    net.eval()
+    x = task.preprocess.normalise(feed.frames.numpy())
+    logits = net(torch.from_numpy(x)).softmax(1)
+    np.testing.assert_allclose(scored.confidence, logits.max(1).values.detach().numpy(), rtol=1e-5)
+
+
+# Its parts
+
+
+def test_norms_and_biases_are_spared_from_decay() -> None:
+    net = tiny()
+    optimizer = make_optimizer(net, OptimConfig(decay_all=False, weight_decay=0.1, head_lr=10))
+    names = {id(p): n for n, p in net.named_parameters()}
+    found = {
+        names[id(p)]: (g["weight_decay"], g["scale"])
+        for g in optimizer.param_groups
+        for p in g["params"]
+    }
+    assert found.keys() == dict(net.named_parameters()).keys()
+    for name, (decay, scale) in found.items():
+        assert decay == (0.1 if name.endswith("weight") and "bn" not in name else 0.0), name
+        assert scale == (10 if name.startswith("fc.") else 1), name
+
+
+def test_ema_warms_up_and_carries_the_buffers() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    ema = make_ema(net, 0.9)
+    expected = {k: v.clone() for k, v in net.state_dict().items()}
+    for t in range(30):
+        with torch.no_grad():
+            for value in net.state_dict().values():
+                value.add_(1 if value.dtype == torch.int64 else 0.1 * (t + 1))
+        ema.update_parameters(net)
+        now = min(0.9, (1 + t) / (10 + t)) if t else 0.0  # the first is taken whole
+        for key, value in net.state_dict().items():
+            if value.dtype == torch.int64:
+                expected[key] = value.clone()
+            else:
+                expected[key] = now * expected[key] + (1 - now) * value
+    for key, value in ema.module.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_parts_do_not_move() -> None:
+    net = tiny()
+    keep = freeze(net, 2)
+    before = copy.deepcopy(net.state_dict())
+    go(make_loop(net, keep_frozen=keep, epochs=1))
+    for name, value in net.state_dict().items():
+        frozen = name.split(".")[0] in ("conv1", "bn1", "layer1")
+        assert torch.equal(value, before[name]) == frozen, name
+
+
+def test_exact_statistics_are_those_of_all_images() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, momentum=0.1))
+    x = torch.randn(24, 1, 9, 9)
+    set_exact_statistics(net, x.split(8))
+    y = net[0](x)
+    norm = net[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    torch.testing.assert_close(norm.running_mean, y.mean((0, 2, 3)))
+    groups = torch.stack([g.var((0, 2, 3)) for g in y.split(8)]).mean(0)
+    torch.testing.assert_close(norm.running_var, groups)
+    assert norm.momentum == 0.1
+    assert not net.training
+
+
+def test_gradient_norms_by_part() -> None:
+    net = tiny()
+    x = torch.randn(4, 1, 8, 8)
+    norms = GradientNorms(net)
+    sums: dict[str, float] = {}
+    for _ in range(2):
+        net.zero_grad()
+        F.cross_entropy(net(x), torch.tensor([0, 1, 2, 0])).backward()
+        norms.update()
+        for name, group in parts(net).items():
+            square = sum(p.grad.square().sum().item() for p in group if p.grad is not None)
+            sums[name] = sums.get(name, 0) + math.sqrt(square) / 2
+    assert norms.means() == pytest.approx(sums, rel=1e-4)
+    assert norms.means() == {}
+    everything = [p for group in parts(net).values() for p in group]
+    assert {id(p) for p in everything} == {id(p) for p in net.parameters()}
+    assert list(parts(net)) == ["conv1", "layer1.0", "layer2.0", "layer3.0", "fc"]
+
+
+# Checkpoints
+
+
+def test_old_checkpoints_go_after_the_new_one_is_safe(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        checkpoint.save(tmp_path / "checkpoints", step, {"step": step}, keep=2)
+    names = [p.name for p in checkpoint.saved(tmp_path / "checkpoints")]
+    assert names == ["step-00000020", "step-00000030"]
+    assert checkpoint.load(checkpoint.newest(tmp_path)) == {"step": 30}
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, {"a": torch.arange(1000)}, keep=1)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"step-00000001: damaged"):
+        checkpoint.load(path)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    buffer = io.BytesIO()
+    torch.save({"x": Harm()}, buffer)
+    (tmp_path / "step-1").write_bytes(buffer.getvalue())
+    with pytest.raises(InputError, match="damaged"):
+        checkpoint.load(tmp_path / "step-1")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no checkpoint"):
+        checkpoint.newest(tmp_path)
