@@ -10,12 +10,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 from recorded import RESULTS, record, skipway
+from skipway.card import parse_card
+from skipway.weights import read_state, save_weights
 
-KEPT = ("best.safetensors", "card.json", "metrics.jsonl", "run.json")
+
+def keep(run: Path, place: Path, folder: Path) -> None:
+    """Copy weights, card and log of a run; paths lose the folder of this machine."""
+    place.mkdir(parents=True, exist_ok=True)
+
+    def bare(text: str) -> str:
+        return text.replace(f"{run.parent}/", "").replace(f"{folder}/", "")
+
+    for name in ("card.json", "metrics.jsonl", "run.json"):
+        (place / name).write_text(bare((run / name).read_text()))
+    state, card = read_state(run / "best.safetensors")
+    assert card is not None
+    save_weights(place / "best.safetensors", state, parse_card(bare(card.to_json()), "card"))
 
 
 def main() -> None:
@@ -30,10 +43,7 @@ def main() -> None:
     run = json.loads((options.out / "run.json").read_text())
     result, epochs = run["result"], (options.out / "metrics.jsonl").read_text().splitlines()
     answer = skipway("eval", options.out, options.data, "--split", "test")
-    place = RESULTS / "cifar10-resnet20"
-    place.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        shutil.copy(options.out / name, place / name)
+    keep(options.out, RESULTS / "cifar10-resnet20", Path(options.data).parent)
     figures = {
         "accuracy": answer["metrics"]["accuracy"],
         "interval": result["interval"],

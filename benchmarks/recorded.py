@@ -42,7 +42,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def record(name: str, figures: dict[str, Any]) -> None:
     """Write ``results/NAME.json`` with command, date and machine, and print it."""
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    shown = [Path(a).name if Path(a).exists() else a for a in sys.argv[1:]]
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *shown])
     row = {"command": command, "date": date.today().isoformat(), "machine": machine()} | figures
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")

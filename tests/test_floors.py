@@ -31,7 +31,7 @@ FLOORS = {
         "version",
     ),
     1: ("resnet", "data", "answers", "metrics"),
-    2: ("weights", "probes"),
+    2: ("dialects", "weights", "probes"),
     3: ("tasks",),
     4: ("training", "export", "predictor"),
     5: ("report", "check", "serve", "study"),
@@ -270,12 +270,12 @@ def test_names_of_the_package_itself_are_upstairs(tmp_path: Path) -> None:
 
 
 def test_arrows_out_of_packages_are_found(tmp_path: Path) -> None:
-    root = house(tmp_path, data__shards="from ..weights import load", weights="", train__loop="")
+    root = house(tmp_path, data__shards="from ..weights import load", weights="", training__loop="")
     assert upward(root) == ["data.shards:1 imports weights"]
     house(tmp_path, data__shards="from . import sources", data__sources="from .. import errors")
     assert upward(root) == []
-    (root / "data" / "__init__.py").write_text("from ..train.loop import run")
-    assert upward(root) == ["data:1 imports train.loop"]
+    (root / "data" / "__init__.py").write_text("from ..training.loop import run")
+    assert upward(root) == ["data:1 imports training.loop"]
 
 
 def test_a_module_without_a_floor_is_found(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,15 +26,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skipway import files
-from skipway.architecture import ARCHITECTURES, architecture
+from skipway.architecture import ARCHITECTURES, Architecture, architecture
 from skipway.card import METADATA_KEY, Card, read_card
+from skipway.dialects import guess_architecture, translate
 from skipway.errors import InputError
 from skipway.files import atomic_write
 from skipway.images import Preprocess
 from skipway.resnet import ResNet
 from skipway.weights import (
     create_model,
-    guess_architecture,
     load_model,
     load_weights,
     read_state,
@@ -76,6 +76,11 @@ def refusal(call: Callable[[], object]) -> str:
     return text
 
 
+def fitting(state: Mapping[str, Tensor]) -> tuple[str, Architecture] | None:
+    """What the tensors are taken for, as where a file has no card."""
+    return guess_architecture(translate(state))
+
+
 def small(**fields: Any) -> ResNet:
     """A residual network of three units, for what does not depend on the size."""
     torch.manual_seed(3)
@@ -107,7 +112,7 @@ def tiny20() -> ResNet:
 def test_the_libraries_weights_give_the_same_answers(library: Any, theirs: str, ours: str) -> None:
     oracle = lively(getattr(library, theirs)(num_classes=11))
     state = oracle.state_dict()
-    guess = guess_architecture(state)
+    guess = fitting(state)
     assert guess is not None
     assert guess == (ours, architecture(ours, num_classes=11))
     net = ResNet(guess[1])
@@ -194,7 +199,7 @@ def test_the_reference_of_the_cifar_stem(
     name: str, depths: tuple[int, ...], expansion: int, head: str
 ) -> None:
     oracle = lively(TheirNet(depths, 64, expansion, head))
-    guess = guess_architecture(oracle.state_dict())
+    guess = fitting(oracle.state_dict())
     assert guess == (name, ARCHITECTURES[name])
     net = ResNet(ARCHITECTURES[name])
     report = load_weights(net, oracle.state_dict(), minimum=1.0)
@@ -285,7 +290,7 @@ class TheirEncoder(nn.Module):
 
 def test_hugging_faces_names() -> None:
     oracle = lively(TheirEncoder())
-    assert guess_architecture(oracle.state_dict()) == (
+    assert fitting(oracle.state_dict()) == (
         "resnet18",
         architecture("resnet18", num_classes=9),
     )
@@ -299,7 +304,7 @@ def test_hugging_faces_names() -> None:
 def test_every_row_is_found_from_keys_and_shapes(name: str) -> None:
     with torch.device("meta"):
         state = ResNet(architecture(name, num_classes=7, in_channels=4)).state_dict()
-    guess = guess_architecture({f"module.{k}": v for k, v in state.items()})
+    guess = fitting({f"module.{k}": v for k, v in state.items()})
     assert guess is not None
     # what keys cannot tell: stride in the first 1x1 where both rows exist, and plain nets
     expected = name.replace("plain", "resnet").removesuffix("v1")
@@ -315,14 +320,14 @@ def test_the_shortcut_is_found_from_the_keys(shortcut: str) -> None:
     arch = architecture("resnet34", shortcut=shortcut)
     with torch.device("meta"):
         state = ResNet(arch).state_dict()
-    assert guess_architecture(state) == ("resnet34", arch)
+    assert fitting(state) == ("resnet34", arch)
 
 
 def test_a_network_that_is_no_row_is_not_guessed() -> None:
-    assert guess_architecture(small().state_dict()) is None
-    assert guess_architecture({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}) is None
+    assert fitting(small().state_dict()) is None
+    assert fitting({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}) is None
     group_norm = timm.create_model("resnetv2_50x1_bit", num_classes=2)
-    assert guess_architecture(group_norm.state_dict()) is None
+    assert fitting(group_norm.state_dict()) is None
 
 
 PREFIXES = ["module.", "_orig_mod.", "model.", "backbone.", "ema.", "net."]
@@ -632,7 +637,7 @@ def test_integers_are_no_weights() -> None:
 def test_odd_shapes_are_refused(tmp_path: Path, key: str, shape: tuple[int, ...]) -> None:
     state = tiny20().state_dict() | {key: torch.zeros(shape)}
     save_weights(tmp_path / "w.safetensors", state, None)
-    assert guess_architecture(state) is None
+    assert fitting(state) is None
     assert "fit no known network" in refusal(lambda: load_model(tmp_path / "w.safetensors"))
     assert key in refusal(lambda: load_weights(tiny20(), state))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -26,7 +27,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    no_args_is_help=True,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on one line on stdout.")]
@@ -281,6 +281,15 @@ def show_result(result: Result) -> None:
     Console(highlight=False).print(Panel(Text("\n".join(lines)), title="done", expand=False))
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch has a type for that on a GPU only."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("out of memory" in said or "can't allocate memory" in said)
+    )
+
+
 def fail(text: str, code: int) -> NoReturn:
     """Print an error of at most three lines and leave."""
     print("skipway: " + "\n".join(text.splitlines()[:3]), file=sys.stderr)
@@ -289,10 +298,12 @@ def fail(text: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that its encoding lacks are escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments or ["--help"], standalone_mode=False)
     except SkipwayError as error:
         if debug:
             traceback.print_exc()
@@ -308,6 +319,8 @@ def main() -> None:
             fail(f"{harmless(explain())}\nSee skipway --help", 2)
         if debug:
             raise
+        if out_of_memory(error):
+            fail("out of memory: take a smaller --batch-size, data.size or model", 2)
         fail(
             f"internal error: {type(error).__name__}: {harmless(error)[:200]}\n"
             "This is a defect of Skipway; --debug shows where.",

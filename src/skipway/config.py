@@ -167,7 +167,8 @@ _ARCHITECTURE = "model.architecture."
 def _check_key(key: str) -> None:
     known = list(keys())
     if key not in known and not key.startswith(_ARCHITECTURE):
-        raise InputError(f"--set: unknown key {harmless(key)!r}.{nearest(key, known)}")
+        hint = f" Did you mean {FLAGS[key]!r}?" if key in FLAGS else nearest(key, known)
+        raise InputError(f"--set: unknown key {harmless(key)!r}.{hint}")
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -1,6 +1,6 @@
-"""Weights from files: whose names they bear, a strict merge that says what it did, and saving.
+"""Weights: reading files, a strict merge into a network that says what it did, and saving.
 
-A file's dialect is found from its keys, never from its name. Nothing that a file holds is run.
+Nothing that a file holds is run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from skipway.architecture import ARCHITECTURES, Architecture, architecture
+from skipway.architecture import Architecture, architecture
 from skipway.card import METADATA_KEY, Card, parse_card, read_header
+from skipway.dialects import Difference, State, Translated, guess_architecture, translate
 from skipway.errors import InputError, harmless
 from skipway.files import atomic_write
 from skipway.resnet import ResNet
@@ -36,20 +37,9 @@ log = logging.getLogger("skipway")
 # were meant for use.
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
-# What DistributedDataParallel, torch.compile, AveragedModel and users' modules put before names.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "ema.", "resnet.")
 _ENOUGH = 1 << 24  # bytes of a pickle that are searched for what it wants to run
-_COUNTER = "num_batches_tracked"
-_NET = re.compile(r"(conv1|bn1|norm|layer\d+)\.")
 # Choices that change a network's answers and leave no trace in the shapes of its tensors.
 _UNSEEN = ("shortcut", "stride_in", "antialias", "bn_eps")
-
-
-class State(dict[str, Tensor]):
-    """Tensors by name as a file holds them, with the file's name and what was chosen in it."""
-
-    origin = "weights"
-    notes: tuple[str, ...] = ()
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[State, Card | None]:
@@ -147,234 +137,29 @@ def _find(found: object, depth: int = 0) -> tuple[str, dict[str, Tensor]]:
     return next(choice for choice in choices if len(choice[1]) >= most / 2)
 
 
-@dataclass(frozen=True)
-class _Dialect:
-    """How others name the tensors of the same networks, as rewriting rules in order."""
-
-    name: str
-    marker: str
-    rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
-
-
-def _next(before: str, after: str = "") -> Callable[[re.Match[str]], str]:
-    """A replacement that counts from one where the other counts from zero."""
-    return lambda match: f"{before}{int(match[1]) + 1}{after}"
-
-
-_DIALECTS = (
-    _Dialect(
-        "timm resnetv2",
-        r"stages\.\d+\.blocks\.",
-        (
-            (r"^stem\.conv\.", "conv1."),
-            (r"^stem\.conv([123])\.", lambda m: f"conv1.{3 * int(m[1]) - 3}."),
-            (r"^stem\.norm([12])\.", lambda m: f"conv1.{3 * int(m[1]) - 2}."),
-            (r"^stages\.(\d+)\.blocks\.", _next("layer", ".")),
-            (r"\.norm(\d)\.", r".bn\1."),
-            (r"\.downsample\.conv\.", ".downsample.0."),
-            (r"^head\.fc\.", "fc."),
-        ),
-    ),
-    _Dialect(
-        "Hugging Face",
-        r"encoder\.stages\.\d+\.layers\.",
-        (
-            (r"^embedder\.embedder\.convolution\.", "conv1."),
-            (r"^embedder\.embedder\.normalization\.", "bn1."),
-            (r"^encoder\.stages\.(\d+)\.layers\.", _next("layer", ".")),
-            (r"\.shortcut\.convolution\.", ".downsample.0."),
-            (r"\.shortcut\.normalization\.", ".downsample.1."),
-            (r"(?<=\.)layer\.(\d)\.convolution\.", _next("conv", ".")),
-            (r"(?<=\.)layer\.(\d)\.normalization\.", _next("bn", ".")),
-            (r"^classifier\.1\.", "fc."),
-        ),
-    ),
-    _Dialect(
-        "kuangliu",
-        r"linear\.|.*\.shortcut\.\d",
-        ((r"\.shortcut\.", ".downsample."), (r"^linear\.", "fc.")),
-    ),
-    # The names of this package's own files and of timm's resnet too.
-    _Dialect("torchvision", r"layer1\.0\.conv1\.", ()),
-)
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """A file's tensors under this package's names, with the names that the file has for them."""
-
-    dialect: str
-    tensors: dict[str, Tensor]
-    names: dict[str, str]
-    origin: str
-    notes: tuple[str, ...]
-
-
-def _translate(state: Mapping[str, Tensor]) -> _Weights:
-    origin = state.origin if isinstance(state, State) else State.origin
-    notes = state.notes if isinstance(state, State) else State.notes
-    bare = _without_prefixes(state)
-    known = (d for d in _DIALECTS if any(re.match(d.marker, name) for name in bare))
-    dialect = next(known, _Dialect("unknown", "", ()))
-    # timm's pre-activation nets with a deep stem also pool before the projection (shortcut D).
-    pooled = "stem.conv3.weight" in bare
-    names: dict[str, str] = {}
-    for name, key in bare.items():
-        for pattern, replacement in dialect.rules:
-            name = re.sub(pattern, replacement, name)
-        if pooled:
-            name = name.replace(".downsample.0.", ".downsample.1.")
-        if name in names:
-            both = f"{harmless(names[name])[:60]} and {harmless(key)[:60]}"
-            raise InputError(f"{origin}: {both} are the same tensor, {harmless(name)[:60]}")
-        names[name] = key
-    tensors = {name: state[key] for name, key in names.items()}
-    fc = tensors.get("fc.weight")
-    if fc is not None and fc.ndim == 4 and fc.shape[2:] == (1, 1):  # a classifier as a convolution
-        tensors["fc.weight"] = fc.flatten(1)
-    found = dialect.name
-    if (
-        found == "kuangliu"
-        and {"layer3.0.conv1.weight", "fc.weight"} <= tensors.keys()
-        and not any(name.startswith("layer4.") or ".downsample." in name for name in tensors)
-    ):
-        found = "akamaster"  # the paper's CIFAR nets, half of shortcut A's zeros on each side
-    return _Weights(found, tensors, names, origin, notes)
-
-
-def _without_prefixes(state: Iterable[str]) -> dict[str, str]:
-    """The state's keys by their bare names: prefixes that (nearly) all share are taken off."""
-    names = {key: key for key in state}
-    while True:
-        for prefix in _PREFIXES:
-            hits = sum(name.startswith(prefix) for name in names)
-            shorter = {name.removeprefix(prefix): key for name, key in names.items()}
-            if hits and hits >= 0.9 * len(names) and len(shorter) == len(names):
-                names = shorter
-                break
-        else:
-            return names
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """Where a network and a file do not agree, by this package's names."""
-
-    shapes: list[str]
-    missing: list[str]
-    extra: list[str]
-
-    @classmethod
-    def between(cls, own: Mapping[str, Tensor], file: Mapping[str, Tensor]) -> _Difference:
-        return cls(
-            [k for k in own if k in file and file[k].shape != own[k].shape],
-            [k for k in own if k not in file and not k.endswith(_COUNTER)],
-            [k for k in file if k not in own],
-        )
-
-    @property
-    def strange(self) -> list[str]:
-        """Extra tensors that can only be parts of another network."""
-        return [k for k in self.extra if _NET.match(k) and not k.endswith(_COUNTER)]
-
-    def error(self, problem: str, own: Mapping[str, Tensor], file: _Weights) -> InputError:
-        """Both sides in three lines: the tensors at fault, else the ones left over."""
-        here = [f"{k} {list(own[k].shape)}" for k in self.shapes] or self.missing
-        there = [f"{file.names[k]} {list(file.tensors[k].shape)}" for k in self.shapes]
-        strange = self.strange
-        there = there or [file.names[k] for k in sorted(self.extra, key=lambda k: k not in strange)]
-        where = "In" if self.shapes else "Only in"
-        guess = _guess(file)
-        advice = f"; the file fits {guess[0]}" if guess else ""
-        return InputError(
-            f"{file.origin}: {problem}{advice}.\n"
-            f"{where} the file: {_few(there)}\n{where} the network: {_few(here)}"
-        )
+def _disagreement(
+    problem: str, difference: Difference, own: Mapping[str, Tensor], file: Translated
+) -> InputError:
+    """Both sides in three lines: the tensors at fault, else the ones left over."""
+    if difference.shapes:
+        where = "In"
+        here = [f"{key} {list(own[key].shape)}" for key in difference.shapes]
+        there = [f"{file.names[k]} {list(file.tensors[k].shape)}" for k in difference.shapes]
+    else:
+        where, here, strange = "Only in", difference.missing, difference.strange
+        there = [file.names[k] for k in sorted(difference.extra, key=lambda k: k not in strange)]
+    guess = guess_architecture(file)
+    advice = f"; the file fits {guess[0]}" if guess else ""
+    return InputError(
+        f"{file.origin}: {problem}{advice}.\n"
+        f"{where} the file: {_few(there)}\n{where} the network: {_few(here)}"
+    )
 
 
 def _few(names: Iterable[str], most: int = 3) -> str:
     every = [harmless(name)[:80] for name in names]
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return (", ".join(every[:most]) or "nothing") + more
-
-
-def guess_architecture(state: Mapping[str, Tensor]) -> tuple[str, Architecture] | None:
-    """The row of `ARCHITECTURES` that a state dict fits, and that row with the file's own classes,
-    input channels and shortcut. None where no row fits.
-
-    Keys and shapes cannot tell everything: a bottleneck is taken to stride in its 3x3 where both
-    rows exist (v1.5), and a net without projections to have shortcut A, or A-split where the
-    names are those of akamaster's CIFAR checkpoints.
-    """
-    return _guess(_translate(state))
-
-
-def _guess(file: _Weights) -> tuple[str, Architecture] | None:
-    try:
-        fields, unseen = _fields(file)
-        rows = [
-            (name, dataclasses.replace(row, **unseen))
-            for name, row in sorted(
-                # stable: rows with the same shortcut first, else the table's order
-                ARCHITECTURES.items(),
-                key=lambda item: item[1].shortcut != unseen["shortcut"],
-            )
-            if all(getattr(row, field) == value for field, value in fields.items())
-        ]
-        if not rows:
-            return None
-        difference = _Difference.between(_outline(rows[0][1]), file.tensors)
-    except (InputError, LookupError, ValueError, ZeroDivisionError, RuntimeError):
-        return None  # tensors of these names with other ranks and sizes than a network's
-    missing = [key for key in difference.missing if not key.startswith("fc.")]
-    return None if difference.shapes or missing or difference.strange else rows[0]
-
-
-def _fields(file: _Weights) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields that a row must have after keys and shapes, and those that are replaced in it."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
-    deep = "conv1.6.weight" in shapes
-    stem = shapes["conv1.6.weight" if deep else "conv1.weight"]
-    units = [m for m in (re.match(r"layer(\d+)\.(\d+)\.conv1\.weight$", k) for k in shapes) if m]
-    stages = range(1, max(int(m[1]) for m in units) + 1)
-    bottleneck = "layer1.0.conv3.weight" in shapes
-    outputs = [shapes[f"layer{i}.0.conv{3 if bottleneck else 2}.weight"][0] for i in stages]
-    widths = tuple(width // 4 for width in outputs) if bottleneck else tuple(outputs)
-    inner, per_group = shapes["layer1.0.conv2.weight"][:2]
-    squeezed = shapes.get("layer1.0.se.fc1.weight")
-    fields = {
-        "block": "bottleneck" if bottleneck else "basic",
-        "depths": tuple(sum(int(m[1]) == i for m in units) for i in stages),
-        "widths": widths,
-        "stem": "deep" if deep else "cifar" if stem[2] == 3 else "imagenet",
-        "stem_width": stem[0],
-        "order": "pre" if "norm.weight" in shapes else "post",
-        "groups": inner // per_group if bottleneck else 1,
-        "base_width": per_group * 64 // widths[0] if bottleneck else 64,
-        "squeeze": outputs[0] // squeezed[0] if squeezed else 0,
-    }
-    projections = {k: s for k, s in shapes.items() if ".downsample." in k and len(s) == 4}
-    shortcut = "B"
-    if not projections:
-        shortcut = "A-split" if file.dialect == "akamaster" else "A"
-    elif all(".downsample.1." in k for k in projections):
-        shortcut = "D"
-    elif len(projections) == len(units):
-        shortcut = "C"
-    replaced = {"shortcut": shortcut, "in_channels": shapes[_first_conv(deep)][1]}
-    if "fc.weight" in shapes:
-        replaced["num_classes"] = shapes["fc.weight"][0]
-    return fields, replaced
-
-
-def _first_conv(deep: bool) -> str:
-    return "conv1.0.weight" if deep else "conv1.weight"
-
-
-def _outline(arch: Architecture) -> dict[str, Tensor]:
-    """The network's tensors by name, with shapes and without memory."""
-    with torch.device("meta"):
-        return _build(arch).state_dict()
 
 
 def _build(arch: Architecture) -> ResNet:
@@ -430,7 +215,7 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
     classifier) below `minimum` raise InputError; the network is then as it was. Half and double
     precision become the network's own.
     """
-    file = _translate(state)
+    file = translate(state)
     own, tensors = net.state_dict(), dict(file.tensors)
     made_anew, notes = [], [*file.notes]
     here, there = own["fc.weight"].shape, tensors.get("fc.weight", own["fc.weight"]).shape
@@ -439,23 +224,23 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
         for key in ("fc.weight", "fc.bias"):
             tensors.pop(key, None)
             made_anew.append((key, reason))
-    first = _first_conv(net.arch.stem == "deep")
+    first = "conv1.0.weight" if net.arch.stem == "deep" else "conv1.weight"
     here, there = own[first].shape, tensors.get(first, own[first]).shape
     if here != there and there[1:2] > (0,) and here[:1] + here[2:] == there[:1] + there[2:]:
         tensors[first] = _fold(_usable(tensors[first], first, file), here[1])
         notes.append(f"{first} adapted from {there[1]} to {here[1]} input channels")
-    difference = _Difference.between(own, tensors)
+    difference = Difference.between(own, tensors)
     body = {k: p.numel() for k, p in net.named_parameters() if not k.startswith("fc.")}
     share = sum(n for k, n in body.items() if k in tensors) / sum(body.values())
+    problem = ""
     if difference.shapes:
-        count = len(difference.shapes)
-        raise difference.error(f"{count} tensors have other shapes in this network", own, file)
-    if share < minimum:
+        problem = f"{len(difference.shapes)} tensors have other shapes in this network"
+    elif share < minimum:
         problem = f"it holds {share:.1%} of this network's parameters, not the {minimum:.0%} needed"
-        raise difference.error(problem, own, file)
-    if difference.strange:
-        count = len(difference.strange)
-        raise difference.error(f"{count} of its tensors are parts of another network", own, file)
+    elif difference.strange:
+        problem = f"{len(difference.strange)} of its tensors are parts of another network"
+    if problem:
+        raise _disagreement(problem, difference, own, file)
     for key in difference.missing:
         if ".running_" in key and key.rpartition(".")[0] + ".weight" in tensors:
             raise InputError(
@@ -463,7 +248,11 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
                 " does, and this network's batch norms need them"
             )
     loaded = [key for key in own if key in tensors]
-    usable = {key: _usable(tensors[key], key, file) for key in loaded}
+    usable = {
+        # norms count their batches in whole numbers
+        key: _usable(tensors[key], key, file) if own[key].is_floating_point() else tensors[key]
+        for key in loaded
+    }
     with torch.no_grad():
         for key in loaded:
             own[key].copy_(usable[key])
@@ -492,11 +281,9 @@ def _fold(weight: Tensor, channels: int) -> Tensor:
     return weight[:, dealt] / repeats[None, :, None, None]
 
 
-def _usable(tensor: Tensor, name: str, file: _Weights) -> Tensor:
+def _usable(tensor: Tensor, name: str, file: Translated) -> Tensor:
     """The tensor, if it is a plain one of finite numbers."""
     where = f"{file.origin}: {harmless(file.names[name])[:80]}"
-    if name.endswith(_COUNTER):
-        return tensor
     dense = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta)
     if not (dense and tensor.is_floating_point()):
         raise InputError(f"{where} is no dense floating-point tensor ({tensor.dtype})")
@@ -526,7 +313,7 @@ def create_model(
     row = architecture(name, in_channels=in_channels, **fields)
     notes = []
     if state is not None:
-        file = _translate(state)
+        file = translate(state)
         if num_classes is None:
             num_classes = next(iter(file.tensors.get("fc.weight", torch.empty(())).shape), None)
         if file.dialect == "akamaster" and row.shortcut == "A" and "shortcut" not in fields:
@@ -560,20 +347,21 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
     where a tensor is absent.
     """
     state, card = read_state(path)
-    file = _translate(state)
+    file = translate(state)
     notes: list[str] = []
     if card:
         name, arch = card.model, card.architecture
-        difference = _Difference([], ["more units"], [])
+        difference = Difference([], ["more units"], [])
         outline: dict[str, Tensor] = {}
         if sum(arch.depths) <= len(state):  # else not even worth outlining
-            outline = _outline(arch)
-            difference = _Difference.between(outline, file.tensors)
+            with torch.device("meta"):  # shapes without memory
+                outline = _build(arch).state_dict()
+            difference = Difference.between(outline, file.tensors)
         if difference.shapes or difference.missing or difference.strange:
             problem = f"its card's architecture ({harmless(name)[:40]}) and its tensors disagree"
-            raise difference.error(problem, outline, file)
+            raise _disagreement(problem, difference, outline, file)
     else:
-        guess = _guess(file)
+        guess = guess_architecture(file)
         if guess is None:
             raise InputError(
                 f"{file.origin}: its tensors ({_few(state)}) fit no known network.\n"

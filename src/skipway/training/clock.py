@@ -21,6 +21,8 @@ class Clock:
         number, unit = split_duration(length)
         if unit == "%":
             raise ValueError(f"the length of a run cannot be {length!r}; write epochs or steps")
+        if not number:
+            raise ValueError(f"a run of {length!r} trains nothing; write epochs or steps above 0")
         total = round(number * (steps_per_epoch if unit == "epoch" else 1))
         return cls(steps_per_epoch, max(total, 1))
 

@@ -15,7 +15,7 @@ from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
 from skipway.data.sources import image_sizes
 from skipway.errors import InputError, harmless
-from skipway.images import SMALL_IMAGE
+from skipway.images import SMALL_IMAGE, Preprocess, plain_preprocess
 from skipway.machine import cores, has_bf16
 from skipway.recipes import recipe
 from skipway.weights import load_model
@@ -41,8 +41,8 @@ class Plan:
     config: RunConfig
     data: DataSet
     architecture: Architecture
-    pretrained: Card | None
-    """The card of the weights that the run starts from."""
+    preprocess: Preprocess | None
+    """That of the weights that the run starts from; None is settled by the images."""
     choices: tuple[Choice, ...]
 
 
@@ -52,6 +52,7 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
     Given settings always win over the recipe, the recipe over what is chosen here. Raises
     InputError for data, weights or settings that cannot be used.
     """
+    given = {key: value for key, value in given.items() if value != "auto"}
     weights = given.get("model.weights")
     choices = [
         Choice("recipe", "finetune", "starts from given weights")
@@ -65,19 +66,69 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
         return resolve({c.key: c.value for c in choices}, settings)
 
     opening = config()  # wrong settings are told before the data is looked at
+    _check_device(opening.device)
     data = open_data(data_path, opening.data.val, opening.seed)
-    pretrained, base = None, None
+    card, base = None, None
     if weights is not None:
-        net, pretrained, _ = load_model(weights)
-        base = net.arch
-        choices += _from_weights(str(weights), pretrained, base)
+        net, card, _ = load_model(weights)
+        base = _named(opening.model.name, card, net.arch)
+        choices += _from_weights(str(weights), card, base)
     for choose in (_from_images, _batch, _training, _machine):
         choices += choose(data, config())
     final = config()
     kept = tuple(
         c for c in choices if c.key not in settings or c.key == "recipe" != given.get(c.key)
     )
-    return Plan(final, data, _architecture(final, base, len(data.classes)), pretrained, kept)
+    if final.data.resident and final.augment.area is not None:
+        raise InputError("data.resident: random crops (augment.area) need the whole images; drop one")
+    if final.augment.pixel_mean and not final.data.resident:
+        raise InputError("augment.pixel_mean: only for images held in memory (data.resident=true)")
+    arch = _architecture(final, base, len(data.classes))
+    _check_batch(final, arch, len(data.splits["train"]))
+    preprocess = _preprocess(final, arch, card) if base is not None else None
+    return Plan(final, data, arch, preprocess, kept)
+
+
+def _check_device(device: str) -> None:
+    """Raise InputError for a GPU that is not there."""
+    if device.startswith("cuda"):
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(device.partition(":")[2] or 0) >= found:
+            raise InputError(f"--device {device}: torch finds {found} GPUs here; try --device cpu")
+
+
+def _check_batch(config: RunConfig, arch: Architecture, images: int) -> None:
+    """Raise InputError where batch norm would meet a single value of a channel."""
+    stride = (1 if arch.stem == "cifar" else 4) * 2 ** (len(arch.depths) - 1)
+    if min(config.batch_size, images) == 1 and arch.input_size <= stride:
+        raise InputError(
+            f"batch_size = {config.batch_size}: batch norm needs more than one image of "
+            f"{arch.input_size} px a step; take 2 or more"
+        )
+
+
+def _named(name: str, card: Card | None, found: Architecture) -> Architecture:
+    """The architecture that was asked for by name, else the one of the weights.
+
+    Whether the weights fit the former is told when they are loaded.
+    """
+    if name == "auto" or (card is not None and card.model == name):
+        return found
+    row = architecture(name)
+    if (row.shortcut, found.shortcut) == ("A", "A-split"):  # as these weights were trained
+        return replaced(row, shortcut="A-split")
+    return row
+
+
+def _preprocess(config: RunConfig, arch: Architecture, card: Card | None) -> Preprocess:
+    """That of the weights, at the size and with the channels of the run."""
+    plain = plain_preprocess(arch.input_size, arch.in_channels, config.data.resize)
+    if card is None or card.preprocess.channels != arch.in_channels:
+        return plain
+    if card.preprocess.size == plain.size:
+        return card.preprocess
+    own = card.preprocess
+    return plain.model_copy(update={"mean": own.mean, "std": own.std})
 
 
 def _architecture(config: RunConfig, base: Architecture | None, classes: int) -> Architecture:

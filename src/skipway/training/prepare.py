@@ -38,7 +38,8 @@ def prepare(plan: Plan) -> Prepared:
     class or a split has none left.
     """
     config, data = plan.config, plan.data
-    preprocess = _preprocess(plan)
+    size = plan.architecture.input_size
+    preprocess = plan.preprocess or plain_preprocess(size, config.data.channels, config.data.resize)
     frames: dict[str, Array] = {}
     failed: dict[str, list[tuple[int, str]]] = {}
     for name, split in data.splits.items():
@@ -48,7 +49,7 @@ def prepare(plan: Plan) -> Prepared:
             failed[name] = find_damaged(split, config.threads)
     data, kept = _without_damaged(data, failed, config.data.on_bad)
     frames = {name: f if name not in kept else f[kept[name]] for name, f in frames.items()}
-    if frames and plan.pretrained is None:
+    if frames and plan.preprocess is None:
         preprocess = _measured(preprocess, frames["train"], config)
     task = Classify(preprocess, config.augment, config.label_smoothing)
     feeds: dict[str, Feed] = {}
@@ -66,16 +67,6 @@ def prepare(plan: Plan) -> Prepared:
                 config.data.workers or 0,
             )
     return Prepared(data, task, feeds)
-
-
-def _preprocess(plan: Plan) -> Preprocess:
-    """That of the weights that the run starts from, else ImageNet's constants at the run's size."""
-    config, size = plan.config.data, plan.architecture.input_size
-    if plan.pretrained is not None:
-        own = plan.pretrained.preprocess
-        if own.channels == config.channels and own.size == (size, size):
-            return own
-    return plain_preprocess(size, config.channels, config.resize)
 
 
 def _measured(preprocess: Preprocess, frames: Array, config: RunConfig) -> Preprocess:

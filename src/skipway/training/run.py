@@ -14,11 +14,12 @@ import io
 import json
 import os
 import platform
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from skipway.card import Card, Measured
+from skipway.card import Card, Measured, parse_card
 from skipway.config import resolve
+from skipway.data import open_data
 from skipway.data.feed import batches
 from skipway.errors import InputError, SkipwayError, harmless
 from skipway.files import atomic_write
@@ -57,7 +59,7 @@ class Interrupted(SkipwayError):
     """A signal ended the run at a step's boundary, with a checkpoint."""
 
     def __init__(self, run: Path, number: int) -> None:
-        name = harmless(run)
+        name = shlex.quote(harmless(run))
         super().__init__(
             f"stopped, with a checkpoint. Go on with:\n  skipway train --resume {name}"
         )
@@ -93,6 +95,7 @@ def start(
     behind where the data or the settings cannot be used. Raises InputError, Interrupted.
     """
     began = time.perf_counter()
+    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
     progress = progress or TrainingProgress()
     if (
         out is not None
@@ -107,13 +110,17 @@ def start(
 def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None) -> Result:
     """Go on with a run from its newest checkpoint, as if it had never stopped."""
     began = time.perf_counter()
+    torch.set_flush_denormal(True)
     path = Path(run)
     record = read_record(path)
     if record["status"] == "finished":
         raise InputError(f"--resume {harmless(run)}: this run is finished")
     state = checkpoint.load(checkpoint.newest(path))
-    config = resolve(_flat(record["config"]))
-    plan = replace(make_plan(config.data_path, _flat(record["config"])), config=config)
+    config, card = resolve(_flat(record["config"])), parse_card(state["card"], str(run))
+    data = open_data(config.data_path, config.data.val, config.seed)
+    if data.classes != card.classes:
+        raise InputError(f"--resume {harmless(run)}: {harmless(data.path)} has other classes now")
+    plan = Plan(config, data, card.architecture, card.preprocess, ())
     return _Training(plan, path, progress or TrainingProgress(), began, record).run(state)
 
 
@@ -188,11 +195,14 @@ class _Training:
         record: dict[str, Any] | None = None,
     ) -> None:
         self.plan, self.config, self.progress, self.began = plan, plan.config, progress, began
-        torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
+        self.resumed = record is not None
         torch.set_num_threads(plan.config.threads)
         self.device = torch.device(plan.config.device)
         self._announce()
         self.prepared = prepare(plan)
+        if skipped := self.prepared.data.skipped:
+            first = f"the first: {skipped[0].reason}"
+            progress.say(f"  {len(skipped):,} damaged images left out; {first}")
         self.net = self._network()
         self.loop = self._loop(self.net)
         self.run_path = (
@@ -218,7 +228,7 @@ class _Training:
             torch.manual_seed(self.config.seed)
             net = self.prepared.task.build(self.plan.architecture)
         assert isinstance(net, ResNet)
-        if self.config.model.weights is not None:
+        if self.config.model.weights is not None and not self.resumed:
             state, _ = read_state(self.config.model.weights)
             for line in load_weights(net, state).lines():
                 self.progress.say(f"  {line}")
@@ -277,7 +287,12 @@ class _Training:
     # The run
 
     def run(self, state: dict[str, Any] | None) -> Result:
-        self.run_path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run_path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--out {harmless(self.run_path)}: cannot be made: {error.strerror}"
+            ) from None
         self._write_record(status="running")
         if state is not None:
             self.loop.load_state(state["loop"])
@@ -347,12 +362,20 @@ class _Training:
             "waiting": round(tally.waiting / max(tally.seconds, 1e-9), 4),
             "gradient_norms": loop.norms.means(),
         }
-        with (self.run_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        path = self.run_path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{harmless(path)}: cannot be written: {error.strerror}. The last checkpoint is "
+                "kept."
+            ) from None
         self.progress.epoch(row)
 
     def _checkpoint(self) -> None:
-        state = {"loop": self.loop.state(), "best": self.best}
+        card = self._card(()).to_json()
+        state = {"loop": self.loop.state(), "best": self.best, "card": card}
         folder, keep = self.run_path / "checkpoints", self.config.keep_checkpoints
         checkpoint.save(folder, self.loop.step, state, keep)
 
@@ -420,19 +443,21 @@ class _Training:
             rows[0] = rows[0].model_copy(update={"low": low, "high": high})
         return tuple(rows)
 
-    def _save(self, net: nn.Module, name: str, metrics: tuple[Measured, ...]) -> Card:
-        config = self.config
-        card = Card(
-            model=config.model.name,
+    def _card(self, metrics: tuple[Measured, ...]) -> Card:
+        return Card(
+            model=self.config.model.name,
             architecture=self.plan.architecture,
             classes=self.prepared.data.classes,
             preprocess=self.prepared.task.preprocess,
             metrics=metrics,
-            recipe=config.model_dump(mode="json"),
+            recipe=self.config.model_dump(mode="json"),
             provenance={
                 key: self.record[key] for key in ("created", "command", "skipway", "environment")
             },
         )
+
+    def _save(self, net: nn.Module, name: str, metrics: tuple[Measured, ...]) -> Card:
+        card = self._card(metrics)
         save_weights(self.run_path / f"{name}.safetensors", net, card)
         return card
 

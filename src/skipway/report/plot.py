@@ -1,0 +1,173 @@
+"""Plots as SVG: axes, lines labelled at their end, and small bars to stand beside numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skipway.report.markup import Html, tag
+
+WIDTH, HEIGHT = 380, 244
+LEFT, RIGHT, TOP, BOTTOM = 48, WIDTH - 74, 34, HEIGHT - 38
+"""The plotting area; the labels of the lines stand to its right."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a plot, from `low` to `high`, with (value, text) ticks."""
+
+    label: str
+    low: float
+    high: float
+    ticks: Sequence[tuple[float, str]]
+    log: bool = False
+
+    def share(self, value: float) -> float:
+        """Where on the axis, 0 to 1."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return (value - low) / (high - low)
+
+    def x(self, value: float) -> float:
+        return round(LEFT + self.share(value) * (RIGHT - LEFT), 1)
+
+    def y(self, value: float) -> float:
+        return round(BOTTOM - self.share(value) * (BOTTOM - TOP), 1)
+
+
+def linear(label: str, top: float, whole: bool = False) -> Axis:
+    """From 0, so that no difference looks larger than it is, to the tick at or above `top`.
+
+    `whole`: only integer ticks, and the axis ends at `top`.
+    """
+    top = top if top > 1e-300 else 1
+    power = 10.0 ** math.floor(math.log10(top / 5))
+    step = next(s * power for s in (1, 2, 5, 10) if top / (s * power) <= 5.0001)
+    step = max(step, 1) if whole else step
+    count = math.floor(top / step) if whole else math.ceil(top / step - 1e-9)
+    ticks = [(n * step, f"{n * step:,.12g}") for n in range(count + 1)]
+    return Axis(label, 0, top if whole else ticks[-1][0], ticks)
+
+
+def shares(label: str) -> Axis:
+    """0 to 100 %."""
+    return Axis(label, 0, 1, [(n / 4, f"{25 * n} %") for n in range(5)])
+
+
+def decades(label: str, values: Sequence[float]) -> Axis:
+    """Whole powers of ten around the values, which are positive."""
+    low = math.floor(math.log10(min(values)))
+    high = max(math.ceil(math.log10(max(values))), low + 1)
+    every = math.ceil((high - low) / 6)
+    low = high - every * math.ceil((high - low) / every)
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    ticks = [
+        (10.0**n, f"{10.0**n:g}" if -3 <= n <= 3 else f"10{str(n).translate(raised)}")
+        for n in range(low, high + 1, every)
+    ]
+    return Axis(label, 10.0**low, 10.0**high, ticks, log=True)
+
+
+@dataclass(frozen=True)
+class Line:
+    """(x, y) points, at least one, joined in order; `style` is a class of the style sheet."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    style: str = "validation"
+
+
+def _words(text: str, x: float, y: float, anchor: str = "start", style: str = "tick") -> Html:
+    return tag("text", text, class_=style, x=x, y=round(y, 1), text_anchor=anchor)
+
+
+def _rule(style: str, x1: float, y1: float, x2: float, y2: float) -> Html:
+    return tag("line", class_=style, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+def _dot(style: str, x: float, y: float, radius: float) -> Html:
+    return tag("circle", class_=style, cx=x, cy=y, r=round(radius, 1))
+
+
+def _rect(style: str, x: float, y: float, width: float, height: float) -> Html:
+    return tag("rect", class_=style, x=round(x, 1), y=y, width=round(width, 1), height=height)
+
+
+def plot(
+    title: str,
+    caption: str,
+    x: Axis,
+    y: Axis,
+    lines: Sequence[Line] = (),
+    marks: Sequence[tuple[float, str]] = (),
+    diagonal: bool = False,
+    dots: Sequence[tuple[float, float, float]] = (),
+) -> Html:
+    """A figure: lines labelled at their end, `marks` (x, text) as thin upright lines.
+
+    `diagonal`: a thin line from corner to corner. `dots`: (x, y, radius), the radius in pixels.
+    """
+    parts = [_words(y.label, 0, 12), _words(x.label, (LEFT + RIGHT) / 2, HEIGHT - 5, "middle")]
+    for value, text in y.ticks:
+        parts.append(_rule("grid", LEFT, y.y(value), RIGHT, y.y(value)))
+        parts.append(_words(text, LEFT - 6, y.y(value) + 4, "end"))
+    edge = -math.inf
+    for value, text in x.ticks:
+        half = 3.4 * len(text)  # about half the width of the text
+        if x.x(value) - half > edge + 4:  # else it would run into the label before it
+            parts.append(_words(text, x.x(value), BOTTOM + 16, "middle"))
+            edge = x.x(value) + half
+    for value, text in marks:
+        parts.append(_rule("mark", x.x(value), TOP, x.x(value), BOTTOM))
+        parts.append(_words(text, x.x(value), TOP - 4, "middle"))
+    ends = []
+    for line in lines:
+        at = [(x.x(a), y.y(b)) for a, b in line.points]
+        path = "M" + "L".join(f"{a} {b}" for a, b in at)
+        parts.append(tag("path", class_=f"line {line.style}", d=path))
+        parts.append(_dot(f"dot {line.style}", *at[-1], radius=2.5))
+        ends.append((at[-1][1], line.name))
+    ends.sort()
+    for at_y, (_, name) in zip(_apart([end for end, _ in ends]), ends, strict=True):
+        parts.append(_words(name, RIGHT + 7, at_y + 4, style="name"))
+    if diagonal:
+        parts.append(_rule("mark", x.x(x.low), y.y(y.low), x.x(x.high), y.y(y.high)))
+    parts += [_dot("bin", x.x(a), y.y(b), radius) for a, b, radius in dots]
+    svg = tag(
+        "svg", *parts, class_="plot", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img",
+        aria_label=f"{title}. {caption}",
+    )  # fmt: skip
+    return tag("figure", tag("h3", title), svg, tag("figcaption", caption))
+
+
+def _apart(places: Sequence[float], gap: float = 15) -> list[float]:
+    """Rising places moved until they are `gap` apart, none below the x axis."""
+    placed: list[float] = []
+    for place in places:
+        placed.append(max(place, placed[-1] + gap) if placed else place)
+    limit = float(BOTTOM)
+    for index in reversed(range(len(placed))):
+        placed[index] = min(placed[index], limit)
+        limit = placed[index] - gap
+    return placed
+
+
+def bar(share: float) -> Html:
+    """A horizontal bar, `share` of its track long."""
+    parts = (_rect("track", 0, 0, 100, 8), _rect("dot", 0, 0, 100 * share, 8))
+    shape = {"class_": "bar", "viewBox": "0 0 100 8", "preserveAspectRatio": "none"}
+    return tag("svg", *parts, **shape, aria_hidden="true")
+
+
+def gauge(value: float, ends: tuple[float, float] | None, commonest: float | None) -> Html:
+    """Accuracy on a line from 0 to 100 %, its interval as a band, the commonest class as a tick."""
+    parts = [_rect("track", 0, 8, 300, 6)]
+    if ends:
+        parts.append(_rect("band", 300 * ends[0], 4, max(300 * (ends[1] - ends[0]), 1), 14))
+    if commonest is not None:
+        parts.append(_rule("mark", round(300 * commonest, 1), 2, round(300 * commonest, 1), 20))
+    parts.append(_dot("dot", round(300 * value, 1), 11, 5))
+    parts += [_words("0 %", 0, 32), _words("100 %", 300, 32, "end")]
+    return tag("svg", *parts, class_="interval", viewBox="-6 0 312 36", aria_hidden="true")

@@ -1,0 +1,604 @@
+"""The command line as scripts and people meet it: what it prints where, what a run holds, how it
+stops and goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import skipway
+from skipway import cli
+from skipway.architecture import ARCHITECTURES
+
+SMALL = [
+    "--threads=1",
+    "--model=resnet20",
+    "--set=model.architecture.depths=[1,1,1]",
+    "--set=model.architecture.width=0.25",
+]
+QUICK = [*SMALL, "--epochs=1", "--workers=0"]
+METRICS = {"accuracy", "top5", "loss", "ece"}
+TIMED = {"seconds", "images_per_second", "waiting"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def value(self) -> Any:
+        """The one JSON value on the one line of stdout."""
+        lines = self.out.splitlines()
+        assert len(lines) == 1, (self.out, self.err)
+        assert self.out.endswith("\n")
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        return json.loads(lines[0], parse_constant=refuse)
+
+
+def call(*arguments: str | Path) -> Answer:
+    """The command in this process: what `skipway` does, but for starting Python."""
+    out, err = io.StringIO(), io.StringIO()
+    argv, handlers, level = sys.argv, logging.root.handlers[:], logging.root.level
+    sys.argv = ["skipway", *map(str, arguments)]
+    logging.root.handlers.clear()  # pytest's own would keep the command from adding its own
+    try:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as leaving,
+        ):
+            cli.main()
+    finally:
+        sys.argv, logging.root.handlers[:] = argv, handlers
+        logging.root.setLevel(level)
+    code = leaving.value.code
+    return Answer(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | more
+
+
+def spawn(*arguments: str | Path, cwd: Path | None = None, **options: Any) -> Answer:
+    """The command as a process of its own."""
+    options.setdefault("env", environment())
+    done = subprocess.run(
+        [sys.executable, "-m", "skipway", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, timeout=240, **options,
+    )  # fmt: skip
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def draw(root: Path, classes: Sequence[str], n: int, size: int = 16, seed: int = 0) -> Path:
+    """Class folders of noise, each class of another colour."""
+    rng = np.random.default_rng(seed)
+    for i, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for j in range(n):
+            pixels = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
+            pixels[..., i % 3] += 120
+            Image.fromarray(pixels).save(root / name / f"{j:02}.png")
+    return root
+
+
+COLOURS = ["blue", "green", "red"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("colours")
+    draw(root / "train", COLOURS, 12)
+    draw(root / "test", COLOURS, 6, seed=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
+    """A run made by a process with --json, and what that printed."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return run, spawn("train", data, *QUICK, "--out", run, "--json")
+
+
+def record(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
+    return found
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The metrics table without what the clock decides."""
+    found = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in found]
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    from safetensors.numpy import load_file
+
+    return {name: tensor.tobytes() for name, tensor in load_file(path).items()}
+
+
+def assert_same_outcome(one: Path, other: Path) -> None:
+    """The same numbers to the bit."""
+    assert rows(one) == rows(other)
+    assert record(one)["result"]["metrics"] == record(other)["result"]["metrics"]
+    for name in ("best.safetensors", "last.safetensors"):
+        assert tensors(one / name) == tensors(other / name), name
+
+
+# --- the contract for scripts -----------------------------------------------------------------
+
+
+def test_train_prints_one_json_line_and_logs_on_stderr(trained: tuple[Path, Answer]) -> None:
+    run, answer = trained
+    assert answer.code == 0, answer.err
+    value = answer.value
+    assert set(value) == {
+        "run", "metrics", "split", "weights", "seconds", "images_per_second"
+    }  # fmt: skip
+    assert value["run"] == str(run)
+    assert value["weights"] == str(run / "best.safetensors")
+    assert value["split"] == "test"
+    assert set(value["metrics"]) >= METRICS
+    assert all(type(value["metrics"][name]) is float for name in METRICS)
+    assert 0 <= value["metrics"]["accuracy"] <= 1
+    for name in ("seconds", "images_per_second"):
+        assert type(value[name]) is float
+        assert value[name] > 0
+    assert record(run)["result"]["metrics"] == value["metrics"]
+    assert "36 train" in answer.err or "33 train, 3 val, 18 test" in answer.err
+    assert re.search(r"^epoch +1/1 .*loss \d", answer.err, re.M)
+
+
+def test_lines_are_plain_where_there_is_no_terminal(trained: tuple[Path, Answer]) -> None:
+    assert not re.search(r"[\x1b\r\b]", trained[1].err)
+    assert not re.search("[│╭━╸]", trained[1].err)
+
+
+def test_what_a_run_holds(trained: tuple[Path, Answer]) -> None:
+    run, _ = trained
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "best.safetensors", "last.safetensors", "checkpoints", "card.json", "run.json",
+        "metrics.jsonl", "report.html",
+    }  # fmt: skip
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000001"]
+    assert not [path for path in run.rglob("*") if path.name.startswith(".")]
+    assert record(run)["status"] == "finished"
+    assert json.loads((run / "card.json").read_text())["classes"] == COLOURS
+    assert len(rows(run)) == 1
+    assert "</html>" in (run / "report.html").read_text("utf-8")
+
+
+def test_a_run_records_settings_and_choices(trained: tuple[Path, Answer]) -> None:
+    found = record(trained[0])
+    assert found["config"]["model"]["architecture"] == {"depths": [1, 1, 1], "width": 0.25}
+    chosen = {choice["key"] for choice in found["choices"]}
+    assert "recipe" in chosen
+    assert not chosen & {"model.name", "schedule.length", "data.workers", "threads"}
+    assert found["data"]["splits"]["train"]["counts"] == dict.fromkeys(COLOURS, 11)
+    conv = tensors(trained[0] / "best.safetensors")["conv1.weight"]
+    assert len(conv) == 4 * 3 * 3 * 3 * 4  # float32 of a quarter of 16 filters
+
+
+def test_eval_of_a_run_and_of_its_weight_file(trained: tuple[Path, Answer], data: Path) -> None:
+    run, training = trained
+    found = call("eval", run, data, "--json", "--threads", "1")
+    assert found.code == 0, found.err
+    value = found.value
+    assert set(value) == {"metrics", "n", "split"}
+    assert set(value["metrics"]) == METRICS
+    assert (value["n"], value["split"]) == (18, "test")
+    for name in METRICS:
+        assert math.isclose(value["metrics"][name], training.value["metrics"][name], rel_tol=1e-5)
+    by_file = call("eval", run / "best.safetensors", data, "--json", "--threads", "1")
+    assert by_file.value == value
+
+
+@pytest.mark.parametrize(("split", "n"), [("test", 18), ("val", 3), ("train", 36)])
+def test_eval_of_a_split(trained: tuple[Path, Answer], data: Path, split: str, n: int) -> None:
+    found = call("eval", trained[0], data, "--split", split, "--json", "--threads", "1")
+    # train is the folder as it is: the images that were held out are in it.
+    assert (found.code, found.value["split"], found.value["n"]) == (0, split, n)
+
+
+def test_eval_of_validation_is_that_of_the_training(
+    trained: tuple[Path, Answer], data: Path
+) -> None:
+    value = call("eval", trained[0], data, "--split=val", "--json", "--threads=1").value
+    assert math.isclose(value["metrics"]["loss"], rows(trained[0])[0]["val_loss"], rel_tol=1e-5)
+
+
+def test_eval_of_every_image(trained: tuple[Path, Answer], data: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    shutil.copytree(data / "test", flat)
+    every = call("eval", trained[0], flat, "--json", "--threads", "1")
+    assert (every.value["split"], every.value["n"]) == ("all", 18)
+    test = call("eval", trained[0], data, "--json", "--threads", "1")
+    assert every.value["metrics"] == test.value["metrics"]
+
+
+def test_eval_for_people(trained: tuple[Path, Answer], data: Path) -> None:
+    found = call("eval", trained[0], data, "--threads", "1")
+    assert found.code == 0
+    assert re.search(r"accuracy \d+\.\d+%  \(95 % interval", found.out)
+    assert "test: 18 images" in found.out
+
+
+def test_predict_keeps_the_order_and_tells_errors(
+    trained: tuple[Path, Answer], data: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    images = [
+        data / "test/red/00.png", tmp_path / "absent.png", data / "test/blue/01.png", text,
+        data / "test/red/00.png",
+    ]  # fmt: skip
+    found = call("predict", trained[0], *images, "--json", "--top", "2", "--threads", "1")
+    assert found.code == 2
+    assert [p["path"] for p in found.value] == [str(path) for path in images]
+    assert all(set(p) == {"path", "predictions", "error"} for p in found.value)
+    for i in (0, 2, 4):
+        answer = found.value[i]
+        assert answer["error"] is None
+        assert [set(score) for score in answer["predictions"]] == [{"label", "score"}] * 2
+        scores = [score["score"] for score in answer["predictions"]]
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) < 1
+        assert {score["label"] for score in answer["predictions"]} < set(COLOURS)
+    assert found.value[0] == found.value[4]
+    for i in (1, 3):
+        assert found.value[i]["predictions"] == []
+        assert images[i].name in found.value[i]["error"]
+
+
+def test_predict_of_a_folder(trained: tuple[Path, Answer], data: Path) -> None:
+    found = call("predict", trained[0], data / "test/red", "--json", "--threads", "1")
+    assert found.code == 0
+    assert [p["path"] for p in found.value] == sorted(map(str, (data / "test/red").iterdir()))
+    every = found.value[0]["predictions"]
+    assert len(every) == 3  # there are no five classes
+    assert math.isclose(sum(score["score"] for score in every), 1)
+
+
+def test_predict_for_people(trained: tuple[Path, Answer], data: Path) -> None:
+    image = data / "test/red/00.png"
+    found = call("predict", trained[0], image, "--threads", "1")
+    assert found.code == 0
+    label = r"(blue|green|red) \d+\.\d%"
+    assert re.fullmatch(rf"{re.escape(str(image))}: {label}  {label}  {label}\n", found.out)
+
+
+def test_python_and_the_command_line_agree(trained: tuple[Path, Answer], data: Path) -> None:
+    image = data / "test/red/00.png"
+    told = call("predict", trained[0], image, "--json", "--threads", "1").value[0]
+    asked = skipway.load(trained[0], threads=1)(image)
+    assert [(s.label, s.score) for s in asked.predictions] == [
+        (s["label"], s["score"]) for s in told["predictions"]
+    ]
+
+
+def test_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    import skipway.resnet
+
+    few = ["resnet18", "resnet20", "preresnet110"]
+    monkeypatch.setattr(
+        "skipway.architecture.ARCHITECTURES", {name: ARCHITECTURES[name] for name in few}
+    )
+    found = call("models", "--json")
+    assert found.code == 0
+    assert [row["name"] for row in found.value] == few
+    for row in found.value:
+        assert set(row) == {"name", "params", "macs", "input_size", "source"}
+        assert type(row["params"]) is type(row["macs"]) is type(row["input_size"]) is int
+        assert row["source"] == ARCHITECTURES[row["name"]].source
+        params, macs = skipway.resnet.count(ARCHITECTURES[row["name"]])
+        assert (row["params"], row["macs"]) == (params, macs)
+    assert found.value[0]["params"] == 11_689_512  # torchvision's table
+    plain = call("models")
+    assert all(re.search(rf"^{name} .*\d", plain.out, re.M) for name in few)
+
+
+@pytest.mark.slow
+def test_every_model_is_listed() -> None:
+    found = spawn("models", "--json")
+    assert [row["name"] for row in found.value] == list(ARCHITECTURES)
+    assert found.err == ""
+
+
+# --- where a run goes -------------------------------------------------------------------------
+
+
+def test_a_dated_name_that_is_not_taken(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = call("train", data, *QUICK, "--json").value["run"]
+    second = call("train", data, *QUICK, "--json").value["run"]
+    assert first != second
+    for run in (first, second):
+        assert re.fullmatch(rf"runs/\d{{8}}-\d{{6}}-{data.name}-resnet20(-\d+)?", run)
+        assert record(tmp_path / run)["name"] == Path(run).name
+    assert sorted(os.listdir(tmp_path)) == ["runs"]
+
+
+def test_an_empty_folder_is_taken_and_a_full_one_left_alone(data: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert call("train", data, *QUICK, "--out", empty, "--json").code == 0
+    before = {p: p.read_bytes() for p in empty.rglob("*") if p.is_file()}
+    again = call("train", data, *QUICK, "--out", empty)
+    assert again.code == 2
+    assert str(empty) in again.err
+    assert again.out == ""
+    assert before == {p: p.read_bytes() for p in empty.rglob("*") if p.is_file()}
+
+
+def test_the_closing_panel_names_the_next_commands(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "a run"
+    found = call("train", data, *QUICK, "--out", run)
+    assert found.code == 0
+    text = re.sub(r"\s*│\n│\s*", " ", found.out)  # as the panel wraps long lines
+    for part in ("test accuracy", "95 % interval", "report.html", "skipway predict", "a run'"):
+        assert part in text, found.out
+
+
+# --- help, versions, mistakes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "models", None])
+def test_help(command: str | None) -> None:
+    found = call(*([command] if command else []), "--help")
+    assert (found.code, found.err) == (0, "")
+    assert found.out.startswith("Usage: ")
+    assert not re.search("[│╭╰]", found.out)
+    options = re.findall(r"--[a-z-]+", found.out)
+    assert "--help" in options
+    if command is None:
+        assert all(f"  {name}  " in found.out for name in ("train", "eval", "predict", "models"))
+    else:
+        assert "--json" in options
+    if command == "train":
+        assert set(options) >= {
+            "--model", "--recipe", "--epochs", "--batch-size", "--lr", "--seed", "--val", "--out",
+            "--weights", "--freeze", "--device", "--workers", "--threads", "--precision", "--set",
+            "--resume", "--on-bad",
+        }  # fmt: skip
+
+
+def test_no_command_shows_the_help() -> None:
+    assert call() == call("--help")
+
+
+def test_version_and_a_mistake_as_processes() -> None:
+    assert spawn("--version") == Answer(0, skipway.__version__ + "\n", "")
+    assert spawn("trian", "digits") == Answer(
+        2, "", "skipway: No such command 'trian'. Did you mean 'train'?\nSee skipway --help\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "digits", "--epcohs", "3"], "--epochs"),
+        (["predict", "run", "--tpo", "3"], "--top"),
+        (["eval", "run", "data", "--jsno"], "--json"),
+        (["evla", "run", "data"], "eval"),
+        (["--vresion"], "--version"),
+    ],
+)
+def test_mistyped_words_get_the_nearest(arguments: list[str], expected: str) -> None:
+    found = call(*arguments)
+    assert (found.code, found.out) == (2, "")
+    assert len(found.err.splitlines()) <= 3
+    assert found.err.startswith("skipway: ")
+    assert expected in found.err.splitlines()[0]
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    plain = call("eval", absent, "digits")
+    assert (plain.code, "Traceback" in plain.err) == (2, False)
+    for arguments in (["--debug", "eval", absent, "digits"], ["eval", absent, "digits", "--debug"]):
+        found = call(*arguments)
+        assert found.code == 2
+        assert "Traceback" in found.err
+        assert found.err.endswith(plain.err)
+
+
+def test_our_own_fault_is_exit_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("of \x1b[31m something")
+
+    monkeypatch.setattr("skipway.predictor.load", broken)
+    found = call("eval", "run", "digits")
+    assert (found.code, found.out) == (3, "")
+    assert "ZeroDivisionError" in found.err
+    assert "--debug" in found.err
+    assert "Traceback" not in found.err
+    assert "\x1b" not in found.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_memory_that_ran_out_is_told_plainly(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("skipway.predictor.load", full)
+    found = call("eval", "run", "digits")
+    assert found.code == 2
+    assert "out of memory" in found.err
+    assert "--batch-size" in found.err
+
+
+@pytest.mark.parametrize(("command", "part"), [("train", "train"), ("eval", "a weight file")])
+def test_a_part_that_is_not_installed_is_named(
+    command: str, part: str, data: Path, trained: tuple[Path, Answer], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "torch.py"
+    blocked.write_text("raise ModuleNotFoundError('gone', name='torch')\n")
+    target = [data, *QUICK] if command == "train" else [trained[0], data]
+    found = spawn(command, *target, cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
+    assert found.code == 2, found.err
+    assert "pip install 'skipway[train]'" in found.err
+    assert found.err.startswith(f"skipway: {part} needs the package 'torch'")
+    assert sorted(os.listdir(tmp_path)) in (["torch.py"], ["__pycache__", "torch.py"])
+
+
+def test_an_output_that_knows_few_letters(
+    trained: tuple[Path, Answer], data: Path, tmp_path: Path
+) -> None:
+    image = tmp_path / "été.png"
+    shutil.copy(data / "test/red/00.png", image)
+    ascii_only = environment(PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    found = spawn("predict", trained[0], image, env=ascii_only)
+    assert found.code == 0, found.err
+    assert "\\xe9t\\xe9.png: " in found.out
+
+
+def test_a_reader_that_closes_the_pipe_early(trained: tuple[Path, Answer], data: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "skipway", "predict", str(trained[0]), str(data / "test/red")],
+        stdout=writing, stderr=subprocess.PIPE, text=True, env=environment(), timeout=120,
+    )  # fmt: skip
+    os.close(writing)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+# --- the same numbers, whatever the way -------------------------------------------------------
+
+
+@pytest.mark.parametrize("resident", ["true", "false"])
+def test_a_folder_and_its_zip_train_alike(data: Path, tmp_path: Path, resident: str) -> None:
+    archive = shutil.make_archive(str(tmp_path / "colours"), "zip", data)
+    flags = [*QUICK, f"--set=data.resident={resident}", "--batch-size=8"]
+    assert call("train", data, *flags, "--out", tmp_path / "folder").code == 0
+    assert call("train", archive, *flags, "--out", tmp_path / "zip").code == 0
+    assert_same_outcome(tmp_path / "folder", tmp_path / "zip")
+    for kind in ("folder", "zip"):
+        evaluated = {
+            call("eval", tmp_path / kind, where, "--json", "--threads=1").out
+            for where in (data, archive)
+        }
+        assert len(evaluated) == 1
+
+
+def test_the_seed_decides(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert call("train", data, *QUICK, "--seed", str(seed), "--out", tmp_path / name).code == 0
+    assert_same_outcome(tmp_path / "a", tmp_path / "b")
+    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+# --- stopping and going on --------------------------------------------------------------------
+
+LONG = [*SMALL, "--epochs=40", "--batch-size=4"]
+
+
+def interrupt(run: Path, arguments: Sequence[str | Path], number: int) -> tuple[int, str, str]:
+    """Start the command, send it the signal when its first epoch is in the table."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "skipway", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        start_new_session=True,
+    )  # fmt: skip
+    table, patience = run / "metrics.jsonl", time.monotonic() + 120
+    try:
+        while not (table.exists() and table.stat().st_size) and process.poll() is None:
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+        os.killpg(process.pid, number)  # as a terminal does: to the workers too
+        out, err = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            process.kill()
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("resident", "workers", "number"),
+    [
+        ("true", 0, signal.SIGINT),
+        pytest.param("false", 0, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("false", 2, signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    data: Path, tmp_path: Path, resident: str, workers: int, number: signal.Signals
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut short"
+    flags = [*LONG, f"--set=data.resident={resident}", f"--workers={workers}"]
+    code, out, err = interrupt(cut, ["train", data, *flags, "--out", cut, "--json"], number)
+    assert code == 128 + number, err
+    assert out == ""
+    assert "Traceback" not in err
+    *_, last, command = err.splitlines()
+    assert last == "skipway: stopped, with a checkpoint. Go on with:"
+    assert command == f"  skipway train --resume '{cut}'"
+    stopped = record(cut)
+    assert stopped["status"] == "interrupted"
+    assert list((cut / "checkpoints").glob("step-*"))
+    assert not (cut / "last.safetensors").exists()
+    refused = call("train", "--resume", cut, "--epochs", "3")
+    assert (refused.code, record(cut)) == (2, stopped)
+
+    resumed = call("train", "--resume", cut, "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.value["run"] == str(cut)
+    assert "going on at step" in resumed.err
+    assert call("train", data, *flags, "--out", whole, "--json").code == 0
+    assert len(rows(whole)) == 40
+    assert_same_outcome(whole, cut)
+    assert record(cut)["status"] == "finished"
+    assert (cut / "report.html").exists()
+
+
+def test_a_finished_run_is_not_resumed(trained: tuple[Path, Answer]) -> None:
+    before = {p: p.read_bytes() for p in trained[0].rglob("*") if p.is_file()}
+    found = call("train", "--resume", trained[0])
+    assert found.code == 2
+    assert "finished" in found.err
+    assert before == {p: p.read_bytes() for p in trained[0].rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "more", [["--epochs=3"], ["--out=elsewhere"], ["--set=optim.lr=1"], ["digits"], ["--seed=1"]]
+)
+def test_resume_takes_nothing_else(trained: tuple[Path, Answer], more: list[str]) -> None:
+    found = call("train", "--resume", trained[0], *more)
+    assert found.code == 2
+    assert found.err.startswith("skipway: resume: ")
+    assert not Path("elsewhere").exists()

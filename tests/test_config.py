@@ -1,0 +1,380 @@
+"""The configuration: every key, every refusal, and the recipes."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from skipway.config import (
+    FLAGS,
+    RunConfig,
+    from_flags,
+    keys,
+    merge,
+    parse_setting,
+    resolve,
+    split_duration,
+)
+from skipway.errors import InputError
+from skipway.recipes import RECIPES, recipe
+
+BASE: dict[str, Any] = {"data_path": "x", "recipe": "modern"}
+
+# Every key with a value that is not its default, as a user writes it, and what it becomes.
+EXAMPLES: dict[str, tuple[str, Any]] = {
+    "recipe": ("finetune", "finetune"),
+    "task": ("classify", "classify"),
+    "model.name": ("resnet18", "resnet18"),
+    "model.weights": ("w.safetensors", "w.safetensors"),
+    "model.freeze": ("2", 2),
+    "model.architecture": ('{"width": 0.5}', {"width": 0.5}),
+    "data.val": ("0.2", 0.2),
+    "data.on_bad": ("skip", "skip"),
+    "data.size": ("64", 64),
+    "data.channels": ("1", 1),
+    "data.resize": ("letterbox", "letterbox"),
+    "data.resident": ("true", True),
+    "data.preflight": ("false", False),
+    "data.workers": ("0", 0),
+    "augment.flip": ("true", True),
+    "augment.pad_crop": ("4", 4),
+    "augment.area": ("[0.25, 1]", (0.25, 1.0)),
+    "augment.pixel_mean": ("true", True),
+    "optim.lr": ("1e-3", 1e-3),
+    "optim.momentum": ("0", 0.0),
+    "optim.nesterov": ("true", True),
+    "optim.weight_decay": ("0", 0.0),
+    "optim.decay_all": ("false", False),
+    "optim.head_lr": ("10", 10.0),
+    "optim.clip": ("1", 1.0),
+    "schedule.kind": ("one-cycle", "one-cycle"),
+    "schedule.length": ("5 epochs", "5 epochs"),
+    "schedule.warmup": ("10 %", "10 %"),
+    "schedule.warmup_lr": ("0.01", 0.01),
+    "schedule.milestones": ('["10 steps", "50 %"]', ("10 steps", "50 %")),
+    "schedule.factor": ("0.2", 0.2),
+    "ema.decay": ("0.99", 0.99),
+    "batch_size": ("64", 64),
+    "label_smoothing": ("0.1", 0.1),
+    "exact_norm": ("true", True),
+    "seed": ("5", 5),
+    "device": ("cuda:1", "cuda:1"),
+    "precision": ("bf16", "bf16"),
+    "threads": ("2", 2),
+    "checkpoint_every": ("100 steps", "100 steps"),
+    "keep_checkpoints": ("1", 1),
+}
+
+
+def value_at(config: RunConfig, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def refused(*layers: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as error:
+        resolve(BASE, *layers)
+    text = str(error.value)
+    assert len(text.splitlines()) <= 3
+    return text
+
+
+def test_there_is_an_example_of_every_key() -> None:
+    assert set(keys()) == EXAMPLES.keys() | {"data_path"}
+    assert len(list(keys())) == len(set(keys()))
+
+
+@pytest.mark.parametrize("key", EXAMPLES)
+def test_every_key_can_be_set(key: str) -> None:
+    text, expected = EXAMPLES[key]
+    found_key, value = parse_setting(f"{key}={text}")
+    assert found_key == key
+    found = value_at(resolve(BASE, {key: value}), key)
+    assert found == expected
+    assert type(found) is type(expected)
+    if key not in ("task", "recipe"):
+        assert value_at(resolve(BASE), key) != expected
+
+
+@pytest.mark.parametrize("key", EXAMPLES)
+def test_the_record_of_a_run_gives_the_same_configuration(key: str) -> None:
+    """Through JSON, as run.json keeps it."""
+    before = resolve(BASE, dict([parse_setting(f"{key}={EXAMPLES[key][0]}")]))
+    assert RunConfig.model_validate_json(json.dumps(before.model_dump(mode="json"))) == before
+
+
+def test_the_configuration_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        resolve(BASE).__setattr__("seed", 3)
+
+
+# --- parse_setting ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optim.lr=0.05", ("optim.lr", 0.05)),
+        (" optim.lr =0.05", ("optim.lr", 0.05)),
+        ("optim.clip=none", ("optim.clip", None)),
+        ("optim.clip=None", ("optim.clip", None)),
+        ("optim.clip=null", ("optim.clip", None)),
+        ("data.val=none", ("data.val", "none")),
+        ("data.val=auto", ("data.val", "auto")),
+        ("model.weights=a=b.pth", ("model.weights", "a=b.pth")),
+        ("model.architecture.shortcut=B", ("model.architecture.shortcut", "B")),
+        ("model.architecture.shortcut=none", ("model.architecture.shortcut", "none")),
+        ("model.architecture.depths=[1, 2]", ("model.architecture.depths", [1, 2])),
+        ("model.architecture.squeeze=16", ("model.architecture.squeeze", 16)),
+    ],
+)
+def test_settings_are_parsed(text: str, expected: tuple[str, Any]) -> None:
+    assert parse_setting(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("optim.lr", "write key=value"),
+        ("lr=0.1", "unknown key 'lr'. Did you mean 'optim.lr'?"),
+        ("optim.learning_rate=1", "unknown key 'optim.learning_rate'"),
+        ("optim.nestrov=true", "Did you mean 'optim.nesterov'?"),
+        ("batchsize=3", "Did you mean 'batch_size'?"),
+        ("schedule.warm_up=1", "Did you mean 'schedule.warmup'?"),
+        ("model=resnet20", "Did you mean 'model.name'?"),
+        ("=5", "unknown key ''"),
+        ("data_path=y", "DATA"),
+        ("\x1b[31m=1", r"\x1b[31m"),
+        ("a\nb", r"a\nb"),
+    ],
+)
+def test_wrong_settings_are_refused(text: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_setting(text)
+    assert said in str(error.value)
+    assert "\x1b" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+BAD: list[tuple[str, Any]] = [
+    ("model.freeze", 7),
+    ("model.name", None),
+    ("data.val", "abc"),
+    ("data.val", "nan"),
+    ("data.val", None),
+    ("data.on_bad", "ignore"),
+    ("data.size", 4),
+    ("data.channels", 2),
+    ("data.workers", -1),
+    ("augment.flip", "perhaps"),
+    ("augment.pad_crop", 1.5),
+    ("augment.area", [0.9, 0.1]),
+    ("augment.area", [0.0, 1.0]),
+    ("augment.area", [0.5, 1.5]),
+    ("augment.area", [0.5]),
+    ("augment.area", 0.5),
+    ("optim.lr", 0),
+    ("optim.lr", math.nan),
+    ("optim.lr", math.inf),
+    ("optim.weight_decay", math.inf),
+    ("optim.momentum", 1),
+    ("optim.clip", 0),
+    ("schedule.kind", "linear"),
+    ("schedule.length", 40),
+    ("schedule.length", "40"),
+    ("schedule.milestones", ["1 step", "x"]),
+    ("schedule.milestones", "5 epochs"),
+    ("ema.decay", 1),
+    ("batch_size", 0),
+    ("batch_size", 1e99),
+    ("label_smoothing", 1),
+    ("seed", -1),
+    ("seed", 2**63),
+    ("device", "cpux"),
+    ("device", "gpu"),
+    ("device", "xcuda:0"),
+    ("device", "cuda:"),
+    ("device", "cpu\n"),
+    ("precision", "fp16"),
+    ("threads", 0),
+    ("checkpoint_every", "often"),
+    ("task", "detect"),
+    ("model.architecture", 5),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD)
+def test_a_bad_value_names_its_key(key: str, value: Any) -> None:
+    text = refused({key: value})
+    named, _, rest = text.partition(" = ")
+    assert named in (key, f"{key}.1")  # a member of a list has a number
+    assert ": " in rest
+    assert "Value error" not in text
+
+
+def test_all_that_a_key_takes_is_told() -> None:
+    text = refused({"data.val": "abc"})
+    assert "number" in text
+    assert "'auto' or 'none'" in text
+
+
+def test_a_number_alone_is_told_the_units() -> None:
+    assert "5 epochs, 400 steps or 10 %" in refused({"schedule.length": 40})
+
+
+def test_a_bad_value_is_shown_harmless_and_short() -> None:
+    text = refused({"precision": "\x1b[2J" + "x" * 10_000})
+    assert r"\x1b[2J" in text
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize("key", ["optim.foo", "optim", "lr", "data", "model.architectures.width"])
+def test_unknown_keys_are_refused_in_layers_too(key: str) -> None:
+    """A mapping for a whole slice would silently drop what the recipe says of it."""
+    assert f"unknown key {key!r}" in refused({key: {"lr": 1.0}})
+
+
+# --- layers -----------------------------------------------------------------------------------
+
+
+def test_later_layers_win() -> None:
+    config = resolve(BASE, {"optim.lr": 1.0, "seed": 1}, {"optim.lr": 2.0, "optim.clip": 3.0})
+    assert (config.optim.lr, config.optim.clip, config.seed) == (2.0, 3.0, 1)
+
+
+def test_merging_leaves_the_layers_as_they_are() -> None:
+    recipe_layer = {"model.architecture": {"width": 0.5}}
+    found = merge(recipe_layer, {"model.architecture.squeeze": 16})
+    assert found == {"model": {"architecture": {"width": 0.5, "squeeze": 16}}}
+    assert recipe_layer == {"model.architecture": {"width": 0.5}}
+
+
+@given(st.dictionaries(st.sampled_from(list(keys())), st.integers(), max_size=8))
+def test_merging_nests_by_dots(layer: dict[str, int]) -> None:
+    nested = merge(layer)
+    for key, value in layer.items():
+        place: Any = nested
+        for part in key.split("."):
+            place = place[part]
+        assert place == value
+
+
+# --- durations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5 epochs", (5.0, "epoch")),
+        ("1 epoch", (1.0, "epoch")),
+        ("0.5 epochs", (0.5, "epoch")),
+        ("64000 steps", (64000.0, "step")),
+        ("1step", (1.0, "step")),
+        (" 10 % ", (10.0, "%")),
+        ("2.5%", (2.5, "%")),
+    ],
+)
+def test_durations(text: str, expected: tuple[float, str]) -> None:
+    assert split_duration(text) == expected
+    assert resolve(BASE, {"schedule.length": text}).schedule.length == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "epochs", "-5 epochs", "5 minutes", "1e3 steps", "5 epochs 3 steps", "nan %", ".5 %"],
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="write 5 epochs, 400 steps or 10 %"):
+        split_duration(text)
+    assert refused({"schedule.warmup": text}).startswith("schedule.warmup = ")
+
+
+# --- flags ------------------------------------------------------------------------------------
+
+GIVEN: dict[str, Any] = {
+    "model": "resnet18",
+    "recipe": "finetune",
+    "epochs": 2.5,
+    "batch_size": 8,
+    "lr": 0.5,
+    "seed": 3,
+    "val": "0.25",
+    "weights": "w.pth",
+    "freeze": 1,
+    "device": "cpu",
+    "workers": 0,
+    "threads": 1,
+    "precision": "float32",
+    "on_bad": "skip",
+}
+
+
+def test_every_flag_is_a_key() -> None:
+    assert set(FLAGS.values()) <= set(keys())
+    assert GIVEN.keys() == FLAGS.keys()
+    config = resolve(BASE, from_flags(GIVEN))
+    found = {flag: value_at(config, key) for flag, key in FLAGS.items()}
+    assert found == GIVEN | {"epochs": "2.5 epochs", "val": 0.25}
+
+
+def test_flags_that_were_not_given_say_nothing() -> None:
+    assert from_flags(dict.fromkeys(FLAGS)) == {}
+    assert from_flags({"seed": 0, "workers": 0}) == {"seed": 0, "data.workers": 0}
+
+
+def test_val_as_text_or_number() -> None:
+    for val, expected in (("none", "none"), ("auto", "auto"), ("0.1", 0.1), (0.1, 0.1), (1, 1.0)):
+        assert resolve(BASE, from_flags({"val": val})).data.val == expected
+
+
+def test_an_unknown_flag_suggests_the_nearest() -> None:
+    with pytest.raises(InputError) as error:
+        from_flags({"batchsize": 3})
+    assert str(error.value) == "unknown setting 'batchsize'. Did you mean 'batch_size'?"
+
+
+# --- recipes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_resolves(name: str) -> None:
+    found = recipe(name)
+    assert found.settings.keys() <= set(keys())
+    config = resolve({"data_path": "x", "recipe": name}, found.settings)
+    for key, value in found.settings.items():
+        assert value_at(config, key) == value
+    assert found.source
+    assert found.expected
+
+
+def test_the_recipe_of_2015_is_that_of_the_paper() -> None:
+    """Section 4.2: batch 128, rate 0.1 divided by 10 at 32k and 48k, ended at 64k iterations,
+    decay 1e-4, momentum 0.9, pad 4, crop, flip, per-pixel mean."""
+    config = resolve({"data_path": "x", "recipe": "he2015-cifar"}, recipe("he2015-cifar").settings)
+    assert config.batch_size == 128
+    optim, schedule = config.optim, config.schedule
+    assert (optim.lr, optim.momentum, optim.weight_decay) == (0.1, 0.9, 1e-4)
+    assert optim.decay_all
+    assert not optim.nesterov
+    assert (schedule.kind, schedule.factor, schedule.length) == ("step", 0.1, "64000 steps")
+    assert schedule.milestones == ("32000 steps", "48000 steps")
+    augment = config.augment
+    assert (augment.pad_crop, augment.flip, augment.pixel_mean) == (4, True, True)
+    assert config.label_smoothing == config.ema.decay == 0
+
+
+def test_an_unknown_recipe_suggests_the_nearest() -> None:
+    with pytest.raises(InputError) as error:
+        recipe("he2015-cifer")
+    assert "Did you mean 'he2015-cifar'?" in str(error.value)
+    assert "finetune" in str(error.value)
