@@ -79,7 +79,7 @@ def call(*arguments: str | Path) -> Answer:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | more
+    return os.environ | {"OMP_NUM_THREADS": "1"} | more
 
 
 def spawn(*arguments: str | Path, cwd: Path | None = None, **options: Any) -> Answer:
@@ -167,7 +167,7 @@ def test_train_prints_one_json_line_and_logs_on_stderr(trained: tuple[Path, Answ
         assert type(value[name]) is float
         assert value[name] > 0
     assert record(run)["result"]["metrics"] == value["metrics"]
-    assert "36 train" in answer.err or "33 train, 3 val, 18 test" in answer.err
+    assert "33 train, 3 val, 18 test" in answer.err
     assert re.search(r"^epoch +1/1 .*loss \d", answer.err, re.M)
 
 
@@ -494,8 +494,7 @@ def test_a_reader_that_closes_the_pipe_early(trained: tuple[Path, Answer], data:
         stdout=writing, stderr=subprocess.PIPE, text=True, env=environment(), timeout=120,
     )  # fmt: skip
     os.close(writing)
-    assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- the same numbers, whatever the way -------------------------------------------------------

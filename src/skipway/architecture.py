@@ -147,6 +147,13 @@ def replaced(arch: Architecture, **fields: Any) -> Architecture:
         raise InputError(f"model: {error}") from None
 
 
+def name_of(arch: Architecture) -> str:
+    """The row that an architecture is, whatever its classes, channels and size; else "custom"."""
+    own = {key: getattr(arch, key) for key in ("num_classes", "in_channels", "input_size", "source")}
+    rows = ARCHITECTURES.items()
+    return next((n for n, row in rows if dataclasses.replace(row, **own) == arch), "custom")
+
+
 def _imagenet(block: Literal["basic", "bottleneck"], *depths: int, **fields: Any) -> Architecture:
     return Architecture(block=block, depths=depths, **fields)
 

@@ -304,6 +304,7 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     try:
         code = app(arguments or ["--help"], standalone_mode=False)
+        sys.stdout.flush()  # here, where a reader that has gone is met
     except SkipwayError as error:
         if debug:
             traceback.print_exc()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.answers import Prediction, best_classes
-from skipway.architecture import Architecture
+from skipway.architecture import Architecture, name_of
 from skipway.card import Card
 from skipway.data import Split
 from skipway.errors import InputError, harmless, missing_part
@@ -132,7 +132,7 @@ def _bare_card(arch: Architecture) -> Card:
     """For weights that came without one."""
     size, channels = arch.input_size, arch.in_channels
     return Card(
-        model="not stated",
+        model=name_of(arch),
         architecture=arch,
         classes=tuple(str(i) for i in range(arch.num_classes)),
         preprocess=plain_preprocess(size, channels),

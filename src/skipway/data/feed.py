@@ -140,8 +140,11 @@ class _Collated:
         for sample in samples:
             if isinstance(sample, _Failure):
                 return sample
-        images, targets = self.collate([(image, target) for image, target, _ in samples])
-        return Batch(images, targets, np.array([i for _, _, i in samples], np.int64))
+        images, targets, index = zip(*samples, strict=True)
+        if any(isinstance(image, np.ndarray) and image.dtype == np.uint16 for image in images):
+            images = tuple(widened(image) for image in images)
+        together = self.collate(list(zip(images, targets, strict=True)))
+        return Batch(*together, np.array(index, np.int64))
 
 
 class _Order:

@@ -1,6 +1,6 @@
 """HTML that cannot be broken from outside: elements, tables, and numbers in words.
 
-`tag` escapes every value that is not `Html`; no other function writes angle brackets.
+`tag` escapes every value that is not `Html`; nothing else here writes angle brackets.
 """
 
 from __future__ import annotations

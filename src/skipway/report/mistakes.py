@@ -141,7 +141,7 @@ def _calibration(run: Run) -> Html | None:
     bins = [
         [number(row.get(key)) or 0 for key in ("confidence", "accuracy", "n")]
         for row in objects(run.evaluation.get("calibration"))
-        if number(row.get("n"))
+        if (number(row.get("n")) or 0) > 0
     ]
     if not bins:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skipway.architecture import ARCHITECTURES, Architecture, architecture, replaced
+from skipway.architecture import ARCHITECTURES, Architecture, architecture, name_of, replaced
 from skipway.card import Card
 from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
@@ -146,7 +146,7 @@ def _architecture(config: RunConfig, base: Architecture | None, classes: int) ->
 
 
 def _from_weights(path: str, card: Card | None, arch: Architecture) -> list[Choice]:
-    name = card.model if card else "as in the file"
+    name = card.model if card else name_of(arch)
     of = f"of {harmless(path)}"
     size = card.preprocess.size[0] if card else arch.input_size
     return [
