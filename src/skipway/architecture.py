@@ -149,7 +149,9 @@ def replaced(arch: Architecture, **fields: Any) -> Architecture:
 
 def name_of(arch: Architecture) -> str:
     """The row that an architecture is, whatever its classes, channels and size; else "custom"."""
-    own = {key: getattr(arch, key) for key in ("num_classes", "in_channels", "input_size", "source")}
+    own = {
+        key: getattr(arch, key) for key in ("num_classes", "in_channels", "input_size", "source")
+    }
     rows = ARCHITECTURES.items()
     return next((n for n, row in rows if dataclasses.replace(row, **own) == arch), "custom")
 

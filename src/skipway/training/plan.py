@@ -80,7 +80,9 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
         c for c in choices if c.key not in settings or c.key == "recipe" != given.get(c.key)
     )
     if final.data.resident and final.augment.area is not None:
-        raise InputError("data.resident: random crops (augment.area) need the whole images; drop one")
+        raise InputError(
+            "data.resident: random crops (augment.area) need the whole images; drop one"
+        )
     if final.augment.pixel_mean and not final.data.resident:
         raise InputError("augment.pixel_mean: only for images held in memory (data.resident=true)")
     arch = _architecture(final, base, len(data.classes))
