@@ -485,7 +485,8 @@ def test_outputs_that_are_no_numbers(here: Path, tmp_path: Path) -> None:
     """One step so large that the weights are still numbers and the outputs are not."""
     found = call("train", "data", *QUICK, "--lr=1e30", "--json", "--out", tmp_path / "run")
     assert_refused(found, "not finite", "--lr")
-    assert "Warning" not in found.err
+    assert listing(tmp_path / "run") == {"run.json"}
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
 
 
 # --- names that would play tricks -------------------------------------------------------------
@@ -500,13 +501,13 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[str] = []
-        self.attributes: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append(tag)
-        self.attributes += [name for name, _ in attrs]
+        self.attributes += attrs
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -517,14 +518,18 @@ def tricks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], A
     """Data whose folders and files have names of that kind, and a training with them."""
     names = [name.replace("/", "\u2215") for name in MARKUP] + CONTROL
     root = tmp_path_factory.mktemp("tricks")
-    data = root / "da\x1b[7mta[red]<b>"
+    data = root / "da\x1b[7mta[red]<marquee>"
     draw(data / "train", names, 4)
     draw(data / "test", names, 2, seed=1)
-    for i, odd in enumerate((*CONTROL, "[⧸x].jpg", "<img src=x onerror=alert(1)>")):
-        folder = data / "test" / names[i % len(names)]
-        (folder / "00.png").rename(folder / f"{odd}.png") if (folder / "00.png").exists() else None
-    (data / "train" / names[0] / "bad\x1b[2J<i>.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
-    run = root / "run\x1b[5m<u>"
+    for name, odd in zip(
+        names, (*CONTROL, "[", "<img src=x onerror=alert(1)>", "$(x)`"), strict=True
+    ):
+        folder = data / "test" / name
+        (folder / odd).mkdir()
+        (folder / "00.png").rename(folder / odd / "x].png")  # so that one is [/x].png
+        (folder / "01.png").rename(folder / f"{odd}.png")
+    (data / "train" / names[0] / "bad\x1b[2J<u>.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    run = root / "run\x1b[5m<marquee>"
     answer = call("train", data, *QUICK, "--on-bad", "skip", "--out", run)
     assert answer.code == 0, answer.err
     return data, names, answer, run
@@ -540,8 +545,8 @@ def test_odd_names_in_a_terminal(tricks: tuple[Path, list[str], Answer, Path]) -
     data, _, answer, run = tricks
     assert_harmless(answer.err)
     assert_harmless(answer.out)
-    assert "da\\x1b[7mta[red]<b>" in answer.err  # shown, markup and all
-    assert "bad\\x1b[2J<i>.png" in answer.err
+    assert "da\\x1b[7mta[red]<marquee>" in answer.err  # shown, markup and all
+    assert "bad\\x1b[2J<u>.png" in answer.err
     image = next((data / "test").rglob("*.png"))
     for arguments in (
         ["predict", run, image],
@@ -588,9 +593,14 @@ def test_odd_names_in_the_report(tricks: tuple[Path, list[str], Answer, Path]) -
     text = (run / "report.html").read_text("utf-8")
     assert_harmless(text)
     page = Page(text)
-    assert not {"script", "b", "i", "u", "img src"} & set(page.elements)
-    assert not [name for name in page.attributes if name.startswith("on")]
+    assert not {"script", "marquee", "u"} & set(page.elements)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert sources  # the mistakes
+    assert all(value and value.startswith("data:image/png;base64,") for value in sources)
     assert "<script>alert(1)" in page.text
+    assert "onerror=alert(1)" in page.text
+    assert "<marquee>" in page.text
     assert "esc\\x1b[31m" in page.text
 
 

@@ -138,7 +138,8 @@ def evaluate(
     model: Model,
     data: Annotated[str, typer.Argument(metavar="DATA", help="As for train.")],
     split: Annotated[
-        str | None, typer.Option(help="train, val, test or all; by default test, else val.")
+        str | None,
+        typer.Option(help="train, val, test or all; by default test, else val, else all."),
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -152,6 +153,8 @@ def evaluate(
     predictor = load(model, threads)
     recipe: Any = predictor.card.recipe
     seed, val = recipe.get("seed", 0), recipe.get("data", {}).get("val", "auto")
+    if split is None and recipe.get("data_path") == data and predictor.card.metrics:
+        split = predictor.card.metrics[0].split  # what the run held out of this very data
     known = predictor.classes if predictor.classes_known else None
     name, found, classes = open_split(data, split, known, seed, val)
     if len(classes) > len(predictor.classes):

@@ -60,7 +60,7 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
         else Choice("recipe", "modern", "starts from scratch")
     ]
     name = str(given.get("recipe", choices[0].value))
-    settings = {"data_path": data_path} | dict(recipe(name).settings) | dict(given)
+    settings = dict(recipe(name).settings) | given | {"data_path": data_path}
 
     def config() -> RunConfig:
         return resolve({c.key: c.value for c in choices}, settings)

@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import io
 import json
+import math
 import os
 import platform
 import shlex
@@ -39,6 +40,7 @@ from skipway.files import atomic_write
 from skipway.machine import cores, cpu_name
 from skipway.metrics import Scored, calibration, wilson_interval
 from skipway.resnet import ResNet, count
+from skipway.tasks import Evaluator
 from skipway.tasks.classify import ClassificationEvaluator
 from skipway.training import checkpoint
 from skipway.training.clock import Clock, Schedule
@@ -130,7 +132,7 @@ def read_record(run: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{harmless(run)}: not a run (it has no run.json)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{harmless(run)}/run.json: cannot be read: {harmless(error)}") from None
     return record
 
@@ -350,7 +352,7 @@ class _Training:
         row |= {f"train_{name}": value for name, value in tally.means().items()}
         if "val" in self.prepared.feeds and self.config.data.val != "none":
             task, feed = self.prepared.task, self.prepared.feeds["val"]
-            metrics = evaluate(task, loop.weights, feed, self.device).metrics()
+            metrics = finite_metrics(evaluate(task, loop.weights, feed, self.device), "val")
             row |= {f"val_{name}": value for name, value in metrics.items()}
             value = next(iter(metrics.values()))
             if value >= self.best.get("value", -1.0):
@@ -410,7 +412,7 @@ class _Training:
             evaluator = evaluate(self.prepared.task, net, self.prepared.feeds[split], self.device)
             assert isinstance(evaluator, ClassificationEvaluator)
             scored = evaluator.scored()
-            metrics = scored.metrics()
+            metrics = finite_metrics(evaluator, split)
             interval = wilson_interval(int(scored.correct.sum()), len(scored.label))
             result |= {"metrics": metrics, "interval": interval, "n": len(scored.label)}
             measured = self._measured(metrics, split, interval)
@@ -489,6 +491,20 @@ class _Training:
                 for i in worst
             ],
         }
+
+
+def finite_metrics(evaluator: Evaluator, split: str) -> dict[str, float]:
+    """The metrics. Raises InputError where one is no number: weights that are finite, but so large
+    that outputs are not, must not be kept as the best."""
+    with np.errstate(invalid="ignore"):
+        metrics = dict(evaluator.metrics())
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise InputError(
+            f"{broken[0]} on {split} is not finite; training stopped, the last checkpoint is kept."
+            "\nTry a lower --lr, --set optim.clip=1 or --precision float32."
+        )
+    return metrics
 
 
 def thumbnail(image: Array, side: int = 112) -> str:

@@ -1,0 +1,376 @@
+"""Batches: the same images in the same order, whoever decodes them and wherever a run goes on."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from skipway.config import AugmentConfig
+from skipway.data import Key, Split, open_data
+from skipway.data.feed import (
+    Batch,
+    DecodedFeed,
+    ResidentFeed,
+    batches,
+    decode_all,
+    pixel_mean,
+    widened,
+)
+from skipway.data.keyed import permutation
+from skipway.data.sources import ArrayReader, Names
+from skipway.errors import InputError
+from skipway.images import Preprocess
+from skipway.tasks.classify import Classify
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+SIZE = (6, 8)
+PREPROCESS = Preprocess(size=SIZE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def noise(i: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """23 images of different sizes in two classes."""
+    place = tmp_path_factory.mktemp("images")
+    for i in range(23):
+        path = place / "ab"[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(noise(i, 8 + i, 30 - i)))
+    return place
+
+
+@pytest.fixture
+def split(folder: Path) -> Split:
+    return open_data(str(folder), "none").splits["train"]
+
+
+def classify(**augmentation: object) -> Classify:
+    return Classify(PREPROCESS, AugmentConfig.model_validate(augmentation))
+
+
+def decoded(
+    split: Split, task: Classify, workers: int = 0, batch_size: int = 5, seed: int = 3
+) -> DecodedFeed:
+    return DecodedFeed(split, 3, task.augment, task.collate, batch_size, seed, workers)
+
+
+def listed(feed: Iterable[Batch]) -> list[tuple[list[int], torch.Tensor, list[int]]]:
+    return [(b.index.tolist(), b.images.clone(), b.targets.tolist()) for b in feed]
+
+
+def same(some: Iterable[Batch], others: Iterable[Batch]) -> bool:
+    here, there = listed(some), listed(others)
+    return len(here) == len(there) and all(
+        a[0] == b[0] and a[1].dtype == b[1].dtype and torch.equal(a[1], b[1]) and a[2] == b[2]
+        for a, b in zip(here, there, strict=True)
+    )
+
+
+# --- bounds of batches ------------------------------------------------------------------------
+
+
+@given(st.integers(1, 500), st.integers(1, 70))
+def test_batches_cover_all_and_none_is_single(n: int, size: int) -> None:
+    bounds = batches(n, size)
+    assert [i for low, high in bounds for i in range(low, high)] == list(range(n))
+    lengths = [high - low for low, high in bounds]
+    assert all(length == size for length in lengths[:-1])
+    if size > 1 and n > 1:
+        assert min(lengths) > 1
+    assert max(lengths) <= size + (size > 1)
+    joined = n % size == 1 and n > size > 1
+    assert len(bounds) == -(-n // size) - joined
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "expected"),
+    [
+        (10, 5, [(0, 5), (5, 10)]),
+        (11, 5, [(0, 5), (5, 11)]),
+        (12, 5, [(0, 5), (5, 10), (10, 12)]),
+        (6, 5, [(0, 6)]),
+        (3, 5, [(0, 3)]),
+        (1, 5, [(0, 1)]),
+        (3, 1, [(0, 1), (1, 2), (2, 3)]),
+    ],
+)
+def test_batches_by_hand(n: int, size: int, expected: list[tuple[int, int]]) -> None:
+    assert batches(n, size) == expected
+
+
+# --- the two feeds ----------------------------------------------------------------------------
+
+
+def test_memory_and_decoding_give_the_same(split: Split) -> None:
+    task = classify()
+    frames, failed = decode_all(split, PREPROCESS, 2)
+    assert failed == []
+    assert frames.shape == (23, *SIZE, 3)
+    resident = ResidentFeed(frames, split.labels, 5, 3)
+    feed = decoded(split, task)
+    assert len(resident) == len(feed) == 23
+    for epoch in (0, 1, 7):
+        assert same(resident.epoch(epoch), feed.epoch(epoch))
+        assert same(resident.epoch(epoch, 2), feed.epoch(epoch, 2))
+    assert same(resident.in_order(), feed.in_order())
+
+
+def test_images_are_those_of_the_split(split: Split) -> None:
+    frames, _ = decode_all(split, PREPROCESS, 1)
+    for index, images, targets in listed(ResidentFeed(frames, split.labels, 5, 3).epoch(2)):
+        assert images.shape == (len(index), 3, *SIZE)
+        for i, image, target in zip(index, images, targets, strict=True):
+            assert target == split.labels[i]
+            expected = PREPROCESS.frame(noise(int(split.names[i][2:4]), *_size(split, i)))[0]
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def _size(split: Split, i: int) -> tuple[int, int]:
+    number = int(split.names[i][2:4])
+    return 8 + number, 30 - number
+
+
+@pytest.mark.parametrize("augmentation", [{}, {"area": (0.3, 1.0)}], ids=["plain", "crops"])
+def test_workers_change_nothing(split: Split, augmentation: dict[str, object]) -> None:
+    task = classify(**augmentation)
+    alone, two = decoded(split, task), decoded(split, task, workers=2)
+    for epoch in range(2):
+        assert same(alone.epoch(epoch), two.epoch(epoch))
+    assert same(alone.in_order(), two.in_order())
+    assert same(list(alone.epoch(1))[3:], two.epoch(1, 3))  # a resume
+
+
+def test_the_size_of_batches_changes_no_image(split: Split) -> None:
+    task = classify(area=(0.3, 1.0))
+
+    def by_index(batch_size: int) -> dict[int, bytes]:
+        return {
+            i: image.numpy().tobytes()
+            for index, images, _ in listed(decoded(split, task, 0, batch_size).epoch(4))
+            for i, image in zip(index, images, strict=True)
+        }
+
+    assert by_index(5) == by_index(4) == by_index(23)
+
+
+@pytest.mark.parametrize("kind", ["resident", "decoded"])
+def test_the_order_is_that_of_the_key(split: Split, kind: str) -> None:
+    frames, _ = decode_all(split, PREPROCESS, 1)
+
+    def feed(seed: int) -> ResidentFeed | DecodedFeed:
+        if kind == "resident":
+            return ResidentFeed(frames, split.labels, 5, seed)
+        return decoded(split, classify(), seed=seed)
+
+    def order(seed: int, epoch: int, start: int = 0) -> list[int]:
+        return [i for b in feed(seed).epoch(epoch, start) for i in b.index.tolist()]
+
+    assert order(3, 4) == permutation(23, 3, 4).tolist()
+    assert order(3, 4, 2) == order(3, 4)[10:]
+    assert order(3, 4, 5) == []
+    assert order(3, 4) != order(3, 5) != order(4, 4)
+    assert [i for b in feed(3).in_order() for i in b.index.tolist()] == list(range(23))
+
+
+def test_evaluation_is_not_augmented(split: Split) -> None:
+    assert same(
+        decoded(split, classify(area=(0.3, 1.0))).in_order(), decoded(split, classify()).in_order()
+    )
+    cropped = listed(decoded(split, classify(area=(0.3, 1.0))).epoch(0))
+    assert any(
+        not torch.equal(a[1], b[1])
+        for a, b in zip(cropped, listed(decoded(split, classify()).epoch(0)), strict=True)
+    )
+
+
+def test_crops_are_drawn_by_epoch_and_position(split: Split) -> None:
+    feed = decoded(split, classify(area=(0.1, 0.5)), batch_size=23)
+    found = {}
+    for epoch in (0, 1):
+        for index, images, _ in listed(feed.epoch(epoch)):
+            found |= {(epoch, i): x for i, x in zip(index, images, strict=True)}
+    task = classify(area=(0.1, 0.5))
+    for (epoch, i), image in found.items():
+        expected, _ = task.augment(split.image(i, 3), 0, Key(3, epoch, i))
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+    assert any(not torch.equal(found[0, i], found[1, i]) for i in range(23))
+
+
+def test_an_epoch_that_was_left_disturbs_no_other(split: Split) -> None:
+    """Workers stay, and what they had prepared for the pass before must not be handed out."""
+    feed = decoded(split, classify(), workers=2, batch_size=2)
+    whole = decoded(split, classify(), batch_size=2)
+    left = feed.epoch(0)
+    next(iter(left))
+    assert same(feed.epoch(1), whole.epoch(1))
+    next(iter(feed.in_order()))
+    assert same(feed.epoch(2, 4), whole.epoch(2, 4))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_damaged_file_is_named(tmp_path: Path, workers: int, zipped: bool) -> None:
+    for i in range(8):
+        path = tmp_path / "data" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = png(noise(i, 20, 20))
+        path.write_bytes(content[: len(content) // 2] if i == 5 else content)
+    place = str(tmp_path / "data")
+    if zipped:
+        place = shutil.make_archive(place, "zip", place)
+    feed = decoded(open_data(place, "none").splits["train"], classify(), workers, 3)
+    for _ in range(2):  # and the workers live on
+        with pytest.raises(InputError, match=r"b/5\.png: truncated PNG"):
+            list(feed.epoch(0))
+        with pytest.raises(InputError, match=r"b/5\.png: truncated PNG"):
+            list(feed.in_order())
+
+
+def test_batches_move_whole() -> None:
+    tensor = torch.zeros(2, 3)
+    batch = Batch([tensor, tensor], {"boxes": [tensor], "name": "x"}, np.arange(2))
+    moved = batch.to(torch.device("meta"))
+    assert [x.device.type for x in moved.images] == ["meta", "meta"]
+    assert moved.targets["boxes"][0].device.type == "meta"
+    assert moved.targets["name"] == "x"
+    assert len(moved) == 2
+
+
+# --- decode_all -------------------------------------------------------------------------------
+
+
+def in_memory(*images: np.ndarray) -> Split:
+    """A split of arrays of any kind and size, as a folder gives them."""
+
+    class Mixed(ArrayReader):
+        def read(self, name: str) -> np.ndarray:
+            return images[int(name)]
+
+    names = Names(str(i) for i in range(len(images)))
+    return Split(Mixed(np.zeros(0)), names, np.zeros(len(images), np.int64))
+
+
+EIGHT = noise(1, *SIZE)
+SIXTEEN = np.random.default_rng(2).integers(0, 65536, (*SIZE, 3), np.uint16)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0, 1), (1, 1), (0, 0)])
+def test_eight_and_sixteen_bits_together(order: tuple[int, ...]) -> None:
+    images = [(EIGHT, SIXTEEN)[i] for i in order]
+    frames, failed = decode_all(in_memory(*images), PREPROCESS, 1)
+    assert failed == []
+    assert frames.dtype == (np.uint16 if 1 in order else np.uint8)
+    expected = np.stack([PREPROCESS.normalise(image) for image in images])
+    assert np.allclose(PREPROCESS.normalise(frames), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 1), (0, 0)])
+def test_decoded_batches_of_eight_and_sixteen_bits(order: tuple[int, ...]) -> None:
+    """An 8-bit image must not turn black because a 16-bit one shares its batch."""
+    images = [(EIGHT, SIXTEEN)[i] for i in order]
+    task = classify()
+    (batch,) = decoded(in_memory(*images), task).in_order()
+    expected = np.stack([PREPROCESS.normalise(image) for image in images])
+    assert np.allclose(task.to_input(batch, None).images.numpy(), expected, atol=1e-6)
+
+
+def test_widened_levels_keep_their_brightness() -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    wide = widened(levels)
+    assert wide.dtype == np.uint16
+    assert np.allclose(wide / 65535, levels / 255, atol=1e-12)
+    assert widened(wide) is wide
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_failures_are_told_by_position(bad: int) -> None:
+    images = [EIGHT, SIXTEEN, EIGHT, SIXTEEN]
+    images[bad] = np.zeros((2, 2, 2), np.uint8)  # no image has two channels
+    frames, failed = decode_all(in_memory(*images), PREPROCESS, 2)
+    assert [i for i, _ in failed] == [bad]
+    assert failed[0][1].startswith(f"{bad}: ")
+    kept = [i for i in range(4) if i != bad]
+    expected = np.stack([PREPROCESS.normalise(images[i]) for i in kept])
+    assert np.allclose(PREPROCESS.normalise(frames)[kept], expected, atol=1e-6)
+
+
+def test_threads_change_nothing(split: Split) -> None:
+    assert np.array_equal(decode_all(split, PREPROCESS, 1)[0], decode_all(split, PREPROCESS, 4)[0])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_pixel_mean(kind: type) -> None:
+    frames = np.random.default_rng(0).integers(0, np.iinfo(kind).max + 1, (7, 4, 5, 3), kind)
+    found = pixel_mean(frames)
+    assert found.dtype == np.float32
+    assert found.shape == (3, 4, 5)
+    expected = sum(frame.astype(float) for frame in frames) / 7 / np.iinfo(kind).max
+    assert np.allclose(found, expected.transpose(2, 0, 1), atol=1e-7)
+
+
+# --- the executor on the device ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("per_pixel", [False, True])
+def test_normalising_on_the_device_is_the_specification(
+    kind: type, channels: int, per_pixel: bool
+) -> None:
+    """To the bit: `Preprocess.normalise` in NumPy is the canonical one."""
+    rng = np.random.default_rng(channels)
+    frames = rng.integers(0, np.iinfo(kind).max + 1, (5, *SIZE, channels), kind)
+    preprocess = Preprocess(
+        size=SIZE,
+        channels=channels,
+        mean=tuple(rng.uniform(0.3, 0.6, channels)),
+        std=tuple(rng.uniform(0.1, 0.4, channels)),
+    )
+    if per_pixel:
+        preprocess = preprocess.with_pixel_mean(pixel_mean(frames))
+    task = Classify(preprocess, AugmentConfig())
+    batch = Batch(torch.from_numpy(frames).permute(0, 3, 1, 2), torch.zeros(5), np.arange(5))
+    expected = preprocess.normalise(frames)
+    for _ in range(2):  # the second time from kept constants
+        found = task.to_input(batch, None).images
+        assert found.dtype == torch.float32
+        assert np.array_equal(found.numpy(), expected)
+    last = batch.images.contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(task.normalise(last).numpy(), expected)
+    resident = ResidentFeed(frames, np.zeros(5, np.int64), 2, 0)
+    parts = [task.to_input(b, None).images for b in resident.in_order()]
+    assert np.array_equal(torch.cat(parts).numpy(), expected)
+
+
+def test_one_task_normalises_both_kinds() -> None:
+    """Constants are kept by kind: levels count as 255 or as 65,535."""
+    task = classify()
+    for image in (EIGHT, SIXTEEN, EIGHT):
+        found = task.normalise(torch.from_numpy(image[None]).permute(0, 3, 1, 2))
+        assert np.array_equal(found.numpy()[0], PREPROCESS.normalise(image))
