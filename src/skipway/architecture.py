@@ -78,6 +78,8 @@ class Architecture:
             if value not in choices:
                 known = ", ".join(choices)
                 raise ValueError(f"{name}: {value!r} is not one of {known}")
+        if sum(self.depths) > _MOST_UNITS:
+            raise ValueError(f"depths: more than {_MOST_UNITS:,} units")
         if len(self.depths) > len(self.widths):
             raise ValueError(f"depths: {self.depths} needs at most {len(self.widths)} stages")
         for name in _COUNTS:
@@ -88,6 +90,15 @@ class Architecture:
             raise ValueError(f"width: {self.width!r} is not a positive number")
         if not isinstance(self.drop_path, (int, float)) or not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path: {self.drop_path!r} is not a number in [0, 1)")
+        for name in ("bn_eps", "bn_momentum"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 < value <= 1:
+                raise ValueError(f"{name}: {value!r} is not a number in (0, 1]")
+        for name in ("antialias", "zero_init_last", "checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not true or false")
+        if not isinstance(self.source, str):
+            raise ValueError("source: not a text")
         self._check_block()
         self._check_shortcut()
 
@@ -121,6 +132,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "order": ("post", "pre"),
 }
 
+_MOST_UNITS = 10_000
 _COUNTS = (
     "stem_width", "groups", "base_width", "squeeze", "in_channels", "num_classes", "input_size"
 )  # fmt: skip

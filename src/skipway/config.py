@@ -71,7 +71,7 @@ class DataConfig(Slice):
     """Share of the training images held out where the data has no validation split."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do with an image that cannot be decoded."""
-    size: int | None = Field(None, ge=8)
+    size: int | None = Field(None, ge=8, le=4096)
     """Height and width of the model's input in pixels; chosen from the images when None."""
     channels: Literal[1, 3, 4] = 3
     resize: Literal["crop", "letterbox", "squash"] = "crop"
@@ -79,7 +79,7 @@ class DataConfig(Slice):
     """Hold the decoded set in memory and augment whole batches; chosen from its size when None."""
     preflight: bool = True
     """Read every image once before training to find damaged ones."""
-    workers: int | None = Field(None, ge=0)
+    workers: int | None = Field(None, ge=0, le=1024)
     """Processes that decode, where the set is not resident."""
 
 
@@ -146,7 +146,7 @@ class RunConfig(Slice):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["float32", "bf16"] = "float32"
     """Of training; evaluation is in float32."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     checkpoint_every: Duration = "1 epoch"
     keep_checkpoints: int = Field(2, ge=1)
 

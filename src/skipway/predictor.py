@@ -51,7 +51,10 @@ class Predictor:
 
     def run(self, x: Array) -> Array:
         """Logits, float32 [B, K], from what the card's preprocessing gave: float32 [B, C, H, W]."""
-        return self._engine(x)
+        logits = self._engine(x)
+        if not np.isfinite(logits).all():
+            raise InputError(f"{harmless(self.origin)}: its outputs are not finite numbers")
+        return logits
 
     def __call__(self, image: ImageLike, top: int = 5) -> Prediction:
         """The `top` most probable classes of one image. Raises DecodeError."""

@@ -199,7 +199,10 @@ class DecodedFeed:
         ]
         for batch in self._loader:
             if isinstance(batch, _Failure):
-                raise InputError(batch.message)
+                raise InputError(
+                    f"{batch.message}\n"
+                    "Add --on-bad skip, with data.preflight on, to leave such files out."
+                )
             yield batch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

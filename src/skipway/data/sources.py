@@ -440,7 +440,7 @@ def _unknown_classes(
     shown = ", ".join(repr(harmless(c)) for c in unknown[:3]) + (", …" if len(unknown) > 3 else "")
     known = ", ".join(repr(harmless(c)) for c in classes[:5]) + (", …" if len(classes) > 5 else "")
     return InputError(
-        f"{harmless(path)}: {split} has classes that training does not know: {shown}\n"
+        f"{harmless(path)}: {split} has classes that are not among the known ones: {shown}\n"
         f"Known: {known}. Rename the folders, or leave them out."
     )
 

@@ -66,7 +66,7 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
         return resolve({c.key: c.value for c in choices}, settings)
 
     opening = config()  # wrong settings are told before the data is looked at
-    _check_device(opening.device)
+    check_device(opening.device)
     data = open_data(data_path, opening.data.val, opening.seed)
     card, base = None, None
     if weights is not None:
@@ -91,8 +91,8 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
     return Plan(final, data, arch, preprocess, kept)
 
 
-def _check_device(device: str) -> None:
-    """Raise InputError for a GPU that is not there."""
+def check_device(device: str) -> None:
+    """Raise InputError for a GPU that is not there; a run may go on on another machine."""
     if device.startswith("cuda"):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(device.partition(":")[2] or 0) >= found:
@@ -218,7 +218,7 @@ def _machine(data: DataSet, config: RunConfig) -> list[Choice]:
     gpu = torch.cuda.is_available()
     choices = [
         Choice("data.resident", resident, why),
-        Choice("data.workers", max(1, min(8, n // 2)), f"decoding for {n} cores"),
+        Choice("data.workers", max(1, min(8, n // 2)), f"half of the cores ({n}), at least 1"),
         Choice("threads", n, f"{n} cores may be used"),
         Choice("device", "cuda" if gpu else "cpu", "a GPU is there" if gpu else "no GPU is there"),
     ]

@@ -7,14 +7,10 @@ and ``evaluation.json`` (what the report shows of the final score).
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import datetime
-import io
-import json
 import math
 import os
-import platform
 import shlex
 import signal
 import sys
@@ -25,10 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import PIL
 import torch
-from PIL import Image
 from torch import nn
 
 from skipway.card import Card, Measured, parse_card
@@ -36,9 +29,7 @@ from skipway.config import resolve
 from skipway.data import open_data
 from skipway.data.feed import batches
 from skipway.errors import InputError, SkipwayError, harmless
-from skipway.files import atomic_write
-from skipway.machine import cores, cpu_name
-from skipway.metrics import Scored, calibration, wilson_interval
+from skipway.metrics import wilson_interval
 from skipway.resnet import ResNet, count
 from skipway.tasks import Evaluator
 from skipway.tasks.classify import ClassificationEvaluator
@@ -46,15 +37,21 @@ from skipway.training import checkpoint
 from skipway.training.clock import Clock, Schedule
 from skipway.training.loop import Loop, evaluate
 from skipway.training.optim import freeze, make_ema, make_optimizer, set_exact_statistics
-from skipway.training.plan import Plan, make_plan
+from skipway.training.plan import Plan, check_device, make_plan
 from skipway.training.prepare import prepare
 from skipway.training.progress import TrainingProgress
+from skipway.training.record import (
+    append_row,
+    cut_rows,
+    default_place,
+    environment,
+    evaluation,
+    flat,
+    read_record,
+    write_json,
+)
 from skipway.version import __version__
 from skipway.weights import load_model, load_weights, read_state, save_weights
-
-Array = npt.NDArray[Any]
-
-SHOWN_MISTAKES = 24
 
 
 class Interrupted(SkipwayError):
@@ -118,50 +115,13 @@ def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None
     if record["status"] == "finished":
         raise InputError(f"--resume {harmless(run)}: this run is finished")
     state = checkpoint.load(checkpoint.newest(path))
-    config, card = resolve(_flat(record["config"])), parse_card(state["card"], str(run))
+    config, card = resolve(flat(record["config"])), parse_card(state["card"], str(run))
+    check_device(config.device)
     data = open_data(config.data_path, config.data.val, config.seed)
     if data.classes != card.classes:
         raise InputError(f"--resume {harmless(run)}: {harmless(data.path)} has other classes now")
     plan = Plan(config, data, card.architecture, card.preprocess, ())
     return _Training(plan, path, progress or TrainingProgress(), began, record).run(state)
-
-
-def read_record(run: Path) -> dict[str, Any]:
-    """The ``run.json`` of a run. Raises InputError where it is none."""
-    try:
-        record: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{harmless(run)}: not a run (it has no run.json)") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{harmless(run)}/run.json: cannot be read: {harmless(error)}") from None
-    return record
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested configuration as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict) and prefix + key != "model.architecture":
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace"))
-
-
-def default_place(data_path: str, model: str) -> Path:
-    """A dated name under ``runs`` that is not taken."""
-    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{Path(data_path).stem or 'data'}-{model}"
-    place, i = Path("runs") / stem, 1
-    while place.exists():
-        i += 1
-        place = Path("runs") / f"{stem}-{i}"
-    return place
 
 
 @contextlib.contextmanager
@@ -299,7 +259,7 @@ class _Training:
         if state is not None:
             self.loop.load_state(state["loop"])
             self.best = state["best"]
-            self._cut_metrics(self.loop.step)
+            cut_rows(self.run_path, self.loop.step)
             self.progress.say(f"going on at step {self.loop.step:,}")
         with _signals() as came:
             self.progress.begin(self.loop.clock, self.loop.step)
@@ -364,15 +324,7 @@ class _Training:
             "waiting": round(tally.waiting / max(tally.seconds, 1e-9), 4),
             "gradient_norms": loop.norms.means(),
         }
-        path = self.run_path / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{harmless(path)}: cannot be written: {error.strerror}. The last checkpoint is "
-                "kept."
-            ) from None
+        append_row(self.run_path, row)
         self.progress.epoch(row)
 
     def _checkpoint(self) -> None:
@@ -380,18 +332,6 @@ class _Training:
         state = {"loop": self.loop.state(), "best": self.best, "card": card}
         folder, keep = self.run_path / "checkpoints", self.config.keep_checkpoints
         checkpoint.save(folder, self.loop.step, state, keep)
-
-    def _cut_metrics(self, step: int) -> None:
-        """Drop rows that were written after the checkpoint."""
-        path = self.run_path / "metrics.jsonl"
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        kept = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # the last line may be half a line
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-        with atomic_write(path) as file:
-            file.write("".join(kept).encode())
 
     # The end
 
@@ -416,7 +356,9 @@ class _Training:
             interval = wilson_interval(int(scored.correct.sum()), len(scored.label))
             result |= {"metrics": metrics, "interval": interval, "n": len(scored.label)}
             measured = self._measured(metrics, split, interval)
-            write_json(self.run_path / "evaluation.json", self._evaluation(split, scored))
+            images, classes = self.prepared.data.splits[split], self.prepared.data.classes
+            shown = evaluation(split, images, classes, scored)
+            write_json(self.run_path / "evaluation.json", shown)
         card = self._save(net, "best", measured)
         write_json(self.run_path / "card.json", card.model_dump(mode="json"))
         seconds = time.perf_counter() - self.began
@@ -467,31 +409,6 @@ class _Training:
         self.record |= update
         write_json(self.run_path / "run.json", self.record)
 
-    def _evaluation(self, split: str, scored: Scored) -> dict[str, Any]:
-        """What the report shows of the final score; pictures included, for the data may move."""
-        classes = self.prepared.data.classes
-        wrong = np.flatnonzero(~scored.correct)
-        worst = wrong[np.argsort(scored.true_score[wrong], kind="stable")][:SHOWN_MISTAKES]
-        images = self.prepared.data.splits[split]
-        return {
-            "split": split,
-            "n": len(scored.label),
-            "classes": classes,
-            "confusion": scored.confusion(len(classes)).tolist(),
-            "calibration": calibration(scored.confidence, scored.correct),
-            "mistakes": [
-                {
-                    "name": harmless(images.names[int(scored.index[i])]),
-                    "label": classes[scored.label[i]],
-                    "predicted": classes[scored.predicted[i]],
-                    "score": float(scored.confidence[i]),
-                    "true_score": float(scored.true_score[i]),
-                    "image": thumbnail(images.image(int(scored.index[i]), 3)),
-                }
-                for i in worst
-            ],
-        }
-
 
 def finite_metrics(evaluator: Evaluator, split: str) -> dict[str, float]:
     """The metrics. Raises InputError where one is no number: weights that are finite, but so large
@@ -505,32 +422,3 @@ def finite_metrics(evaluator: Evaluator, split: str) -> dict[str, float]:
             "\nTry a lower --lr, --set optim.clip=1 or --precision float32."
         )
     return metrics
-
-
-def thumbnail(image: Array, side: int = 112) -> str:
-    """uint8 or uint16 [H, W, 3] as a PNG of at most `side` pixels, in a data: URL."""
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    picture = Image.fromarray(image)
-    picture.thumbnail((side, side))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def environment(device: torch.device, threads: int) -> dict[str, Any]:
-    """What a run ran on, as far as its bits and its speed depend on it."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "skipway": __version__,
-        "cpu": cpu_name(),
-        "cores": cores(),
-        "threads": threads,
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "device": gpu or "cpu",
-        "platform": platform.platform(),
-    }
