@@ -55,6 +55,21 @@ def rows() -> list[tuple[str, str, str]]:
                 speed["command"],
             )
         )
+    help_seconds, same = result("startup")["help_seconds"], result("folder_and_zip")
+    table.append(
+        (
+            "`ants-bees` trained, evaluated and predicted from a folder and from its zip",
+            "equal to the bit" if all(same["equal"].values()) else "not equal",
+            same["command"],
+        )
+    )
+    table.append(
+        (
+            "`skipway --help`",
+            f"{help_seconds['median']:.2f} s (median of {help_seconds['n']})",
+            result("startup")["command"],
+        )
+    )
     return table
 
 

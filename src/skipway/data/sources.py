@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.data.keyed import permutation
-from skipway.errors import InputError, harmless
+from skipway.errors import InputError, harmless, missing_part
 from skipway.images import Channels, DecodeError, ImageLike, decode, header_size, verify
 
 Array = npt.NDArray[Any]
@@ -279,8 +279,10 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 
 def _digits(val: float | Literal["auto", "none"]) -> DataSet:
     """scikit-learn's 1,797 digits of 8x8 px in a fixed stratified split of 70/10/20."""
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise missing_part("the data set digits", "train", error) from None
     found = load_digits()
     pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)[..., None]
     names = Names(f"digits/{i:04}.png" for i in range(len(pixels)))
