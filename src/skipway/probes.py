@@ -43,7 +43,7 @@ class GradientNorms:
             else:
                 norms.append(torch.zeros(()))
         now = torch.stack([n.to(norms[0].device) for n in norms])
-        self._sums = now if self._sums is None else self._sums + now
+        self._sums = now if self._sums is None else self._sums.to(now.device) + now
         self._n += 1
 
     def means(self) -> dict[str, float]:

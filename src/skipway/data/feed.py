@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -163,6 +164,7 @@ class _Order:
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
 
 
 class DecodedFeed:
@@ -186,6 +188,7 @@ class DecodedFeed:
             collate_fn=_Collated(collate),
             num_workers=workers,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # its own: the global one is stochastic depth's
             worker_init_fn=_start_worker if workers else None,
         )
 

@@ -129,7 +129,8 @@ class Loop:
             yield batch
 
     def _count(self, terms: Mapping[str, Tensor], images: int) -> None:
-        values = {k: v.item() for k, v in terms.items()}
+        together = torch.stack([t.detach().float() for t in terms.values()]).tolist()  # one sync
+        values = dict(zip(terms, together, strict=True))
         broken = [k for k, v in values.items() if not math.isfinite(v)]
         if broken:
             rate = self.schedule(self.step - 1)
