@@ -47,12 +47,22 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_floors.py
 
-# CIFAR10 names a folder with train/CLASS/*.png and test/; without it only the digits are run.
+# CIFAR10 names a folder with train/CLASS/*.png and test/, ANTS one with train/ and val/, WEIGHTS a
+# checkpoint of CIFAR-10's ResNet-20 with option A; what is not named is not run.
 bench: $(STAMP)
-	cd benchmarks && ../$(BIN)/python digits.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/digits.py
 ifdef CIFAR10
-	cd benchmarks && ../$(BIN)/python train_speed.py --data $(CIFAR10)
+	$(BIN)/python benchmarks/train_speed.py --data "$(CIFAR10)"
+	$(BIN)/python benchmarks/cifar10_resnet20.py --data "$(CIFAR10)" --out runs/cifar10-resnet20
+ifdef WEIGHTS
+	$(BIN)/python benchmarks/imported_weights.py --weights "$(WEIGHTS)" --data "$(CIFAR10)"
 endif
+endif
+ifdef ANTS
+	$(BIN)/python benchmarks/folder_and_zip.py --data "$(ANTS)"
+endif
+	$(BIN)/python benchmarks/table.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

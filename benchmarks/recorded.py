@@ -30,6 +30,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def commit() -> str:
+    """The commit that was measured, marked where files were changed since."""
+    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, least, largest and number of repeated measurements."""
     return {
@@ -44,7 +50,8 @@ def record(name: str, figures: dict[str, Any]) -> None:
     """Write ``results/NAME.json`` with command, date and machine, and print it."""
     shown = [Path(a).name if Path(a).exists() else a for a in sys.argv[1:]]
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *shown])
-    row = {"command": command, "date": date.today().isoformat(), "machine": machine()} | figures
+    row = {"command": command, "commit": commit(), "date": date.today().isoformat()}
+    row |= {"machine": machine()} | figures
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
     print(json.dumps(row, indent=1))

@@ -300,8 +300,6 @@ def test_python_and_the_command_line_agree(trained: tuple[Path, Answer], data: P
 
 
 def test_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    import skipway.resnet
-
     few = ["resnet18", "resnet20", "preresnet110"]
     monkeypatch.setattr(
         "skipway.architecture.ARCHITECTURES", {name: ARCHITECTURES[name] for name in few}
@@ -313,9 +311,12 @@ def test_models(monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(row) == {"name", "params", "macs", "input_size", "source"}
         assert type(row["params"]) is type(row["macs"]) is type(row["input_size"]) is int
         assert row["source"] == ARCHITECTURES[row["name"]].source
-        params, macs = skipway.resnet.count(ARCHITECTURES[row["name"]])
-        assert (row["params"], row["macs"]) == (params, macs)
-    assert found.value[0]["params"] == 11_689_512  # torchvision's table
+    counts = [(row["params"], row["macs"]) for row in found.value]
+    assert [(p, round(m / 1e6, 2)) for p, m in counts] == [
+        (11_689_512, 1814.07),
+        (269_722, 40.55),
+        (1_727_962, 252.89),
+    ]
     plain = call("models")
     assert all(re.search(rf"^{name} .*\d", plain.out, re.M) for name in few)
 
@@ -584,6 +585,79 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert_same_outcome(whole, cut)
     assert record(cut)["status"] == "finished"
     assert (cut / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("resident", "workers"),
+    [("true", 0), ("false", 0), pytest.param("false", 2, marks=pytest.mark.slow)],
+)
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    data: Path, tmp_path: Path, resident: str, workers: int
+) -> None:
+    """kill -9, three times, with checkpoints in the middle of epochs."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    flags = [*LONG, f"--set=data.resident={resident}", f"--workers={workers}"]
+    flags += ["--set=checkpoint_every=2 steps", "--set=model.architecture.drop_path=0.2"]
+    command: list[str | Path] = ["train", data, *flags, "--out", cut]
+    for _ in range(3):
+        code, _, err = interrupt(cut, command, signal.SIGKILL)
+        assert code == -signal.SIGKILL, err
+        command = ["train", "--resume", cut]
+    (cut / "checkpoints" / ".skipway-1-dead.tmp").write_bytes(b"half of a checkpoint")
+    assert call("train", "--resume", cut, "--json").code == 0
+    assert call("train", data, *flags, "--out", whole, "--json").code == 0
+    assert_same_outcome(whole, cut)
+    assert not list(cut.rglob("*.tmp"))
+
+
+def test_changed_data_are_no_reason_to_go_on(data: Path, tmp_path: Path) -> None:
+    own = tmp_path / "data"
+    shutil.copytree(data, own)
+    run = tmp_path / "run"
+    interrupt(run, ["train", own, *LONG, "--out", run], signal.SIGINT)
+    image = next((own / "train").rglob("*.png"))
+    shutil.copy(image, image.with_name("new.png"))
+    found = call("train", "--resume", run)
+    assert found.code == 2
+    assert "has other images than when the run began" in found.err
+    image.with_name("new.png").unlink()
+    assert call("train", "--resume", run).code == 0
+
+
+def test_a_run_belongs_to_one_process(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "skipway", "train", *map(str, [data, *LONG, "--out", run])],
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment(),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    ended = [(p.communicate(timeout=240)[1], p.returncode) for p in processes]
+    codes = sorted(code for _, code in ended)
+    assert codes == [0, 2], ended
+    refused = next(err for err, code in ended if code == 2)
+    assert "another process is training" in refused or "not empty" in refused
+    assert len(rows(run)) == 40
+
+
+def test_a_run_is_scored_on_what_it_held_out(data: Path, tmp_path: Path) -> None:
+    """However the same images are named; all of them only where they are not its own."""
+    flat = tmp_path / "flat"
+    shutil.copytree(data / "train", flat)
+    run = tmp_path / "run"
+    trained = call("train", flat, *SMALL, "--out", run, "--json").value
+    assert trained["split"] == "test"
+    moved = tmp_path / "moved"
+    shutil.copytree(flat, moved)
+    for place in (flat, moved, Path(os.path.relpath(flat))):
+        found = call("eval", run, place, "--json").value
+        assert (found["split"], found["metrics"]) == ("test", trained["metrics"])
+    image = next(flat.rglob("*.png"))
+    shutil.copy(image, image.with_name("new.png"))
+    found = call("eval", run, flat, "--json")
+    assert found.value["split"] == "all"
+    assert "may have been trained on" in found.err
 
 
 def test_a_finished_run_is_not_resumed(trained: tuple[Path, Answer]) -> None:

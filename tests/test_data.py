@@ -516,7 +516,7 @@ def test_hold_out_by_seed() -> None:
 )
 def test_at_most_5000_are_held_out(sizes: list[int]) -> None:
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    _, held = hold_out(made_up(labels), 0.1, 0)
+    _, held = hold_out(made_up(labels), 0.1, 0, LARGEST_VALIDATION)
     counts = np.bincount(held.labels, minlength=len(sizes))
     assert LARGEST_VALIDATION * 0.9 <= counts.sum() <= LARGEST_VALIDATION
     assert counts.min() >= 1
@@ -524,7 +524,7 @@ def test_at_most_5000_are_held_out(sizes: list[int]) -> None:
 
 
 def test_more_classes_than_5000() -> None:
-    _, held = hold_out(made_up(np.repeat(np.arange(6000), 20)), 0.1, 0)
+    _, held = hold_out(made_up(np.repeat(np.arange(6000), 20)), 0.1, 0, LARGEST_VALIDATION)
     assert np.bincount(held.labels).tolist() == [1] * 6000
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipway.errors import GateNotMet, InputError, SkipwayError, harmless, missing_part, nearest
+from skipway.errors import InputError, SkipwayError, harmless, missing_part, nearest
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_nearest() -> None:
 
 
 def test_exit_codes() -> None:
-    assert (SkipwayError.exit_code, InputError.exit_code, GateNotMet.exit_code) == (3, 2, 1)
+    assert (SkipwayError.exit_code, InputError.exit_code) == (3, 2)
 
 
 def test_a_missing_part_says_what_brings_it() -> None:

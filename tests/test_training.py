@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from skipway.architecture import Architecture, architecture
 from skipway.config import AugmentConfig, OptimConfig, ScheduleConfig
-from skipway.data.feed import Batch, ResidentFeed, batches
+from skipway.data.feed import Batch, DecodedFeed, ResidentFeed, batches
 from skipway.data.keyed import Key, permutation
+from skipway.data.sources import ArrayReader, Split
 from skipway.errors import InputError
 from skipway.images import Preprocess
 from skipway.probes import GradientNorms, parts
@@ -151,7 +152,7 @@ def test_the_rate_is_never_above_its_highest(kind: Any, total: int, warmup: int)
 
 
 def test_equals_a_textbook_loop() -> None:
-    """Same batches, SGD with Nesterov momentum, weight decay and cosine: bit-equal weights."""
+    """Same batches, SGD with Nesterov momentum, weight decay and cosine: the same weights."""
     loop = go(make_loop(tiny(), tiny_task(pad_crop=1, flip=True)))
     net, feed, task = tiny(), tiny_feed(), tiny_task(pad_crop=1, flip=True)
     optimizer = torch.optim.SGD(net.parameters(), 0.05, 0.9, weight_decay=1e-4, nesterov=True)
@@ -279,6 +280,12 @@ class RaggedEvaluator:
     def metrics(self) -> dict[str, float]:
         return {"images": float(len(self.seen))}
 
+    def interval(self) -> None:
+        return None
+
+    def details(self, split: Split, classes: Sequence[str]) -> dict[str, Any]:
+        return {}
+
 
 class RaggedTask:
     def build(self, architecture: Architecture) -> nn.Module:
@@ -305,45 +312,60 @@ class RaggedTask:
         return RaggedEvaluator()
 
 
-class RaggedFeed:
-    batch_size = 3
+class RaggedSplit:
+    """What `DecodedFeed` asks of a split, with tensors of different sizes and boxes as targets."""
 
     def __len__(self) -> int:
         return 8
 
-    def _sample(self, i: int) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = torch.Generator().manual_seed(i)
-        image = torch.rand(1, 8 + i, 11 + 2 * i, generator=generator)
-        return image, {"boxes": torch.ones(i, 4) if i else torch.zeros(1, 4)}
+    def image(self, i: int, channels: int) -> Tensor:
+        return torch.rand(1, 8 + i, 11 + 2 * i, generator=torch.Generator().manual_seed(i))
 
-    def _pass(self, order: Any, key: Any, start: int) -> Iterator[Batch]:
-        task = RaggedTask()
-        for low, high in batches(8, 3)[start:]:
-            samples = [task.augment(*self._sample(i), key(i)) for i in order[low:high].tolist()]
-            images, targets = task.collate(samples)
-            yield Batch(images, targets, order[low:high])
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return self._pass(permutation(8, 0, epoch), lambda i: Key(0, epoch, i), start)
-
-    def in_order(self) -> Iterator[Batch]:
-        return self._pass(np.arange(8), lambda i: None, 0)
+    def target(self, i: int) -> dict[str, Tensor]:
+        return {"boxes": torch.ones(i, 4) if i else torch.zeros(1, 4)}
 
 
-def test_the_loop_carries_a_ragged_task() -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loop_carries_a_ragged_task(workers: int) -> None:
     task: Task = RaggedTask()
     torch.manual_seed(0)
     net = task.build(TINY)
-    loop = make_loop(net, task, RaggedFeed(), epochs=12, ema=0.9)
+    split: Any = RaggedSplit()
+    feed = DecodedFeed(split, 1, task.augment, task.collate, 3, 0, workers)
+    loop = make_loop(net, task, feed, epochs=12, ema=0.9)
     loop.epoch(lambda _: False)
     begun = loop.tally.means()
     assert set(begun) == {"near", "small"}
     go(loop)
     assert loop.tally.means()["near"] < begun["near"] / 2
-    halves = [evaluate(task, loop.weights, RaggedFeed(), CPU) for _ in range(2)]
+    halves = [evaluate(task, loop.weights, feed, CPU) for _ in range(2)]
     halves[0].merge(halves[1])
     assert halves[0].metrics() == {"images": 8.0}
     assert set(loop.norms.means()) == {"conv"}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resume_is_exact_with_decoded_images_and_dropped_paths(workers: int) -> None:
+    def loop() -> Loop:
+        torch.manual_seed(1)
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
+        names = [f"{i}.png" for i in range(12)]
+        split = Split(ArrayReader(pixels), names, np.arange(12) % 3)
+        task = tiny_task(pad_crop=1, flip=True)
+        feed = DecodedFeed(split, 1, task.augment, task.collate, 4, 3, workers)
+        return make_loop(tiny(drop_path=0.5), task, feed, epochs=3)
+
+    whole = loop()
+    torch.manual_seed(9)
+    go(whole)
+    first = loop()
+    torch.manual_seed(9)
+    first.epoch(lambda at: at.step == 2)
+    kept = copy.deepcopy(first.state())
+    second = loop()
+    second.load_state(kept)
+    go(second)
+    assert same(decisive(second.state()), decisive(whole.state()))
 
 
 def test_every_image_is_evaluated_once_in_float32() -> None:
@@ -404,18 +426,36 @@ def test_frozen_parts_do_not_move() -> None:
 
 
 def test_exact_statistics_are_those_of_all_images() -> None:
+    """In one batch they are plain; and dropped paths have no part in them."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, momentum=0.1))
-    x = torch.randn(24, 1, 9, 9)
-    set_exact_statistics(net, x.split(8))
-    y = net[0](x)
-    norm = net[1]
-    assert isinstance(norm, nn.BatchNorm2d)
-    torch.testing.assert_close(norm.running_mean, y.mean((0, 2, 3)))
-    groups = torch.stack([g.var((0, 2, 3)) for g in y.split(8)]).mean(0)
-    torch.testing.assert_close(norm.running_var, groups)
-    assert norm.momentum == 0.1
+    net = tiny(drop_path=0.9)
+    x = torch.randn(24, 1, 8, 8) * torch.linspace(0.5, 2, 24)[:, None, None, None]
+    set_exact_statistics(net, [x])
     assert not net.training
+    mean, var = {}, {}
+    with torch.no_grad():
+        y = net.conv1(x)
+        mean["bn1"], var["bn1"] = y.mean((0, 2, 3)), y.var((0, 2, 3))
+        y = net.relu(
+            (y - mean["bn1"][:, None, None])
+            / (y.var((0, 2, 3), False) + 1e-5).sqrt()[:, None, None]
+        )
+        y = net.layer1[0].conv1(y)  # type: ignore[index,union-attr,operator]
+        mean["layer1.0.bn1"], var["layer1.0.bn1"] = y.mean((0, 2, 3)), y.var((0, 2, 3))
+    for name in mean:
+        norm = net.get_submodule(name)
+        torch.testing.assert_close(norm.running_mean, mean[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.running_var, var[name], rtol=1e-4, atol=1e-5)
+        assert norm.momentum == 0.1
+
+
+def test_exact_statistics_average_over_batches() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(3, momentum=0.1))
+    x = torch.randn(24, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    x[8:] += 3  # batches of different means
+    set_exact_statistics(net, x.split(8))
+    norm = net[0]
+    torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)))
 
 
 def test_gradient_norms_by_part() -> None:

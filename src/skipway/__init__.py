@@ -28,6 +28,10 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_PLACES[name]), name)
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def train(
     data: str | os.PathLike[str] | None = None,
     *,
@@ -57,7 +61,7 @@ def train(
         if data is not None or out is not None or given:
             raise InputError("resume: a run goes on as it began; give neither data nor settings")
         result = training.resume(resume, progress)
-    elif data is None:
+    elif data is None or not os.fspath(data):
         raise InputError("DATA is missing: digits, or a folder or a zip of class folders")
     else:
         result = training.start(os.fspath(data), given, out, progress)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import enum
+import errno
 import io
 import json
 import logging
@@ -19,6 +22,7 @@ import typer
 from skipway.errors import InputError, SkipwayError, harmless, missing_part
 
 if TYPE_CHECKING:
+    from skipway.card import Card
     from skipway.training import Result
 
 app = typer.Typer(
@@ -31,7 +35,18 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on one line on stdout.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run's folder or a weight file.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of computation.")]
+
+
+class OnBad(enum.StrEnum):
+    error = "error"
+    skip = "skip"
+
+
+class Precision(enum.StrEnum):
+    float32 = "float32"
+    bf16 = "bf16"
 
 
 def version(asked: bool) -> None:
@@ -139,8 +154,15 @@ def evaluate(
     data: Annotated[str, typer.Argument(metavar="DATA", help="As for train.")],
     split: Annotated[
         str | None,
-        typer.Option(help="train, val, test or all; by default test, else val, else all."),
+        typer.Option(
+            help="train, val, test or all; by default what the run held out, else test, val, all."
+        ),
     ] = None,
+    on_bad: Annotated[
+        OnBad, typer.Option(help="error or skip: what to do with damaged images.")
+    ] = OnBad.error,
+    device: Device = "cpu",
+    precision: Annotated[Precision, typer.Option()] = Precision.float32,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -150,29 +172,48 @@ def evaluate(
     from skipway.metrics import wilson_interval
     from skipway.predictor import load, score
 
-    predictor = load(model, threads)
+    threads = threads or cores()
+    predictor = load(model, threads, device, precision.value)
     recipe: Any = predictor.card.recipe
     seed, val = recipe.get("seed", 0), recipe.get("data", {}).get("val", "auto")
-    if split is None and recipe.get("data_path") == data and predictor.card.metrics:
-        split = predictor.card.metrics[0].split  # what the run held out of this very data
     known = predictor.classes if predictor.classes_known else None
+    split = split or held_out(predictor.card, data, seed, val)
     name, found, classes = open_split(data, split, known, seed, val)
-    if len(classes) > len(predictor.classes):
+    if len(classes) != len(predictor.classes):
         raise InputError(
-            f"{harmless(data)} has {len(classes)} classes, the model {len(predictor.classes)}"
+            f"{harmless(model)} has {len(predictor.classes)} outputs without class names, "
+            f"{harmless(data)} {len(classes)} classes\nScore it on all of its classes."
         )
     if not predictor.classes_known:
         note = "class names are not in the file: taken from the data in alphabetical order"
         print(note, file=sys.stderr)
-    scored = score(predictor, found, threads or cores())
-    metrics = scored.metrics()
+    scored, skipped = score(predictor, found, threads, on_bad.value)
+    for reason in skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    metrics, n = scored.metrics(), len(scored.label)
     if as_json:
-        emit({"metrics": metrics, "n": len(found), "split": name})
+        emit({"metrics": metrics, "n": n, "split": name})
         return
-    low, high = wilson_interval(int(scored.correct.sum()), len(found))
-    print(f"{harmless(model)} on {harmless(data)}, {name}: {len(found):,} images")
+    low, high = wilson_interval(int(scored.correct.sum()), n)
+    print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images")
     print(f"accuracy {metrics['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%})")
     print(f"top-5 {metrics['top5']:.2%}  loss {metrics['loss']:.4f}  ECE {metrics['ece']:.4f}")
+
+
+def held_out(card: Card, data: str, seed: int, val: Any) -> str | None:
+    """The split that a run was scored on, where this is the data that it trained on."""
+    from skipway.data import open_data
+
+    trained_on = card.provenance.get("data")
+    if not card.metrics or trained_on is None:
+        return None
+    with contextlib.suppress(InputError):  # not a set to train on: then not the run's
+        if open_data(data, val, seed).digest() == trained_on:
+            return card.metrics[0].split
+    if card.recipe.get("data_path") == data:
+        note = "the images are not those of training; where there are no split folders, those "
+        print(f"note: {note}that are scored may have been trained on", file=sys.stderr)
+    return None
 
 
 @app.command()
@@ -182,13 +223,16 @@ def predict(
         list[str], typer.Argument(metavar="IMAGES…", help="Image files, or folders of them.")
     ],
     top: Annotated[int, typer.Option(min=1, help="Classes an image.")] = 5,
+    device: Device = "cpu",
+    precision: Annotated[Precision, typer.Option()] = Precision.float32,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Classify images."""
+    from skipway.machine import cores
     from skipway.predictor import load
 
-    predictor = load(model, threads)
+    predictor = load(model, threads or cores(), device, precision.value)
     paths = list(expand(images))
     predictions = predictor.stream(paths, top)
     if as_json:
@@ -318,6 +362,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            fail(f"the output cannot be written: {error.strerror}", 2)
         explain: Callable[[], str] | None = getattr(error, "format_message", None)
         if explain is not None:  # a usage error of Typer's parser
             fail(f"{harmless(explain())}\nSee skipway --help", 2)

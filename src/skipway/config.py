@@ -40,7 +40,14 @@ def _checked(value: object) -> str:
     return text
 
 
+def _positive(text: str) -> str:
+    if split_duration(text)[0] <= 0:
+        raise ValueError(f"{text!r} is no length; a run needs one step at least")
+    return text
+
+
 Duration = Annotated[str, BeforeValidator(_checked)]
+Length = Annotated[Duration, AfterValidator(_positive)]
 
 
 def _rising(area: tuple[float, float]) -> tuple[float, float]:
@@ -112,7 +119,7 @@ class ScheduleConfig(Slice):
     kind: Literal["constant", "step", "cosine", "one-cycle"] = "cosine"
     """step: times `factor` at each milestone. cosine: to 0. one-cycle: cosine up during the
     warm-up, cosine down to 0."""
-    length: Duration = "40 epochs"
+    length: Length = "40 epochs"
     warmup: Duration = "0 steps"
     warmup_lr: float | None = Field(None, gt=0)
     """Constant rate during warm-up (2015: 0.01 for deep nets); None rises linearly from near 0."""
@@ -147,7 +154,7 @@ class RunConfig(Slice):
     precision: Literal["float32", "bf16"] = "float32"
     """Of training; evaluation is in float32."""
     threads: int = Field(1, ge=1, le=1024)
-    checkpoint_every: Duration = "1 epoch"
+    checkpoint_every: Length = "1 epoch"
     keep_checkpoints: int = Field(2, ge=1)
 
 

@@ -25,12 +25,6 @@ class InputError(SkipwayError):
     exit_code = 2
 
 
-class GateNotMet(SkipwayError):
-    """The work was done and its result does not pass the bar that was set for it."""
-
-    exit_code = 1
-
-
 def missing_part(command: str, extra: str, error: ImportError) -> InputError:
     """The error for a command whose optional install is absent, naming what brings it."""
     return InputError(

@@ -58,3 +58,21 @@ def _refusal(error: BaseException, aside: Path) -> OSError | None:
     # torch.save reports a failed write as a RuntimeError raised while handling the OSError.
     behind = error.__context__
     return behind if isinstance(behind, OSError) and behind.errno in _FULL else None
+
+
+def weight_file(model: str | os.PathLike[str]) -> Path:
+    """The file that MODEL stands for: of a run, its best weights."""
+    path = Path(model)
+    if not path.exists():
+        raise InputError(
+            f"{harmless(path)}: no such file or run\nMODEL is a run's folder or a weight file."
+        )
+    if not path.is_dir():
+        return path
+    best = path / "best.safetensors"
+    if not best.exists():
+        what = (
+            "the run has no best.safetensors yet" if (path / "run.json").exists() else "not a run"
+        )
+        raise InputError(f"{harmless(path)}: {what}")
+    return best

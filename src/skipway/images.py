@@ -46,6 +46,10 @@ def decode(source: ImageLike, channels: Channels = 3, name: str | None = None) -
     name = harmless(name if name is not None else _name(source))
     if isinstance(source, np.ndarray):
         return _from_array(source, channels, name)
+    if not isinstance(source, (str, os.PathLike, bytes, Image.Image)):
+        raise DecodeError(
+            f"{name}: a {type(source).__name__}; give a path, bytes, a PIL image or an array"
+        )
     with _opened(source, name) as image:
         return _pixels(image, channels, name)
 
@@ -404,3 +408,14 @@ def plain_preprocess(size: int, channels: int, resize: Resize = "crop") -> Prepr
         mean=IMAGENET_MEAN if channels == 3 else (0.5,) * channels,
         std=IMAGENET_STD if channels == 3 else (0.25,) * channels,
     )
+
+
+def thumbnail(image: Array, side: int = 112) -> str:
+    """uint8 or uint16 [H, W, 3] as a PNG of at most `side` pixels, in a data: URL."""
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

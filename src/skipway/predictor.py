@@ -17,8 +17,8 @@ from skipway.architecture import Architecture, name_of
 from skipway.card import Card
 from skipway.data import Split
 from skipway.errors import InputError, harmless, missing_part
+from skipway.files import weight_file
 from skipway.images import DecodeError, ImageLike, plain_preprocess
-from skipway.machine import cores
 from skipway.metrics import Scored
 
 log = logging.getLogger("skipway")
@@ -94,38 +94,52 @@ class Predictor:
         ]
 
 
-def load(model: str | os.PathLike[str], threads: int | None = None) -> Predictor:
-    """A predictor from a run or a weight file, on the CPU in float32.
+def load(
+    model: str | os.PathLike[str],
+    threads: int | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+) -> Predictor:
+    """A predictor from a run or a weight file.
 
+    threads: of computation, for the whole process; None leaves them as they are. device: cpu,
+    cuda or cuda:N. precision: float32 or bf16.
     A weight file without a card gets ImageNet's normalisation and numbers for class names; see
     `Predictor.classes_known`. Raises InputError.
     """
     path = weight_file(model)
     try:
-        return _torch_predictor(path, threads or cores())
+        return _torch_predictor(path, threads, device, precision)
     except ImportError as error:
         raise missing_part("a weight file", "train", error) from None
 
 
-def _torch_predictor(path: Path, threads: int) -> Predictor:
+def _torch_predictor(path: Path, threads: int | None, device: str, precision: str) -> Predictor:
     import torch
 
     from skipway.weights import load_model
 
     torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     net, card, report = load_model(path)
     known = card is not None
     if card is None:
         for line in report.lines():
             log.warning("%s", line)
         card = _bare_card(net.arch)
-    net = net.to(memory_format=torch.channels_last)
+    try:
+        net = net.to(device).to(memory_format=torch.channels_last)
+    except (RuntimeError, AssertionError) as error:
+        reason = harmless(str(error).splitlines()[0])[:100]
+        raise InputError(f"--device {harmless(device)}: {reason}") from None
+    half = torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
 
     @torch.inference_mode()
     def engine(x: Array) -> Array:
-        batch = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
-        logits: Array = net(batch).numpy()
+        batch = torch.from_numpy(x).contiguous(memory_format=torch.channels_last).to(device)
+        with half:
+            logits: Array = net(batch).float().cpu().numpy()
         return logits
 
     return Predictor(engine, card, str(path), classes_known=known)
@@ -142,38 +156,39 @@ def _bare_card(arch: Architecture) -> Card:
     )
 
 
-def weight_file(model: str | os.PathLike[str]) -> Path:
-    """The file that MODEL stands for: of a run, its best weights."""
-    path = Path(model)
-    if not path.exists():
-        raise InputError(
-            f"{harmless(path)}: no such file or run\nMODEL is a run's folder or a weight file."
-        )
-    if not path.is_dir():
-        return path
-    best = path / "best.safetensors"
-    if not best.exists():
-        what = (
-            "the run has no best.safetensors yet" if (path / "run.json").exists() else "not a run"
-        )
-        raise InputError(f"{harmless(path)}: {what}")
-    return best
+def score(
+    predictor: Predictor,
+    split: Split,
+    threads: int,
+    on_bad: str = "error",
+    batch_size: int = 128,
+) -> tuple[Scored, list[str]]:
+    """What a model says of a labelled split, and why each image that was skipped was.
 
-
-def score(predictor: Predictor, split: Split, threads: int, batch_size: int = 128) -> Scored:
-    """What a model says of every image of a labelled split. Raises DecodeError.
-
-    The labels of the split count the model's classes.
+    The labels of the split count the model's classes. Raises DecodeError where `on_bad` is error,
+    InputError where no image is left.
     """
     channels, preprocess = predictor.card.preprocess.channels, predictor.card.preprocess
 
-    def ready(i: int) -> Array:
-        return preprocess(split.image(i, channels))
+    def ready(i: int) -> Array | DecodeError:
+        try:
+            return preprocess(split.image(i, channels))
+        except DecodeError as error:
+            if on_bad == "error":
+                raise
+            return error
 
-    parts = []
+    parts, skipped = [], []
     with ThreadPoolExecutor(threads) as pool:
         for low in range(0, len(split), batch_size):
-            index = np.arange(low, min(low + batch_size, len(split)))
-            logits = predictor.run(np.stack(list(pool.map(ready, index.tolist()))))
-            parts.append(Scored.from_logits(logits, split.labels[index], index))
-    return Scored.merge(parts)
+            window = range(low, min(low + batch_size, len(split)))
+            found = dict(zip(window, pool.map(ready, window), strict=True))
+            skipped += [str(x) for x in found.values() if isinstance(x, DecodeError)]
+            inputs = {i: x for i, x in found.items() if not isinstance(x, DecodeError)}
+            if inputs:
+                index = np.array(list(inputs))
+                logits = predictor.run(np.stack(list(inputs.values())))
+                parts.append(Scored.from_logits(logits, split.labels[index], index))
+    if not parts:
+        raise InputError(skipped[0] if skipped else "no images to score")
+    return Scored.merge(parts), skipped

@@ -33,6 +33,7 @@ RECIPES: dict[str, Recipe] = {
             "augment.flip": True,
             "augment.pixel_mean": True,
             "batch_size": 128,
+            "precision": "float32",
         },
     ),
     "modern": Recipe(

@@ -28,7 +28,7 @@ from skipway.architecture import Architecture, architecture
 from skipway.card import METADATA_KEY, Card, parse_card, read_header
 from skipway.dialects import Difference, State, Translated, guess_architecture, translate
 from skipway.errors import InputError, harmless
-from skipway.files import atomic_write
+from skipway.files import atomic_write, weight_file
 from skipway.resnet import ResNet
 
 log = logging.getLogger("skipway")
@@ -45,11 +45,12 @@ _UNSEEN = ("shortcut", "stride_in", "antialias", "bn_eps")
 def read_state(path: str | os.PathLike[str]) -> tuple[State, Card | None]:
     """The tensors of a weight file on the CPU, and its card where it has one.
 
-    Takes safetensors and PyTorch's own files, told apart by content. In a checkpoint the state
-    dict is found inside its usual wrappers; the averaged (EMA) one is preferred. Raises InputError
-    for missing, damaged and other files, and for a pickle that needs code to run.
+    Takes a run (its best weights), safetensors and PyTorch's own files, told apart by content. In a
+    checkpoint the state dict is found inside its usual wrappers; the averaged (EMA) one is
+    preferred. Raises InputError for missing, damaged and other files, and for a pickle that needs
+    code to run.
     """
-    path = Path(path)
+    path = weight_file(path)
     name = harmless(path)
     try:
         with path.open("rb") as file:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from skipway.data.keyed import Key, permutation
-from skipway.data.sources import Split
+from skipway.data.sources import WINDOW, Split
 from skipway.errors import InputError
 from skipway.images import Channels, DecodeError, Preprocess
 
@@ -130,7 +130,7 @@ class _Decoded(Dataset[Any]):
         except DecodeError as error:
             return _Failure(str(error))
         key = None if epoch < 0 else Key(seed, epoch, i)
-        return *self.augment(image, int(self.split.labels[i]), key), i
+        return *self.augment(image, self.split.target(i), key), i
 
 
 class _Collated:
@@ -179,6 +179,7 @@ class DecodedFeed:
         batch_size: int,
         seed: int,
         workers: int,
+        persistent: bool = True,
     ) -> None:
         self.n, self.batch_size, self.seed = len(split), batch_size, seed
         self._order = _Order()
@@ -187,7 +188,7 @@ class DecodedFeed:
             batch_sampler=self._order,
             collate_fn=_Collated(collate),
             num_workers=workers,
-            persistent_workers=workers > 0,
+            persistent_workers=persistent and workers > 0,
             generator=torch.Generator(),  # its own: the global one is stochastic depth's
             worker_init_fn=_start_worker if workers else None,
         )
@@ -234,13 +235,15 @@ def decode_all(
     frames: Array = np.zeros(shape, np.uint8)
     failed = []
     with ThreadPoolExecutor(threads) as pool:
-        for i, result in enumerate(pool.map(one, range(len(split)), chunksize=64)):
-            if isinstance(result, str):
-                failed.append((i, result))
-                continue
-            if result.dtype == np.uint16:
-                frames = widened(frames)
-            frames[i] = widened(result) if frames.dtype == np.uint16 else result
+        for low in range(0, len(split), WINDOW):
+            window = range(low, min(low + WINDOW, len(split)))
+            for i, result in zip(window, pool.map(one, window), strict=True):
+                if isinstance(result, str):
+                    failed.append((i, result))
+                    continue
+                if result.dtype == np.uint16:
+                    frames = widened(frames)
+                frames[i] = widened(result) if frames.dtype == np.uint16 else result
     return frames, failed
 
 

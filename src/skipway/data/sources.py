@@ -7,6 +7,7 @@ are matched by name in the other splits.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import zipfile
 from collections import Counter
@@ -36,6 +37,8 @@ SPLIT_NAMES = {  # in any case
     "test": "test",
 }
 LARGEST_VALIDATION = 5000
+WINDOW = 4096
+"""Images that wait for the decoding threads at a time."""
 
 
 class Names(Sequence[str]):
@@ -124,6 +127,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def target(self, i: int) -> int:
+        """What image i is to be learned as."""
+        return int(self.labels[i])
+
     def image(self, i: int, channels: Channels) -> Array:
         """The pixels of image i as `images.decode` gives them. Raises DecodeError."""
         name = self.names[i]
@@ -157,6 +164,16 @@ class DataSet:
         """Images per class."""
         found = Counter(self.splits[split].labels.tolist())
         return {name: found[i] for i, name in enumerate(self.classes)}
+
+    def digest(self) -> str:
+        """sha256 of which images are in which split, with which label."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for name, split in self.splits.items():
+            digest.update(f"{name} {len(split)} ".encode())
+            digest.update(split.labels.tobytes())
+            for image in split.names:
+                digest.update(image.encode("utf-8", "surrogateescape") + b"\0")
+        return digest.hexdigest()
 
 
 def open_data(path: str, val: float | Literal["auto", "none"] = "auto", seed: int = 0) -> DataSet:
@@ -203,10 +220,12 @@ def open_data(path: str, val: float | Literal["auto", "none"] = "auto", seed: in
     else:
         raise InputError(f"{harmless(path)}: has {', '.join(tree)} but no train folder")
     if "val" not in splits and val != "none":
-        share = val
-        if isinstance(share, str):
-            share = 1 / 9 if "all" in tree else 0.1  # of what is left: a tenth of all
-        splits["train"], splits["val"] = hold_out(splits["train"], share, seed)
+        share, at_most = val, None
+        if isinstance(share, str) and "all" in tree:
+            share = 1 / 9  # of what is left: a tenth of all
+        elif isinstance(share, str):
+            share, at_most = 0.1, LARGEST_VALIDATION
+        splits["train"], splits["val"] = hold_out(splits["train"], share, seed, at_most)
         n = len(splits["val"])
         if not n:
             raise InputError(
@@ -258,16 +277,19 @@ def open_split(
     return split, replace(chosen, labels=place[chosen.labels]), names
 
 
-def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+def hold_out(
+    split: Split, share: float, seed: int, at_most: int | None = None
+) -> tuple[Split, Split]:
     """Split off a stratified share: at least one image of each class that has two, and otherwise
-    at most 5,000. The image of a class that has no other stays.
+    no more than `at_most`. The image of a class that has no other stays.
 
     The rest, then what was held out; both keep the order.
     """
-    share = min(share, LARGEST_VALIDATION / len(split))
+    at_most = len(split) if at_most is None else at_most
+    share = min(share, at_most / len(split))
     labels, sizes = np.unique(split.labels, return_counts=True)
     counts = np.minimum(np.maximum(np.rint(share * sizes).astype(np.int64), 1), sizes - 1)
-    while (over := int(counts.sum()) - LARGEST_VALIDATION) > 0 and counts.max() > 1:
+    while (over := int(counts.sum()) - at_most) > 0 and counts.max() > 1:
         largest = np.argsort(-counts, kind="stable")[:over]  # rounding up had made it too many
         counts[largest] = np.maximum(counts[largest] - 1, np.minimum(counts[largest], 1))
     chosen = np.zeros(len(split), bool)
@@ -442,7 +464,7 @@ def _unknown_classes(
     shown = ", ".join(repr(harmless(c)) for c in unknown[:3]) + (", …" if len(unknown) > 3 else "")
     known = ", ".join(repr(harmless(c)) for c in classes[:5]) + (", …" if len(classes) > 5 else "")
     return InputError(
-        f"{harmless(path)}: {split} has classes that are not among the known ones: {shown}\n"
+        f"{harmless(path)} ({split}): unknown classes: {shown}\n"
         f"Known: {known}. Rename the folders, or leave them out."
     )
 
@@ -473,6 +495,10 @@ def find_damaged(split: Split, threads: int) -> list[tuple[int, str]]:
             return str(error)
         return None
 
+    found = []
     with ThreadPoolExecutor(threads) as pool:
-        reasons = pool.map(reason, range(len(split)), chunksize=64)
-        return [(i, r) for i, r in enumerate(reasons) if r is not None]
+        for low in range(0, len(split), WINDOW):  # so that few futures wait at a time
+            window = range(low, min(low + WINDOW, len(split)))
+            reasons = zip(window, pool.map(reason, window), strict=True)
+            found += [(i, why) for i, why in reasons if why is not None]
+    return found

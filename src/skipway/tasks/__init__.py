@@ -7,13 +7,13 @@ losses may exist in training mode only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from skipway.architecture import Architecture
-from skipway.data import Key
+from skipway.data import Key, Split
 from skipway.data.feed import Batch
 
 
@@ -30,6 +30,14 @@ class Evaluator(Protocol):
 
     def metrics(self) -> Mapping[str, float]:
         """Every metric by name. The first decides which checkpoint is best (higher is better)."""
+        ...
+
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the first metric, where it has one."""
+        ...
+
+    def details(self, split: Split, classes: Sequence[str]) -> dict[str, Any]:
+        """What the report shows of the split beside the metrics, pictures included."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,17 @@ from torch import Tensor, nn
 
 from skipway.architecture import Architecture
 from skipway.config import AugmentConfig
-from skipway.data import Key
+from skipway.data import Key, Split
 from skipway.data.augment import pad_crop_flip, random_resized_crop
 from skipway.data.feed import Batch
-from skipway.images import Preprocess
-from skipway.metrics import Scored
+from skipway.errors import harmless
+from skipway.images import Preprocess, thumbnail
+from skipway.metrics import Scored, calibration, wilson_interval
 from skipway.resnet import ResNet
 
 Array = npt.NDArray[Any]
+
+SHOWN_MISTAKES = 24
 
 
 class ClassificationEvaluator:
@@ -41,6 +45,31 @@ class ClassificationEvaluator:
 
     def metrics(self) -> dict[str, float]:
         return self.scored().metrics()
+
+    def interval(self) -> tuple[float, float]:
+        correct = self.scored().correct
+        return wilson_interval(int(correct.sum()), len(correct))
+
+    def details(self, split: Split, classes: Sequence[str]) -> dict[str, Any]:
+        scored = self.scored()
+        wrong = np.flatnonzero(~scored.correct)
+        worst = wrong[np.argsort(scored.true_score[wrong], kind="stable")][:SHOWN_MISTAKES]
+        return {
+            "classes": classes,
+            "confusion": scored.confusion(len(classes)).tolist(),
+            "calibration": calibration(scored.confidence, scored.correct),
+            "mistakes": [
+                {
+                    "name": harmless(split.names[int(scored.index[i])]),
+                    "label": classes[scored.label[i]],
+                    "predicted": classes[scored.predicted[i]],
+                    "score": float(scored.confidence[i]),
+                    "true_score": float(scored.true_score[i]),
+                    "image": thumbnail(split.image(int(scored.index[i]), 3)),
+                }
+                for i in worst
+            ],
+        }
 
 
 class Classify:

@@ -31,7 +31,8 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the oldest first."""
-    return sorted(p for p in folder.glob("step-*") if p.name[5:].isdecimal())
+    found = [p for p in folder.glob("step-*") if p.name[5:].isdecimal()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
 
 
 def load(path: Path) -> dict[str, Any]:

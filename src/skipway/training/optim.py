@@ -81,7 +81,9 @@ def set_exact_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
     for module in norms:
         module.reset_running_stats()
         module.momentum = None  # cumulative average
-    net.train()
+    net.eval()  # no stochastic depth
+    for module in norms:
+        module.train()
     for x in inputs:
         net(x)
     for module, momentum in zip(norms, momenta, strict=True):

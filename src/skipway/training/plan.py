@@ -14,11 +14,12 @@ from skipway.card import Card
 from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
 from skipway.data.sources import image_sizes
+from skipway.dialects import State, guess_architecture, translate
 from skipway.errors import InputError, harmless
 from skipway.images import SMALL_IMAGE, Preprocess, plain_preprocess
 from skipway.machine import cores, has_bf16
 from skipway.recipes import recipe
-from skipway.weights import load_model
+from skipway.weights import read_state
 
 RESIDENT_LIMIT = 2 << 30
 """Bytes of decoded images that are held in memory."""
@@ -70,19 +71,19 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
     data = open_data(data_path, opening.data.val, opening.seed)
     card, base = None, None
     if weights is not None:
-        net, card, _ = load_model(weights)
-        base = _named(opening.model.name, card, net.arch)
+        state, card = read_state(weights)
+        base = _base(opening, state, card)
         choices += _from_weights(str(weights), card, base)
     for choose in (_from_images, _batch, _training, _machine):
         choices += choose(data, config())
     final = config()
-    kept = tuple(
-        c for c in choices if c.key not in settings or c.key == "recipe" != given.get(c.key)
-    )
+    kept = tuple(c for c in choices if c.key not in settings)
     if final.data.resident and final.augment.area is not None:
         raise InputError(
             "data.resident: random crops (augment.area) need the whole images; drop one"
         )
+    if final.augment.pixel_mean and weights is not None:
+        raise InputError("augment.pixel_mean: the weights come with a preprocessing of their own")
     if final.augment.pixel_mean and not final.data.resident:
         raise InputError("augment.pixel_mean: only for images held in memory (data.resident=true)")
     arch = _architecture(final, base, len(data.classes))
@@ -109,28 +110,45 @@ def _check_batch(config: RunConfig, arch: Architecture, images: int) -> None:
         )
 
 
-def _named(name: str, card: Card | None, found: Architecture) -> Architecture:
-    """The architecture that was asked for by name, else the one of the weights.
+def _base(config: RunConfig, state: State, card: Card | None) -> Architecture:
+    """The architecture to fine-tune: the one that was asked for by name, else the weights' own.
 
-    Whether the weights fit the former is told when they are loaded.
+    Whether the weights fit is told when they are loaded.
     """
+    found = card.architecture if card else None
+    if found is None:
+        file = translate(state)
+        guess = guess_architecture(file)
+        found = guess[1] if guess else None
+    name = config.model.name
     if name == "auto" or (card is not None and card.model == name):
+        if found is None:
+            raise InputError(
+                f"{harmless(config.model.weights)}: its tensors fit no known network\n"
+                "Say with --model what they are; skipway models lists the names."
+            )
         return found
     row = architecture(name)
-    if (row.shortcut, found.shortcut) == ("A", "A-split"):  # as these weights were trained
-        return replaced(row, shortcut="A-split")
+    if found is not None and (row.shortcut, found.shortcut) == ("A", "A-split"):
+        return replaced(row, shortcut="A-split")  # as these weights were trained
     return row
 
 
 def _preprocess(config: RunConfig, arch: Architecture, card: Card | None) -> Preprocess:
-    """That of the weights, at the size and with the channels of the run."""
+    """That of the weights, at the size, with the channels and the resizing of the run."""
     plain = plain_preprocess(arch.input_size, arch.in_channels, config.data.resize)
-    if card is None or card.preprocess.channels != arch.in_channels:
+    own = card.preprocess if card is not None else plain
+    if own.channels != plain.channels:
         return plain
-    if card.preprocess.size == plain.size:
-        return card.preprocess
-    own = card.preprocess
-    return plain.model_copy(update={"mean": own.mean, "std": own.std})
+    if (own.size, own.resize) == (plain.size, plain.resize):
+        return own
+    if own.pixel_mean is not None:
+        raise InputError(
+            f"data.size, data.resize: the weights subtract a mean image of {own.size[0]} px, "
+            f"{own.resize}; keep both"
+        )
+    kept = {key: getattr(own, key) for key in ("mean", "std", "interpolation")}
+    return plain.model_copy(update=kept)
 
 
 def _architecture(config: RunConfig, base: Architecture | None, classes: int) -> Architecture:
@@ -155,6 +173,7 @@ def _from_weights(path: str, card: Card | None, arch: Architecture) -> list[Choi
         Choice("model.name", name, f"the architecture {of}"),
         Choice("data.size", size, f"the input {of}"),
         Choice("data.channels", arch.in_channels, f"the input {of}"),
+        Choice("data.resize", card.preprocess.resize if card else "crop", f"the input {of}"),
     ]
 
 
@@ -187,14 +206,14 @@ def _from_images(data: DataSet, config: RunConfig) -> list[Choice]:
 def _batch(data: DataSet, config: RunConfig) -> list[Choice]:
     n = len(data.splits["train"])
     batch = 128 if n >= 5000 else 64 if n >= 1000 else 32
-    return [Choice("batch_size", batch, f"{n:,} training images")]
+    return [Choice("batch_size", min(batch, n), f"{n:,} training images")]
 
 
 def _training(data: DataSet, config: RunConfig) -> list[Choice]:
     """Length, rate and augmentation from the number and the size of the images."""
     n = len(data.splits["train"])
     size = config.data.size or SMALL_IMAGE
-    rate = 0.2 * config.batch_size / 128
+    rate = 0.2 * min(config.batch_size, n) / 128
     choices = [
         Choice("schedule.length", f"{40 if n >= 5000 else 30} epochs", f"{n:,} training images"),
         Choice("optim.lr", rate, "0.2 for a batch of 128, in proportion (1706.02677)"),

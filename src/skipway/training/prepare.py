@@ -12,12 +12,14 @@ from skipway.config import RunConfig
 from skipway.data import DataSet, Skipped
 from skipway.data.feed import DecodedFeed, Feed, ResidentFeed, decode_all, pixel_mean
 from skipway.data.sources import find_damaged
-from skipway.errors import InputError
+from skipway.errors import InputError, harmless
 from skipway.images import Preprocess, plain_preprocess
 from skipway.tasks.classify import Classify
 from skipway.training.plan import Plan
 
 Array = npt.NDArray[Any]
+
+SHOWN_DAMAGED = 5
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def prepare(plan: Plan) -> Prepared:
                 config.batch_size,
                 config.seed,
                 config.data.workers or 0,
+                persistent=name == "train",
             )
     return Prepared(data, task, feeds)
 
@@ -100,7 +103,10 @@ def _without_damaged(
     if not reasons:
         return data, {}
     if policy == "error":
-        more = f"\n{len(reasons) - 1:,} more are damaged." if len(reasons) > 1 else ""
+        others = [harmless(data.splits[name].names[i]) for name, i, _ in reasons[1:]]
+        more = f"\nalso damaged: {', '.join(others[:SHOWN_DAMAGED])}" if others else ""
+        if len(others) > SHOWN_DAMAGED:
+            more += f" and {len(others) - SHOWN_DAMAGED:,} more"
         raise InputError(f"{reasons[0][2]}{more}\nAdd --on-bad skip to leave such files out.")
     kept, splits = {}, dict(data.splits)
     for name, found in failed.items():

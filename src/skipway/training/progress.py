@@ -59,11 +59,10 @@ class TrainingProgress:
         """A row of the metrics table."""
         self._told = time.monotonic()
         parts = [f"epoch {row['epoch']:>3}/{self._clock.epochs}"]
-        parts += [f"loss {row['train_loss']:.4f}"]
-        if "train_accuracy" in row:
-            parts += [f"accuracy {row['train_accuracy']:.2%}"]
-        parts += [f"{k} {row[k]:.4f}" for k in ("val_loss",) if k in row]
-        parts += [f"val accuracy {row['val_accuracy']:.2%}"] if "val_accuracy" in row else []
+        for key, value in row.items():
+            if key.startswith("train_") or key in ("val_loss", "val_accuracy"):
+                shown = f"{value:.2%}" if key.endswith("accuracy") else f"{value:.4f}"
+                parts.append(f"{key.removeprefix('train_').replace('_', ' ')} {shown}")
         parts += [f"{row['images_per_second']:,.0f} images/s", f"waiting {row['waiting']:.0%}"]
         parts += [f"ETA {self._left(row['step'])}"]
         self.say("  ".join(parts))

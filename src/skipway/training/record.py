@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import datetime
-import io
+import itertools
 import json
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import PIL
 import torch
-from PIL import Image
 
-from skipway.data import Split
 from skipway.errors import InputError, harmless
 from skipway.files import atomic_write
 from skipway.machine import cores, cpu_name
-from skipway.metrics import Scored, calibration
 from skipway.version import __version__
 
-Array = npt.NDArray[Any]
 
-SHOWN_MISTAKES = 24
+def check_place(out: str | os.PathLike[str] | None) -> None:
+    """Raise InputError where `out` is taken, or its place cannot hold a folder."""
+    if out is None:
+        return
+    place = Path(out)
+    try:
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise InputError(f"--out {harmless(out)}: exists and is not empty; take another place")
+        above = next(p for p in place.absolute().parents if p.exists())
+    except OSError as error:
+        raise InputError(f"--out {harmless(out)}: {error.strerror}") from None
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"--out {harmless(out)}: nothing can be made in {harmless(above)}")
 
 
-def default_place(data_path: str, model: str) -> Path:
-    """A dated name under ``runs`` that is not taken."""
+def make_place(out: str | os.PathLike[str] | None, data_path: str, model: str) -> Path:
+    """The run's folder, made: `out`, or a dated name under ``runs`` that nobody has."""
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{Path(data_path).stem or 'data'}-{model}"
-    place, i = Path("runs") / stem, 1
-    while place.exists():
-        i += 1
-        place = Path("runs") / f"{stem}-{i}"
-    return place
+    dated = (Path("runs") / (stem if i == 1 else f"{stem}-{i}") for i in itertools.count(1))
+    for place in dated if out is None else [Path(out)]:
+        try:
+            place.mkdir(parents=True, exist_ok=out is not None)
+        except FileExistsError:
+            if out is None:
+                continue
+            raise InputError(f"--out {harmless(place)}: exists and is no folder") from None
+        except OSError as error:
+            raise InputError(f"--out {harmless(place)}: cannot be made: {error.strerror}") from None
+        return place
+    raise AssertionError("names do not run out")
+
+
+def setting_flags(given: Mapping[str, Any]) -> list[str]:
+    """Settings as the flags that give them on the command line."""
+    flags = []
+    for key, value in given.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        flags += ["--set", f"{key}={text}"]
+    return flags
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for folder in (run, run / "checkpoints"):
+        for part in folder.glob(".skipway-*.tmp"):
+            part.unlink(missing_ok=True)
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -48,6 +78,8 @@ def read_record(run: Path) -> dict[str, Any]:
         raise InputError(f"{harmless(run)}: not a run (it has no run.json)") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{harmless(run)}/run.json: cannot be read: {harmless(error)}") from None
+    if not isinstance(record, dict) or not {"status", "config"} <= record.keys():
+        raise InputError(f"{harmless(run)}/run.json: not the record of a run")
     return record
 
 
@@ -91,44 +123,6 @@ def cut_rows(run: Path, step: int) -> None:
                 kept.append(line + "\n")
     with atomic_write(path) as file:
         file.write("".join(kept).encode())
-
-
-def evaluation(split: str, images: Split, classes: Sequence[str], scored: Scored) -> dict[str, Any]:
-    """What ``evaluation.json`` holds: what the report shows of the final score.
-
-    Pictures included, for the data may move.
-    """
-    wrong = np.flatnonzero(~scored.correct)
-    worst = wrong[np.argsort(scored.true_score[wrong], kind="stable")][:SHOWN_MISTAKES]
-    return {
-        "split": split,
-        "n": len(scored.label),
-        "classes": classes,
-        "confusion": scored.confusion(len(classes)).tolist(),
-        "calibration": calibration(scored.confidence, scored.correct),
-        "mistakes": [
-            {
-                "name": harmless(images.names[int(scored.index[i])]),
-                "label": classes[scored.label[i]],
-                "predicted": classes[scored.predicted[i]],
-                "score": float(scored.confidence[i]),
-                "true_score": float(scored.true_score[i]),
-                "image": thumbnail(images.image(int(scored.index[i]), 3)),
-            }
-            for i in worst
-        ],
-    }
-
-
-def thumbnail(image: Array, side: int = 112) -> str:
-    """uint8 or uint16 [H, W, 3] as a PNG of at most `side` pixels, in a data: URL."""
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    picture = Image.fromarray(image)
-    picture.thumbnail((side, side))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def environment(device: torch.device, threads: int) -> dict[str, Any]:

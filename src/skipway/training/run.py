@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import math
 import os
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -29,10 +29,9 @@ from skipway.config import resolve
 from skipway.data import open_data
 from skipway.data.feed import batches
 from skipway.errors import InputError, SkipwayError, harmless
-from skipway.metrics import wilson_interval
+from skipway.recipes import recipe
 from skipway.resnet import ResNet, count
 from skipway.tasks import Evaluator
-from skipway.tasks.classify import ClassificationEvaluator
 from skipway.training import checkpoint
 from skipway.training.clock import Clock, Schedule
 from skipway.training.loop import Loop, evaluate
@@ -42,12 +41,14 @@ from skipway.training.prepare import prepare
 from skipway.training.progress import TrainingProgress
 from skipway.training.record import (
     append_row,
+    check_place,
     cut_rows,
-    default_place,
     environment,
-    evaluation,
     flat,
+    make_place,
     read_record,
+    remove_unfinished,
+    setting_flags,
     write_json,
 )
 from skipway.version import __version__
@@ -96,32 +97,78 @@ def start(
     began = time.perf_counter()
     torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
     progress = progress or TrainingProgress()
-    if (
-        out is not None
-        and Path(out).exists()
-        and (not Path(out).is_dir() or any(Path(out).iterdir()))
-    ):
-        raise InputError(f"--out {harmless(out)}: exists and is not empty; choose another place")
+    check_place(out)
     plan = make_plan(data_path, given)
-    return _Training(plan, out, progress, began).run(None)
+    command = shlex.join(["skipway", "train", data_path, *setting_flags(given)])
+    training = _Training(plan, progress, began)
+    run = make_place(out, data_path, plan.config.model.name)
+    with _claimed(run):
+        check_place(run)  # another may have begun since
+        return training.run(run, training.new_record(run, command), None)
 
 
 def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None) -> Result:
-    """Go on with a run from its newest checkpoint, as if it had never stopped."""
+    """Go on with a run from its newest checkpoint, as if it had never stopped.
+
+    A finished run that lacks its report gives its result again. Raises InputError for a run that
+    cannot go on: finished, in use, damaged, or with other data than it began with.
+    """
     began = time.perf_counter()
     torch.set_flush_denormal(True)
     path = Path(run)
     record = read_record(path)
     if record["status"] == "finished":
-        raise InputError(f"--resume {harmless(run)}: this run is finished")
-    state = checkpoint.load(checkpoint.newest(path))
-    config, card = resolve(flat(record["config"])), parse_card(state["card"], str(run))
-    check_device(config.device)
-    data = open_data(config.data_path, config.data.val, config.seed)
-    if data.classes != card.classes:
-        raise InputError(f"--resume {harmless(run)}: {harmless(data.path)} has other classes now")
-    plan = Plan(config, data, card.architecture, card.preprocess, ())
-    return _Training(plan, path, progress or TrainingProgress(), began, record).run(state)
+        if (path / "report.html").exists():
+            raise InputError(f"--resume {harmless(run)}: this run is finished")
+        return _result(path, record)
+    with _claimed(path):
+        file = checkpoint.newest(path)
+        state = checkpoint.load(file)
+        if not {"loop", "best", "spent", "data", "card"} <= state.keys():
+            raise InputError(f"{harmless(file)}: a checkpoint of another version of Skipway")
+        config, card = resolve(flat(record["config"])), parse_card(state["card"], str(run))
+        check_device(config.device)
+        data = open_data(config.data_path, config.data.val, config.seed)
+        if data.digest() != state["data"]:
+            raise InputError(
+                f"--resume {harmless(run)}: {harmless(data.path)} has other images than when the "
+                "run began\nPut them back as they were, or train anew."
+            )
+        plan = Plan(config, data, card.architecture, card.preprocess, ())
+        training = _Training(plan, progress or TrainingProgress(), began)
+        return training.run(path, record, state)
+
+
+def _result(run: Path, record: Mapping[str, Any]) -> Result:
+    """The result of a finished run from its record."""
+    found = record["result"]
+    return Result(
+        run,
+        found["metrics"],
+        found["split"],
+        run / found["weights"],
+        found["seconds"],
+        found["images_per_second"],
+        dict(record),
+    )
+
+
+@contextlib.contextmanager
+def _claimed(run: Path) -> Iterator[None]:
+    """The run's folder, for this process alone. Raises InputError where another has it."""
+    try:
+        handle = os.open(run, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{harmless(run)}: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise InputError(f"{harmless(run)}: another process is training in it") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -148,31 +195,20 @@ def _signals() -> Iterator[list[int]]:
 class _Training:
     """One training from a plan, new or resumed."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        out: str | os.PathLike[str] | None,
-        progress: TrainingProgress,
-        began: float,
-        record: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, progress: TrainingProgress, began: float) -> None:
         self.plan, self.config, self.progress, self.began = plan, plan.config, progress, began
-        self.resumed = record is not None
         torch.set_num_threads(plan.config.threads)
         self.device = torch.device(plan.config.device)
         self._announce()
         self.prepared = prepare(plan)
-        if skipped := self.prepared.data.skipped:
-            first = f"the first: {skipped[0].reason}"
-            progress.say(f"  {len(skipped):,} damaged images left out; {first}")
         self.net = self._network()
         self.loop = self._loop(self.net)
-        self.run_path = (
-            Path(out) if out else default_place(plan.config.data_path, plan.config.model.name)
-        )
-        self.record = record or self._record()
         self.best: dict[str, Any] = {}
-        self.images, self.seconds = 0, 0.0
+        self.spent = {"images": 0, "seconds": 0.0, "elapsed": 0.0}
+        """Over all sittings: images and seconds of training, and seconds in all."""
+        self.saved_at = 0
+        self.digest = plan.data.digest()
+        self.run_path, self.record = Path(), dict[str, Any]()
 
     # Set-up
 
@@ -182,6 +218,8 @@ class _Training:
         say(f"{harmless(data.path)}: {splits} images of {len(data.classes)} classes")
         for note in data.notes:
             say(f"  {harmless(note)}")
+        named = recipe(self.config.recipe)
+        say(f"  recipe {self.config.recipe}: {named.source}; {named.expected}")
         for choice in self.plan.choices:
             say(f"  {choice.key} = {harmless(choice.value)}  ({choice.reason})")
 
@@ -190,7 +228,7 @@ class _Training:
             torch.manual_seed(self.config.seed)
             net = self.prepared.task.build(self.plan.architecture)
         assert isinstance(net, ResNet)
-        if self.config.model.weights is not None and not self.resumed:
+        if self.config.model.weights is not None:
             state, _ = read_state(self.config.model.weights)
             for line in load_weights(net, state).lines():
                 self.progress.say(f"  {line}")
@@ -203,6 +241,9 @@ class _Training:
             clock = Clock.of(config.schedule.length, len(batches(len(feed), config.batch_size)))
         except ValueError as error:
             raise InputError(f"schedule.length: {error}") from None
+        for milestone in config.schedule.milestones:
+            if clock.steps(milestone) >= clock.total:
+                self.progress.say(f"  note: the milestone {milestone} is past the end of the run")
         keep_frozen = freeze(net, config.model.freeze)
         torch.manual_seed(config.seed)
         return Loop(
@@ -220,14 +261,15 @@ class _Training:
             keep_frozen=keep_frozen,
         )
 
-    def _record(self) -> dict[str, Any]:
+    def new_record(self, run: Path, command: str) -> dict[str, Any]:
+        """What ``run.json`` begins with. `command` is what gives the same run."""
         data = self.prepared.data
         parameters, macs = count(self.net.arch)
         return {
             "version": 1,
             "skipway": __version__,
-            "name": self.run_path.name,
-            "command": " ".join(["skipway", *sys.argv[1:]]),
+            "name": run.name,
+            "command": command,
             "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "config": self.config.model_dump(mode="json"),
             "choices": [asdict(c) for c in self.plan.choices],
@@ -248,55 +290,54 @@ class _Training:
 
     # The run
 
-    def run(self, state: dict[str, Any] | None) -> Result:
-        try:
-            self.run_path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"--out {harmless(self.run_path)}: cannot be made: {error.strerror}"
-            ) from None
+    def run(self, path: Path, record: dict[str, Any], state: dict[str, Any] | None) -> Result:
+        """Train to the end in that folder, from a checkpoint's state or from the beginning."""
+        self.run_path, self.record = path, record
+        remove_unfinished(path)
         self._write_record(status="running")
         if state is not None:
             self.loop.load_state(state["loop"])
-            self.best = state["best"]
-            cut_rows(self.run_path, self.loop.step)
+            self.best, self.spent = state["best"], state["spent"]
+            self.began -= self.spent["elapsed"]
+            self.saved_at = self.loop.step
+            cut_rows(path, self.loop.step)
             self.progress.say(f"going on at step {self.loop.step:,}")
-        with _signals() as came:
-            self.progress.begin(self.loop.clock, self.loop.step)
-            try:
+        try:
+            with _signals() as came:
+                self.progress.begin(self.loop.clock, self.loop.step)
                 self._epochs(came)
-            except SkipwayError as error:
-                with contextlib.suppress(SkipwayError):  # a full disk must not hide the reason
-                    self._write_record(status="failed", error=str(error))
-                raise
-            finally:
-                self.progress.end()
-            if came:
-                self._write_record(status="interrupted")
-                raise Interrupted(self.run_path, came[0])
-        return self._finish()
+            if not came:
+                return self._finish()
+        except SkipwayError as error:
+            with contextlib.suppress(SkipwayError):  # a full disk must not hide the reason
+                self._write_record(status="failed", error=str(error))
+            raise
+        finally:
+            self.progress.end()
+        self._write_record(status="interrupted")
+        raise Interrupted(self.run_path, came[0])
 
     def _epochs(self, came: list[int]) -> None:
         loop = self.loop
-        every = loop.clock.steps(self.config.checkpoint_every)
+        every = max(loop.clock.steps(self.config.checkpoint_every), 1)
+
+        def due() -> bool:
+            return loop.step - self.saved_at >= every
 
         def pause(loop: Loop) -> bool:
             self.progress.step(loop.step, loop.tally)
             at_end = loop.step % loop.clock.steps_per_epoch == 0 or loop.finished
-            if every and loop.step % every == 0 and not at_end:
+            if due() and not at_end:
                 self._checkpoint()
             return bool(came)
 
         while not loop.finished:
-            images, seconds = loop.tally.images, loop.tally.seconds
-            if loop.clock.position(loop.step)[1] == 0:
-                images, seconds = 0, 0.0
             whole = loop.epoch(pause)
-            self.images += loop.tally.images - images
-            self.seconds += loop.tally.seconds - seconds
             if whole:
                 self._end_of_epoch()
-            if whole or came:
+                self.spent["images"] += loop.tally.images
+                self.spent["seconds"] += loop.tally.seconds
+            if came or loop.finished or due():
                 self._checkpoint()
             if came:
                 return
@@ -315,7 +356,7 @@ class _Training:
             metrics = finite_metrics(evaluate(task, loop.weights, feed, self.device), "val")
             row |= {f"val_{name}": value for name, value in metrics.items()}
             value = next(iter(metrics.values()))
-            if value >= self.best.get("value", -1.0):
+            if value >= self.best.get("value", -math.inf):
                 self.best = {"value": value, "epoch": epoch, "step": loop.step}
                 self._save(loop.weights, "best", self._measured(metrics, "val"))
         row |= {
@@ -328,10 +369,17 @@ class _Training:
         self.progress.epoch(row)
 
     def _checkpoint(self) -> None:
-        card = self._card(()).to_json()
-        state = {"loop": self.loop.state(), "best": self.best, "card": card}
+        self.spent["elapsed"] = time.perf_counter() - self.began
+        state = {
+            "loop": self.loop.state(),
+            "best": self.best,
+            "spent": self.spent,
+            "data": self.digest,
+            "card": self._card(()).to_json(),
+        }
         folder, keep = self.run_path / "checkpoints", self.config.keep_checkpoints
         checkpoint.save(folder, self.loop.step, state, keep)
+        self.saved_at = self.loop.step
 
     # The end
 
@@ -342,7 +390,8 @@ class _Training:
         net = net.to(self.device).to(memory_format=torch.channels_last)
         if self.config.exact_norm:
             task, feed = self.prepared.task, self.prepared.feeds["train"]
-            inputs = (task.to_input(b.to(self.device), None).images for b in feed.in_order())
+            shuffled = feed.epoch(self.loop.clock.epochs)  # in order, a batch would be one class
+            inputs = (task.to_input(b.to(self.device), None).images for b in shuffled)
             set_exact_statistics(net, inputs)
         split = next((s for s in ("test", "val") if s in self.prepared.feeds), None)
         metrics: dict[str, float] = {}
@@ -350,19 +399,17 @@ class _Training:
         result: dict[str, Any] = {"metrics": metrics, "split": split}
         if split is not None:
             evaluator = evaluate(self.prepared.task, net, self.prepared.feeds[split], self.device)
-            assert isinstance(evaluator, ClassificationEvaluator)
-            scored = evaluator.scored()
             metrics = finite_metrics(evaluator, split)
-            interval = wilson_interval(int(scored.correct.sum()), len(scored.label))
-            result |= {"metrics": metrics, "interval": interval, "n": len(scored.label)}
+            interval, n = evaluator.interval(), len(self.prepared.feeds[split])
+            result |= {"metrics": metrics, "interval": interval, "n": n}
             measured = self._measured(metrics, split, interval)
             images, classes = self.prepared.data.splits[split], self.prepared.data.classes
-            shown = evaluation(split, images, classes, scored)
+            shown = {"split": split, "n": n} | evaluator.details(images, classes)
             write_json(self.run_path / "evaluation.json", shown)
         card = self._save(net, "best", measured)
         write_json(self.run_path / "card.json", card.model_dump(mode="json"))
         seconds = time.perf_counter() - self.began
-        speed = self.images / max(self.seconds, 1e-9)
+        speed = self.spent["images"] / max(self.spent["seconds"], 1e-9)
         result |= {
             "weights": "best.safetensors",
             "chosen": f"best on val, epoch {self.best['epoch']}" if self.best else "last step",
@@ -372,7 +419,7 @@ class _Training:
             "images_per_second": round(speed, 1),
         }
         self._write_record(status="finished", result=result)
-        return Result(self.run_path, metrics, split, path, seconds, speed, self.record)
+        return _result(self.run_path, self.record)
 
     def _measured(
         self, metrics: Mapping[str, float], split: str, interval: tuple[float, float] | None = None
@@ -397,7 +444,8 @@ class _Training:
             recipe=self.config.model_dump(mode="json"),
             provenance={
                 key: self.record[key] for key in ("created", "command", "skipway", "environment")
-            },
+            }
+            | {"data": self.digest},
         )
 
     def _save(self, net: nn.Module, name: str, metrics: tuple[Measured, ...]) -> Card:
