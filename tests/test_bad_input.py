@@ -323,7 +323,7 @@ def test_damaged_images_stop_the_run_unless_skipped(
 ) -> None:
     flags = [*QUICK, f"--set=data.resident={resident}", "--out", tmp_path / "run"]
     found = call("train", damaged, *flags)
-    assert_refused(found, "train/a/03.png: truncated", "2 more are damaged", "--on-bad skip")
+    assert_refused(found, "train/a/03.png: truncated", "also damaged: ", "--on-bad skip")
     assert listing(tmp_path) == set()
 
     found = call("train", damaged, *flags, "--on-bad", "skip", "--json")
@@ -341,7 +341,10 @@ def test_damaged_images_stop_the_run_unless_skipped(
 def test_eval_and_predict_name_a_damaged_image(damaged: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert call("train", damaged, *QUICK, "--on-bad=skip", "--out", run).code == 0
-    assert_refused(call("eval", run, damaged), "test/b/01.png")
+    assert_refused(call("eval", run, damaged, "--on-bad=error"), "test/b/01.png")
+    left_out = call("eval", run, damaged, "--json")  # as in training
+    assert left_out.value["n"] == record(run)["result"]["n"]
+    assert "skipped: test/b/01.png" in left_out.err
     bad = [damaged / "test/b/01.png", damaged / "train/a/03.png"]
     found = call("predict", run, *bad)
     assert (found.code, found.out) == (2, "")

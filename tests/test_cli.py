@@ -624,6 +624,42 @@ def test_changed_data_are_no_reason_to_go_on(data: Path, tmp_path: Path) -> None
     assert call("train", "--resume", run).code == 0
 
 
+def test_fine_tuning_takes_what_the_weights_hold(data: Path, tmp_path: Path) -> None:
+    """A run; a backbone without its classifier; a net that no row is, once it is described."""
+    import torch
+
+    from skipway import create_model
+
+    run, fields = tmp_path / "run", {"depths": [2, 1, 1], "widths": [8, 8, 16], "stem_width": 8}
+    flags = [f"--set=model.architecture.{k}={json.dumps(v)}" for k, v in fields.items()]
+    common = ["--epochs=1", "--threads=1", "--set=data.size=16", "--json"]
+    assert call("train", data, "--model=resnet20", *flags, *common, "--out", run).code == 0
+    state = create_model("resnet20", 3, **fields).state_dict()
+    headless = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    torch.save(headless, tmp_path / "backbone.pt")
+    unknown = call("train", data, "--weights", tmp_path / "backbone.pt", *common)
+    assert unknown.code == 2
+    assert "--model" in unknown.err
+    for name, more in (("run", []), ("backbone.pt", ["--model=resnet20", *flags])):
+        out = tmp_path / f"tuned-{name}"
+        tuned = call("train", data, "--weights", tmp_path / name, *more, *common, "--out", out)
+        assert tuned.code == 0, tuned.err
+        assert "100.0% of the parameters before the classifier" in tuned.err
+        assert record(out)["config"]["recipe"] == "finetune"
+
+
+def test_the_recipe_that_was_asked_for_is_the_one_that_is_told(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = [*SMALL, "--recipe=he2015-cifar", "--set=schedule.length=2 steps", "--out", out]
+    found = call("train", data, *flags)
+    assert found.code == 0, found.err
+    assert "modern" not in found.err
+    assert "the milestone 32000 steps is past the end" in found.err
+    config = record(out)["config"]
+    assert (config["recipe"], config["precision"]) == ("he2015-cifar", "float32")
+    assert not any(c["key"] in ("recipe", "precision") for c in record(out)["choices"])
+
+
 def test_a_run_belongs_to_one_process(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = [

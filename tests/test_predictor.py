@@ -262,7 +262,8 @@ def test_score_is_what_single_predictions_say(
     split = data.splits["train"]
     labels = np.array([CLASSES.index(data.classes[y]) for y in split.labels])
     split = type(split)(split.reader, split.names, labels)
-    found = score(predictor, split, threads=2, batch_size=batch_size)
+    found, skipped = score(predictor, split, threads=2, batch_size=batch_size)
+    assert skipped == []
     alone = [predictor(tmp_path / name, top=7) for name in split.names]
     table = np.array([[scores(p)[c] for c in CLASSES] for p in alone])
     assert found.index.tolist() == list(range(13))
@@ -275,6 +276,11 @@ def test_score_is_what_single_predictions_say(
     (tmp_path / split.names[5]).write_text("no image")
     with pytest.raises(DecodeError, match=split.names[5]):
         score(predictor, split, threads=2)
+    fewer, skipped = score(predictor, split, 2, on_bad="skip", batch_size=batch_size)
+    assert len(skipped) == 1
+    assert split.names[5] in skipped[0]
+    assert fewer.index.tolist() == [i for i in range(13) if i != 5]
+    assert fewer.confidence.tolist() == pytest.approx(np.delete(found.confidence, 5), abs=1e-5)
 
 
 def test_a_card_survives_in_the_predictor(run: Path) -> None:

@@ -159,8 +159,9 @@ def evaluate(
         ),
     ] = None,
     on_bad: Annotated[
-        OnBad, typer.Option(help="error or skip: what to do with damaged images.")
-    ] = OnBad.error,
+        OnBad | None,
+        typer.Option(help="error or skip: what to do with damaged images; by default as trained."),
+    ] = None,
     device: Device = "cpu",
     precision: Annotated[Precision, typer.Option()] = Precision.float32,
     threads: Threads = None,
@@ -187,7 +188,8 @@ def evaluate(
     if not predictor.classes_known:
         note = "class names are not in the file: taken from the data in alphabetical order"
         print(note, file=sys.stderr)
-    scored, skipped = score(predictor, found, threads, on_bad.value)
+    policy = on_bad.value if on_bad else recipe.get("data", {}).get("on_bad", "error")
+    scored, skipped = score(predictor, found, threads, policy)
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
     metrics, n = scored.metrics(), len(scored.label)

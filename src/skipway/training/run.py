@@ -201,6 +201,9 @@ class _Training:
         self.device = torch.device(plan.config.device)
         self._announce()
         self.prepared = prepare(plan)
+        if skipped := self.prepared.data.skipped:
+            first = f"the first: {skipped[0].reason}"
+            progress.say(f"  {len(skipped):,} damaged images left out; {first}")
         self.net = self._network()
         self.loop = self._loop(self.net)
         self.best: dict[str, Any] = {}
