@@ -343,7 +343,8 @@ def test_eval_and_predict_name_a_damaged_image(damaged: Path, tmp_path: Path) ->
     assert call("train", damaged, *QUICK, "--on-bad=skip", "--out", run).code == 0
     assert_refused(call("eval", run, damaged, "--on-bad=error"), "test/b/01.png")
     left_out = call("eval", run, damaged, "--json")  # as in training
-    assert left_out.value["n"] == record(run)["result"]["n"]
+    result = json.loads((run / "run.json").read_text("utf-8"))["result"]
+    assert left_out.value["n"] == result["n"]
     assert "skipped: test/b/01.png" in left_out.err
     bad = [damaged / "test/b/01.png", damaged / "train/a/03.png"]
     found = call("predict", run, *bad)
