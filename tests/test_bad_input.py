@@ -344,7 +344,7 @@ def test_eval_and_predict_name_a_damaged_image(damaged: Path, tmp_path: Path) ->
     assert_refused(call("eval", run, damaged, "--on-bad=error"), "test/b/01.png")
     left_out = call("eval", run, damaged, "--json")  # as in training
     result = json.loads((run / "run.json").read_text("utf-8"))["result"]
-    assert left_out.value["n"] == result["n"]
+    assert json.loads(left_out.out)["n"] == result["n"]
     assert "skipped: test/b/01.png" in left_out.err
     bad = [damaged / "test/b/01.png", damaged / "train/a/03.png"]
     found = call("predict", run, *bad)
