@@ -325,7 +325,7 @@ def show_result(result: Result) -> None:
         "",
         f"skipway eval {run} {shlex.quote(harmless(result.record['data']['path']))}",
         f"skipway predict {run} IMAGE…",
-        f'python -c "import skipway; print(skipway.load({str(result.run)!r})(IMAGE))"',
+        f"skipway.load({str(result.run)!r})  # in Python",
     ]
     Console(highlight=False).print(Panel(Text("\n".join(lines)), title="done", expand=False))
 

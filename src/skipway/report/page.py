@@ -140,7 +140,7 @@ def _how_good(run: Run) -> Html:
         ("Top 5", shown(run.metric("top5"), f".{places}%")),
         ("Loss", shown(run.metric("loss"), ".3g", " nats")),
         ("Calibration error", shown(run.metric("ece"), ".1%")),
-        ("Weights", dig(result, "weights")),
+        ("Weights", dig(result, "chosen") or dig(result, "weights")),
     ]
     caution = (
         "The epoch was chosen on these images: expect a little less on new ones."
