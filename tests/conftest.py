@@ -9,8 +9,15 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _denormals() -> Iterator[None]:
-    """Training flushes denormals for the rest of its process; hypothesis needs them."""
+def _torch_as_it_was() -> Iterator[None]:
+    """One thread, for the tests are small; and denormals, which training flushes for the rest of
+    its process and hypothesis needs."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_flush_denormal(False)
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)

@@ -3,10 +3,7 @@ half-written, and the user's own text never loose in a terminal or a page."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import os
 import pickle
 import re
@@ -16,73 +13,15 @@ import subprocess
 import sys
 import unicodedata
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from skipway import cli
-
-QUICK = [
-    "--threads=1",
-    "--workers=0",
-    "--model=resnet20",
-    "--set=model.architecture.depths=[1,1,1]",
-    "--set=model.architecture.width=0.25",
-    "--epochs=1",
-]
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> list[str]:
-        """The lines from the error on; what was logged before is none of it."""
-        lines = self.err.splitlines()
-        starts = [i for i, line in enumerate(lines) if line.startswith("skipway: ")]
-        return lines[starts[0] :] if starts else []
-
-
-def call(*arguments: str | Path) -> Answer:
-    """The command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    argv, handlers, level = sys.argv, logging.root.handlers[:], logging.root.level
-    sys.argv = ["skipway", *map(str, arguments)]
-    logging.root.handlers.clear()  # pytest's own would keep the command from adding its own
-    try:
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as leaving,
-        ):
-            cli.main()
-    finally:
-        sys.argv, logging.root.handlers[:] = argv, handlers
-        logging.root.setLevel(level)
-    code = leaving.value.code
-    return Answer(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
-
-
-def draw(root: Path, classes: Sequence[str], n: int = 6, size: int = 16, seed: int = 0) -> Path:
-    """Class folders of noise, each class of another colour."""
-    rng = np.random.default_rng(seed)
-    for i, name in enumerate(classes):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for j in range(n):
-            pixels = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
-            pixels[..., i % 3] += 120
-            Image.fromarray(pixels).save(root / name / f"{j:02}.png")
-    return root
+from commands import QUICK, Answer, call, draw
 
 
 def listing(folder: Path) -> set[str]:

@@ -30,15 +30,6 @@ CLASSES = ("ant", "bee", "caf\u00e9", "dog", "e", "f", "g")
 PREPROCESS = Preprocess(size=(16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
-
-
 @functools.cache
 def make_net(classes: int = len(CLASSES)) -> ResNet:
     """Random weights, statistics settled, so that images get different answers."""

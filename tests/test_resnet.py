@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,14 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from skipway.architecture import ARCHITECTURES, Architecture, architecture
 from skipway.errors import InputError
 from skipway.resnet import Blur, DropPath, ResNet, SqueezeExcite, count
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
