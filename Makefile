@@ -54,7 +54,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/digits.py
 ifdef CIFAR10
 	$(BIN)/python benchmarks/train_speed.py --data "$(CIFAR10)"
-	$(BIN)/python benchmarks/cifar10_resnet20.py --data "$(CIFAR10)" --out runs/cifar10-resnet20
+	$(BIN)/python benchmarks/cifar10_resnet20.py --data "$(CIFAR10)" --out "runs/cifar10-resnet20-$$(git rev-parse --short=12 HEAD)"
 ifdef WEIGHTS
 	$(BIN)/python benchmarks/imported_weights.py --weights "$(WEIGHTS)" --data "$(CIFAR10)"
 endif

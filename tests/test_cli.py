@@ -582,6 +582,29 @@ def test_the_recipe_that_was_asked_for_is_the_one_that_is_told(data: Path, tmp_p
     assert not any(c["key"] in ("recipe", "precision") for c in record(out)["choices"])
 
 
+def test_a_resume_needs_the_checkpoint_and_not_the_first_weights(
+    data: Path, trained: tuple[Path, Answer], tmp_path: Path
+) -> None:
+    first, run = tmp_path / "first.safetensors", tmp_path / "run"
+    shutil.copy(trained[0] / "best.safetensors", first)
+    flags = ["--threads=1", "--epochs=40", "--batch-size=4", "--weights", first]
+    interrupt(run, ["train", data, *flags, "--out", run], signal.SIGINT)
+    first.unlink()
+    found = call("train", "--resume", run, "--json")
+    assert found.code == 0, found.err
+    assert len(rows(run)) == 40
+
+
+def test_eval_says_where_nothing_was_held_out(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    only = tmp_path / "only"
+    shutil.copytree(data / "train", only)
+    assert call("train", only, *SMALL, "--epochs=1", "--val=none", "--out", run).code == 0
+    found = call("eval", run, only, "--json")
+    assert found.value["split"] == "all"
+    assert "these images were trained on" in found.err
+
+
 def test_a_run_belongs_to_one_process(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = [

@@ -203,15 +203,19 @@ def evaluate(
 
 
 def held_out(card: Card, data: str, seed: int, val: Any) -> str | None:
-    """The split that a run was scored on, where this is the data that it trained on."""
+    """The split that a training held out, where this is its data."""
     from skipway.data import open_data
 
     trained_on = card.provenance.get("data")
-    if not card.metrics or trained_on is None:
+    if trained_on is None:
         return None
     with contextlib.suppress(InputError):  # not a set to train on: then not the run's
-        if open_data(data, val, seed).digest() == trained_on:
-            return card.metrics[0].split
+        made = open_data(data, val, seed)
+        if made.digest() == trained_on:
+            split = next((s for s in ("test", "val") if s in made.splits), None)
+            if split is None:
+                print("note: nothing was held out; these images were trained on", file=sys.stderr)
+            return split
     if card.recipe.get("data_path") == data:
         note = "the images are not those of training; where there are no split folders, those "
         print(f"note: {note}that are scored may have been trained on", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The errors a user can meet, and user text made harmless for terminals.
 
-Exit codes: 0 fine, 1 a gate not met, 2 the user's input, 3 our fault.
+Exit codes: 0 fine, 2 the user's input, 3 our fault.
 """
 
 from __future__ import annotations

@@ -63,7 +63,11 @@ def _refusal(error: BaseException, aside: Path) -> OSError | None:
 def weight_file(model: str | os.PathLike[str]) -> Path:
     """The file that MODEL stands for: of a run, its best weights."""
     path = Path(model)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise InputError(f"{harmless(path)}: {error.strerror}") from None
+    if not there:
         raise InputError(
             f"{harmless(path)}: no such file or run\nMODEL is a run's folder or a weight file."
         )

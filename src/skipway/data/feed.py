@@ -60,6 +60,10 @@ class Feed(Protocol):
         """The batches of a training epoch from batch `start` on, in the order of its key."""
         ...
 
+    def shuffled(self, epoch: int) -> Iterable[Batch]:
+        """Every image once, as it is, in the order of that epoch's key."""
+        ...
+
     def in_order(self) -> Iterable[Batch]:
         """Every image once, as it is, in the order of the split."""
         ...
@@ -103,6 +107,9 @@ class ResidentFeed:
         order = permutation(len(self), self.seed, epoch)
         for low, high in batches(len(self), self.batch_size)[start:]:
             yield self._batch(order[low:high])
+
+    def shuffled(self, epoch: int) -> Iterator[Batch]:
+        return self.epoch(epoch)
 
     def in_order(self) -> Iterator[Batch]:
         for low, high in batches(len(self), self.batch_size):
@@ -164,7 +171,8 @@ class _Order:
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are the main process's to answer
+        signal.signal(number, signal.SIG_IGN)
 
 
 class DecodedFeed:
@@ -211,6 +219,9 @@ class DecodedFeed:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         return self._pass(permutation(self.n, self.seed, epoch), epoch, start)
+
+    def shuffled(self, epoch: int) -> Iterator[Batch]:
+        return self._pass(permutation(self.n, self.seed, epoch), -1, 0)
 
     def in_order(self) -> Iterator[Batch]:
         return self._pass(np.arange(self.n), -1, 0)

@@ -345,7 +345,7 @@ def _scan(path: str) -> _Found:
     elif place.is_file() and zipfile.is_zipfile(place):
         names, folders = _members(place)
         root = _common_root(names)
-        if _split_name(root) or any(n.count("/") < 2 for n in names):
+        if _split_name(root) or all(n.count("/") < 2 for n in names):
             root = ""
         reader = ZipReader(place, f"{root}/" if root else "")
     elif place.exists():

@@ -196,7 +196,8 @@ def _from_images(data: DataSet, config: RunConfig) -> list[Choice]:
             why = f"the median short side is {short} px; a multiple of 32, 224 at most"
         choices.append(Choice("data.size", size, why))
     if data.path == "digits":
-        choices.append(Choice("data.channels", 1, "the digits are grey"))
+        if config.model.weights is None:  # else the weights say it
+            choices.append(Choice("data.channels", 1, "the digits are grey"))
         choices.append(Choice("augment.flip", False, "a mirrored digit is no digit"))
     else:
         choices.append(Choice("augment.flip", True, "photographs may be mirrored"))

@@ -135,7 +135,7 @@ def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None
                 "run began\nPut them back as they were, or train anew."
             )
         plan = Plan(config, data, card.architecture, card.preprocess, ())
-        training = _Training(plan, progress or TrainingProgress(), began)
+        training = _Training(plan, progress or TrainingProgress(), began, resumed=True)
         return training.run(path, record, state)
 
 
@@ -162,12 +162,15 @@ def _claimed(run: Path) -> Iterator[None]:
         raise InputError(f"{harmless(run)}: {error.strerror}") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(handle)
-        raise InputError(f"{harmless(run)}: another process is training in it") from None
+        busy = isinstance(error, BlockingIOError)
+        why = "another process is training in it" if busy else f"no lock: {error.strerror}"
+        raise InputError(f"{harmless(run)}: {why}") from None
     try:
         yield
     finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # workers that still live share the lock
         os.close(handle)
 
 
@@ -195,7 +198,9 @@ def _signals() -> Iterator[list[int]]:
 class _Training:
     """One training from a plan, new or resumed."""
 
-    def __init__(self, plan: Plan, progress: TrainingProgress, began: float) -> None:
+    def __init__(
+        self, plan: Plan, progress: TrainingProgress, began: float, resumed: bool = False
+    ) -> None:
         self.plan, self.config, self.progress, self.began = plan, plan.config, progress, began
         torch.set_num_threads(plan.config.threads)
         self.device = torch.device(plan.config.device)
@@ -204,7 +209,7 @@ class _Training:
         if skipped := self.prepared.data.skipped:
             first = f"the first: {skipped[0].reason}"
             progress.say(f"  {len(skipped):,} damaged images left out; {first}")
-        self.net = self._network()
+        self.net = self._network(resumed)
         self.loop = self._loop(self.net)
         self.best: dict[str, Any] = {}
         self.spent = {"images": 0, "seconds": 0.0, "elapsed": 0.0}
@@ -226,12 +231,12 @@ class _Training:
         for choice in self.plan.choices:
             say(f"  {choice.key} = {harmless(choice.value)}  ({choice.reason})")
 
-    def _network(self) -> ResNet:
+    def _network(self, resumed: bool) -> ResNet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             net = self.prepared.task.build(self.plan.architecture)
         assert isinstance(net, ResNet)
-        if self.config.model.weights is not None:
+        if self.config.model.weights is not None and not resumed:  # a checkpoint has them all
             state, _ = read_state(self.config.model.weights)
             for line in load_weights(net, state).lines():
                 self.progress.say(f"  {line}")
@@ -296,6 +301,7 @@ class _Training:
     def run(self, path: Path, record: dict[str, Any], state: dict[str, Any] | None) -> Result:
         """Train to the end in that folder, from a checkpoint's state or from the beginning."""
         self.run_path, self.record = path, record
+        self.record.pop("error", None)  # of an earlier sitting
         remove_unfinished(path)
         self._write_record(status="running")
         if state is not None:
@@ -393,7 +399,7 @@ class _Training:
         net = net.to(self.device).to(memory_format=torch.channels_last)
         if self.config.exact_norm:
             task, feed = self.prepared.task, self.prepared.feeds["train"]
-            shuffled = feed.epoch(self.loop.clock.epochs)  # in order, a batch would be one class
+            shuffled = feed.shuffled(self.loop.clock.epochs)  # in order, a batch would be one class
             inputs = (task.to_input(b.to(self.device), None).images for b in shuffled)
             set_exact_statistics(net, inputs)
         split = next((s for s in ("test", "val") if s in self.prepared.feeds), None)
