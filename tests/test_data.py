@@ -135,6 +135,13 @@ def test_a_zip_is_as_its_folder(
         assert not any("__MACOSX" in name or "/." in name for name in names)
 
 
+def test_a_loose_image_in_a_zip_hides_no_class(tmp_path: Path) -> None:
+    content = files("a", "b", each=12) | {"cover.png": picture(99)}
+    found = open_data(in_zip(tmp_path / "photos.zip", content, "photos/"))
+    assert found.classes == ("a", "b")
+    assert sum(map(len, found.splits.values())) == 24
+
+
 def test_a_folder_around_the_splits_is_passed(tmp_path: Path) -> None:
     in_folder(tmp_path / "outer" / "inner", SPLITS)
     expected = open_data(str(tmp_path / "outer" / "inner"))
