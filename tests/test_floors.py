@@ -29,12 +29,13 @@ FLOORS = {
         "files",
         "machine",
         "version",
+        "shipped",
     ),
     1: ("resnet", "data", "answers", "metrics"),
-    2: ("dialects", "weights", "probes"),
+    2: ("dialects", "hub", "weights", "probes"),
     3: ("tasks",),
-    4: ("training", "export", "predictor"),
-    5: ("report", "check", "serve", "study"),
+    4: ("training", "export", "predictor", "publish"),
+    5: ("report", "check", "doctor", "serve", "study"),
     6: ("cli", "__main__", ""),
 }
 """Modules and packages by floor; "" is the package's own __init__."""

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from skipway.errors import InputError, harmless
+from skipway import shipped
+from skipway.errors import InputError, harmless, nearest
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
@@ -60,16 +61,32 @@ def _refusal(error: BaseException, aside: Path) -> OSError | None:
     return behind if isinstance(behind, OSError) and behind.errno in _FULL else None
 
 
+HUBS = ("torchvision:", "hf:")
+"""How the names of weights that are fetched begin; `hub` reads them."""
+
+
+def is_hub_name(model: str | os.PathLike[str]) -> bool:
+    """Whether MODEL names weights of a hub rather than a file."""
+    return isinstance(model, str) and model.startswith(HUBS)
+
+
 def weight_file(model: str | os.PathLike[str]) -> Path:
-    """The file that MODEL stands for: of a run, its best weights."""
+    """The file that MODEL stands for: of a run, its best weights; of a shipped name, its file.
+
+    What lies on the disk goes before a shipped name. Raises InputError.
+    """
     path = Path(model)
     try:
         there = path.exists()
     except OSError as error:
         raise InputError(f"{harmless(path)}: {error.strerror}") from None
+    if not there and os.fspath(model) in shipped.NAMES:
+        return shipped.file(os.fspath(model), ".safetensors")
     if not there:
+        names = ", ".join(shipped.NAMES)
         raise InputError(
-            f"{harmless(path)}: no such file or run\nMODEL is a run's folder or a weight file."
+            f"{harmless(path)}: no such file or run.{nearest(str(path), shipped.NAMES)}\n"
+            f"MODEL is a run's folder, a weight file, or a model that ships with Skipway: {names}"
         )
     if not path.is_dir():
         return path

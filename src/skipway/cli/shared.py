@@ -1,0 +1,57 @@
+"""What the commands share: the app, the options that recur, and answers as JSON."""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="skipway",
+    help="Residual networks, from the paper to production.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON value on one line on stdout.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run's folder or a weight file.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of computation.")]
+
+
+class OnBad(enum.StrEnum):
+    error = "error"
+    skip = "skip"
+
+
+class Precision(enum.StrEnum):
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+def version(asked: bool) -> None:
+    if asked:
+        from skipway.version import __version__
+
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def skipway(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (anywhere).")] = False,
+) -> None:
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+
+
+def emit(value: Any) -> None:
+    """One JSON value on one line on stdout."""
+    print(json.dumps(value, ensure_ascii=True))
