@@ -67,8 +67,9 @@ class ModelConfig(Slice):
     """A row of `skipway models`; auto chooses from the size of the images."""
     weights: str | None = None
     """A weight file to start from."""
-    freeze: int = Field(0, ge=0, le=6)
-    """Freeze the stem (1), the stem and the first stage (2), and so on; only with weights."""
+    freeze: Literal["all"] | Annotated[int, Field(ge=0, le=6)] = 0
+    """Freeze the stem (1), the stem and the first stage (2), and so on, or all but the classifier;
+    only with weights."""
     architecture: dict[str, JsonValue] = {}
     """Fields of the architecture to replace, e.g. shortcut or width."""
 
@@ -84,6 +85,9 @@ class DataConfig(Slice):
     resize: Literal["crop", "letterbox", "squash"] = "crop"
     resident: bool | None = None
     """Hold the decoded set in memory and augment whole batches; chosen from its size when None."""
+    views: int = Field(8, ge=0, le=1000)
+    """Where all but the classifier is frozen: augmented views of each training image whose
+    features are computed once and trained on in turn; 0 computes them anew in each epoch."""
     preflight: bool = True
     """Read every image once before training to find damaged ones."""
     workers: int | None = Field(None, ge=0, le=1024)
@@ -111,6 +115,8 @@ class OptimConfig(Slice):
     """Decay batch norm's gamma and beta and all biases too."""
     head_lr: float = Field(1.0, gt=0)
     """The classifier's learning rate over that of the rest."""
+    stage_decay: float = Field(1.0, gt=0, le=1)
+    """The learning rate of each stage over that of the next (discriminative rates, 1801.06146)."""
     clip: float | None = Field(None, gt=0)
     """Largest norm of the whole gradient."""
 

@@ -33,7 +33,8 @@ def train(
     out: Annotated[str | None, typer.Option(help="The run's folder; must not exist.")] = None,
     weights: Annotated[str | None, typer.Option(help="A weight file to start from.")] = None,
     freeze: Annotated[
-        int | None, typer.Option(help="Freeze the stem (1), and stages (2, 3, …) of --weights.")
+        str | None,
+        typer.Option(help="Freeze the stem (1), stages too (2, 3, …), or all of --weights."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,

@@ -18,15 +18,20 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
 
     Raises InputError where the disk is full; what was there before survives.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08}"
+    write(path, state)
+    for old in saved(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write a state whole or not at all, its folder made. Raises InputError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
-    for old in saved(folder)[:-keep]:
-        old.unlink(missing_ok=True)
-    return path
 
 
 def saved(folder: Path) -> list[Path]:

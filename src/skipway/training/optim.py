@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +23,12 @@ def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     is lr * v with v = m v + g.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    last = max(_stage(name, 0) for name, _ in net.named_parameters())
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
             decays = config.decay_all or parameter.ndim > 1
-            scale = config.head_lr if name.startswith("fc.") else 1.0
+            head = name.startswith("fc.")
+            scale = config.head_lr if head else config.stage_decay ** (last - _stage(name, last))
             decay = config.weight_decay if decays else 0.0
             groups.setdefault((decay, scale), []).append(parameter)
     return torch.optim.SGD(
@@ -37,6 +41,13 @@ def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         nesterov=config.nesterov,
         fused=True,
     )
+
+
+def _stage(name: str, last: int) -> int:
+    """The stage of a parameter: 0 for the stem, `last` for what comes after the stages."""
+    match = re.match(r"layer(\d+)\.", name)
+    after = name.startswith(("norm.", "fc."))
+    return int(match[1]) if match else last if after else 0
 
 
 def make_ema(net: nn.Module, decay: float) -> AveragedModel:
@@ -53,12 +64,17 @@ def make_ema(net: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(net, multi_avg_fn=average, use_buffers=True)
 
 
-def freeze(net: ResNet, parts: int) -> Callable[[], None]:
-    """Freeze the first `parts` of stem, stage 1, stage 2, …; returns what to call after `train()`.
+def freeze(net: ResNet, parts: int | Literal["all"]) -> Callable[[], None]:
+    """Freeze the first `parts` of stem, stage 1, stage 2, …, or all but the classifier; returns
+    what to call after `train()`.
 
     The batch norms of frozen parts keep their statistics.
     """
-    frozen = [net.conv1, net.bn1, *net.stages()[: parts - 1]] if parts else []
+    frozen = []
+    if parts == "all":
+        frozen = [net.conv1, net.bn1, *net.stages(), net.norm]
+    elif parts:
+        frozen = [net.conv1, net.bn1, *net.stages()[: parts - 1]]
     for module in frozen:
         module.requires_grad_(False)
 

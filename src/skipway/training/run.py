@@ -1,8 +1,9 @@
 """A run: a directory that holds all there is to know of one training, and how it is made.
 
 It holds ``run.json`` (configuration, choices, data, environment, result), ``metrics.jsonl`` (a
-row an epoch), ``checkpoints/step-N``, ``best.safetensors``, ``last.safetensors``, ``card.json``
-and ``evaluation.json`` (what the report shows of the final score).
+row an epoch), ``checkpoints/step-N``, ``best.safetensors``, ``last.safetensors``, ``card.json``,
+``samples.json`` (augmented images of the first batch) and ``evaluation.json`` (what the report
+shows of the final score).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import datetime
 import fcntl
 import math
 import os
+import resource
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,18 +25,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from skipway.card import Card, Measured, parse_card
 from skipway.config import resolve
 from skipway.data import open_data
-from skipway.data.feed import batches
+from skipway.data.feed import Feed, batches
 from skipway.errors import InputError, SkipwayError, harmless
 from skipway.recipes import recipe
 from skipway.resnet import ResNet, count
-from skipway.tasks import Evaluator
+from skipway.tasks import Evaluator, Task
 from skipway.training import checkpoint
 from skipway.training.clock import Clock, Schedule
+from skipway.training.features import OnFeatures, feature_feeds, head
 from skipway.training.loop import Loop, evaluate
 from skipway.training.optim import freeze, make_ema, make_optimizer, set_exact_statistics
 from skipway.training.plan import Plan, check_device, make_plan
@@ -51,8 +55,12 @@ from skipway.training.record import (
     setting_flags,
     write_json,
 )
+from skipway.training.samples import write_samples
 from skipway.version import __version__
 from skipway.weights import load_model, load_weights, read_state, save_weights
+
+FROZEN = "checkpoints/frozen"
+"""The network of a run that trains on features, whose checkpoints hold the classifier alone."""
 
 
 class Interrupted(SkipwayError):
@@ -135,7 +143,7 @@ def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None
                 "run began\nPut them back as they were, or train anew."
             )
         plan = Plan(config, data, card.architecture, card.preprocess, ())
-        training = _Training(plan, progress or TrainingProgress(), began, resumed=True)
+        training = _Training(plan, progress or TrainingProgress(), began, resumed=path)
         return training.run(path, record, state)
 
 
@@ -199,7 +207,7 @@ class _Training:
     """One training from a plan, new or resumed."""
 
     def __init__(
-        self, plan: Plan, progress: TrainingProgress, began: float, resumed: bool = False
+        self, plan: Plan, progress: TrainingProgress, began: float, resumed: Path | None = None
     ) -> None:
         self.plan, self.config, self.progress, self.began = plan, plan.config, progress, began
         torch.set_num_threads(plan.config.threads)
@@ -210,7 +218,16 @@ class _Training:
             first = f"the first: {skipped[0].reason}"
             progress.say(f"  {len(skipped):,} damaged images left out; {first}")
         self.net = self._network(resumed)
-        self.loop = self._loop(self.net)
+        self.keep_frozen = freeze(self.net, self.config.model.freeze)
+        self.task: Task = self.prepared.task
+        self.feeds = self.prepared.feeds
+        trained: nn.Module = self.net
+        self.on_features = self.config.model.freeze == "all" and self.config.data.views > 0
+        """Whether the loop trains the classifier alone, on features that are computed here."""
+        if self.on_features:
+            trained, self.task = head(self.net), OnFeatures(self.task)
+            self.feeds = self._features()
+        self.loop = self._loop(trained)
         self.best: dict[str, Any] = {}
         self.spent = {"images": 0, "seconds": 0.0, "elapsed": 0.0}
         """Over all sittings: images and seconds of training, and seconds in all."""
@@ -231,20 +248,34 @@ class _Training:
         for choice in self.plan.choices:
             say(f"  {choice.key} = {harmless(choice.value)}  ({choice.reason})")
 
-    def _network(self, resumed: bool) -> ResNet:
+    def _features(self) -> dict[str, Feed]:
+        begun, views = time.perf_counter(), self.config.data.views
+        self.progress.say(
+            f"  all but the classifier is frozen: computing its features of {views} views once"
+        )
+        feeds = feature_feeds(
+            self.net, self.prepared.task, self.prepared.feeds, self.config, self.device
+        )
+        self.progress.say(f"  features computed in {time.perf_counter() - begun:.1f} s")
+        return feeds
+
+    def _network(self, resumed: Path | None) -> ResNet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             net = self.prepared.task.build(self.plan.architecture)
         assert isinstance(net, ResNet)
-        if self.config.model.weights is not None and not resumed:  # a checkpoint has them all
+        frozen = None if resumed is None else resumed / FROZEN
+        if frozen is not None and frozen.exists():
+            net.load_state_dict(checkpoint.load(frozen))
+        elif self.config.model.weights is not None and not resumed:  # a checkpoint has them all
             state, _ = read_state(self.config.model.weights)
             for line in load_weights(net, state).lines():
                 self.progress.say(f"  {line}")
         return net.to(self.device).to(memory_format=torch.channels_last)
 
-    def _loop(self, net: ResNet) -> Loop:
+    def _loop(self, net: nn.Module) -> Loop:
         config = self.config
-        feed = self.prepared.feeds["train"]
+        feed = self.feeds["train"]
         try:
             clock = Clock.of(config.schedule.length, len(batches(len(feed), config.batch_size)))
         except ValueError as error:
@@ -252,10 +283,9 @@ class _Training:
         for milestone in config.schedule.milestones:
             if clock.steps(milestone) >= clock.total:
                 self.progress.say(f"  note: the milestone {milestone} is past the end of the run")
-        keep_frozen = freeze(net, config.model.freeze)
         torch.manual_seed(config.seed)
         return Loop(
-            self.prepared.task,
+            self.task,
             net,
             feed,
             make_optimizer(net, config.optim),
@@ -266,7 +296,7 @@ class _Training:
             precision=config.precision,
             ema=make_ema(net, config.ema.decay) if config.ema.decay else None,
             clip=config.optim.clip,
-            keep_frozen=keep_frozen,
+            keep_frozen=self.keep_frozen,
         )
 
     def new_record(self, run: Path, command: str) -> dict[str, Any]:
@@ -304,6 +334,10 @@ class _Training:
         self.record.pop("error", None)  # of an earlier sitting
         remove_unfinished(path)
         self._write_record(status="running")
+        if self.on_features and state is None:
+            checkpoint.write(path / FROZEN, self.net.state_dict())
+        if state is None:
+            write_samples(path, self.prepared, self.config)
         if state is not None:
             self.loop.load_state(state["loop"])
             self.best, self.spent = state["best"], state["spent"]
@@ -361,17 +395,18 @@ class _Training:
         }
         row |= {f"train_{name}": value for name, value in tally.means().items()}
         if "val" in self.prepared.feeds and self.config.data.val != "none":
-            task, feed = self.prepared.task, self.prepared.feeds["val"]
-            metrics = finite_metrics(evaluate(task, loop.weights, feed, self.device), "val")
+            evaluator = evaluate(self.task, loop.weights, self.feeds["val"], self.device)
+            metrics = finite_metrics(evaluator, "val")
             row |= {f"val_{name}": value for name, value in metrics.items()}
             value = next(iter(metrics.values()))
             if value >= self.best.get("value", -math.inf):
                 self.best = {"value": value, "epoch": epoch, "step": loop.step}
-                self._save(loop.weights, "best", self._measured(metrics, "val"))
+                self._save(self._weights(), "best", self._measured(metrics, "val"))
         row |= {
             "seconds": round(tally.seconds, 3),
             "images_per_second": round(tally.images / max(tally.seconds, 1e-9), 1),
             "waiting": round(tally.waiting / max(tally.seconds, 1e-9), 4),
+            "memory_mib": peak_memory(),
             "gradient_norms": loop.norms.means(),
         }
         append_row(self.run_path, row)
@@ -393,7 +428,7 @@ class _Training:
     # The end
 
     def _finish(self) -> Result:
-        self._save(self.loop.weights, "last", ())
+        self._save(self._weights(), "last", ())
         path = self.run_path / "best.safetensors"
         net, _, _ = load_model(path if self.best else self.run_path / "last.safetensors")
         net = net.to(self.device).to(memory_format=torch.channels_last)
@@ -415,7 +450,7 @@ class _Training:
             images, classes = self.prepared.data.splits[split], self.prepared.data.classes
             shown = {"split": split, "n": n} | evaluator.details(images, classes)
             write_json(self.run_path / "evaluation.json", shown)
-        card = self._save(net, "best", measured)
+        card = self._save(net.state_dict(), "best", measured)
         write_json(self.run_path / "card.json", card.model_dump(mode="json"))
         seconds = time.perf_counter() - self.began
         speed = self.spent["images"] / max(self.spent["seconds"], 1e-9)
@@ -457,14 +492,25 @@ class _Training:
             | {"data": self.digest},
         )
 
-    def _save(self, net: nn.Module, name: str, metrics: tuple[Measured, ...]) -> Card:
+    def _weights(self) -> dict[str, Tensor]:
+        """The whole network's tensors, as they are evaluated and kept."""
+        trained = self.loop.weights.state_dict()
+        return self.net.state_dict() | trained if self.on_features else trained
+
+    def _save(self, state: Mapping[str, Tensor], name: str, metrics: tuple[Measured, ...]) -> Card:
         card = self._card(metrics)
-        save_weights(self.run_path / f"{name}.safetensors", net, card)
+        save_weights(self.run_path / f"{name}.safetensors", state, card)
         return card
 
     def _write_record(self, **update: Any) -> None:
         self.record |= update
         write_json(self.run_path / "run.json", self.record)
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held, in MiB; its workers and the GPU not counted."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def finite_metrics(evaluator: Evaluator, split: str) -> dict[str, float]:
