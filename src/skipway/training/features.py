@@ -1,0 +1,129 @@
+"""Training on features that were computed once, where the whole backbone is frozen.
+
+A frozen backbone gives the same features for the same pixels. So each training image is augmented
+in a few views, the backbone runs once on each, and an epoch is a pass of the classifier alone over
+the features of one view. View v is augmented as epoch v of an ordinary training would be: over as
+many epochs as there are views, both see the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from skipway.architecture import Architecture
+from skipway.config import RunConfig
+from skipway.data import Key
+from skipway.data.feed import Batch, Feed, batches
+from skipway.data.keyed import permutation
+from skipway.resnet import ResNet
+from skipway.tasks import Evaluator, Task
+from skipway.training.loop import autocast
+
+Array = npt.NDArray[Any]
+
+
+class FeatureFeed:
+    """Features in memory: views of a training split, or one view of another split.
+
+    features: float32 [V, N, C]; labels: int64 [N].
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, batch_size: int, seed: int) -> None:
+        self.features, self.labels = features, labels
+        self.batch_size, self.seed = batch_size, seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _pass(self, order: Array, view: int, start: int) -> Iterator[Batch]:
+        for low, high in batches(len(self), self.batch_size)[start:]:
+            index = order[low:high]
+            rows = torch.from_numpy(index)
+            yield Batch(self.features[view, rows], self.labels[rows], index)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = permutation(len(self), self.seed, epoch)
+        return self._pass(order, epoch % len(self.features), start)
+
+    def shuffled(self, epoch: int) -> Iterator[Batch]:
+        return self._pass(permutation(len(self), self.seed, epoch), 0, 0)
+
+    def in_order(self) -> Iterator[Batch]:
+        return self._pass(np.arange(len(self)), 0, 0)
+
+
+class OnFeatures:
+    """A task whose model is the classifier alone and whose images are features already."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        return head(self.task.build(architecture))
+
+    def augment(self, image: Any, target: Any, key: Key | None) -> tuple[Any, Any]:
+        return self.task.augment(image, target, key)
+
+    def collate(self, samples: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+        return self.task.collate(samples)
+
+    def to_input(self, batch: Batch, key: Key | None) -> Batch:
+        return batch
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return self.task.losses(model, batch)
+
+    def predict(self, model: nn.Module, batch: Batch) -> Any:
+        return self.task.predict(model, batch)
+
+    def evaluator(self) -> Evaluator:
+        return self.task.evaluator()
+
+
+def head(net: nn.Module) -> nn.Sequential:
+    """The classifier of a network, [B, C] to [B, K], sharing its parameters."""
+    assert isinstance(net, ResNet)
+    classifier = nn.Sequential()
+    classifier.add_module("fc", net.fc)
+    return classifier
+
+
+@torch.inference_mode()
+def feature_feeds(
+    net: ResNet, task: Task, feeds: Mapping[str, Feed], config: RunConfig, device: torch.device
+) -> dict[str, Feed]:
+    """Feeds of features in place of feeds of images, for train and val.
+
+    Training images are computed in `data.views` views and the training's precision, the others as
+    they are and in float32.
+    """
+    net.eval()
+    made: dict[str, Feed] = {}
+    for name in ("train", "val"):
+        if name not in feeds:
+            continue
+        feed, precision = feeds[name], config.precision
+        passes: list[tuple[int | None, Iterable[Batch]]] = [(None, feed.in_order())]
+        if name == "train":
+            passes = [(view, feed.epoch(view)) for view in range(config.data.views)]
+        else:
+            precision = "float32"
+        features, labels = torch.empty(0), torch.empty(len(feed), dtype=torch.int64)
+        for view, (epoch, found) in enumerate(passes):
+            for batch in found:
+                key = None if epoch is None else Key(config.seed, epoch, batch.index)
+                batch = task.to_input(batch.to(device), key)
+                with autocast(device, precision):
+                    embedded = net.embed(batch.images).float().cpu()
+                if not len(features):
+                    features = torch.empty(len(passes), len(feed), embedded.shape[1])
+                rows = torch.from_numpy(batch.index)
+                features[view, rows], labels[rows] = embedded, batch.targets.cpu()
+        made[name] = FeatureFeed(features, labels, config.batch_size, config.seed)
+    return made
