@@ -23,19 +23,19 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from skipway.data import open_data, open_split
+from skipway.data.preflight import scan
 from skipway.data.sources import (
     LARGEST_VALIDATION,
     ArrayReader,
     DataSet,
     Names,
     Split,
-    find_damaged,
     hold_out,
     image_sizes,
     walk,
 )
 from skipway.errors import InputError
-from skipway.images import DecodeError
+from skipway.images import DecodeError, verify
 
 
 def picture(value: int, width: int = 4, height: int = 3) -> bytes:
@@ -358,7 +358,7 @@ def test_a_damaged_member_is_named(tmp_path: Path, damage: bytes) -> None:
     train = open_data(str(path)).splits["train"]
     with pytest.raises(DecodeError, match=r"data\.zip: train/bees/001\.png"):
         train.image(3, 3)
-    found = find_damaged(train, 2)
+    found = scan(train, 2, verify).failed
     assert [i for i, _ in found] == [3]
     assert "train/bees/001.png" in found[0][1]
     assert train.image(2, 3).shape == (3, 4, 3)
@@ -395,7 +395,7 @@ def test_errors_of_images_name_the_file(tmp_path: Path) -> None:
         assert name in error_of(lambda i=i: train.image(i, 3))
     (tmp_path / "train/bees/001.png").unlink()
     assert "train/bees/001.png: No such file" in error_of(lambda: train.image(3, 3))
-    assert [i for i, _ in find_damaged(train, 1)] == [0, 1, 2, 3]
+    assert [i for i, _ in scan(train, 1, verify).failed] == [0, 1, 2, 3]
 
 
 def first_pixel(split: Split, i: int) -> list[int]:

@@ -120,8 +120,8 @@ def test_batches_by_hand(n: int, size: int, expected: list[tuple[int, int]]) -> 
 
 def test_memory_and_decoding_give_the_same(split: Split) -> None:
     task = classify()
-    frames, failed = decode_all(split, PREPROCESS, 2)
-    assert failed == []
+    frames, scanned = decode_all(split, PREPROCESS, 2)
+    assert scanned.failed == []
     assert frames.shape == (23, *SIZE, 3)
     resident = ResidentFeed(frames, split.labels, 5, 3)
     feed = decoded(split, task)
@@ -274,8 +274,8 @@ SIXTEEN = np.random.default_rng(2).integers(0, 65536, (*SIZE, 3), np.uint16)
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0, 1), (1, 1), (0, 0)])
 def test_eight_and_sixteen_bits_together(order: tuple[int, ...]) -> None:
     images = [(EIGHT, SIXTEEN)[i] for i in order]
-    frames, failed = decode_all(in_memory(*images), PREPROCESS, 1)
-    assert failed == []
+    frames, scanned = decode_all(in_memory(*images), PREPROCESS, 1)
+    assert scanned.failed == []
     assert frames.dtype == (np.uint16 if 1 in order else np.uint8)
     expected = np.stack([PREPROCESS.normalise(image) for image in images])
     assert np.allclose(PREPROCESS.normalise(frames), expected, atol=1e-6)
@@ -303,9 +303,9 @@ def test_widened_levels_keep_their_brightness() -> None:
 def test_failures_are_told_by_position(bad: int) -> None:
     images = [EIGHT, SIXTEEN, EIGHT, SIXTEEN]
     images[bad] = np.zeros((2, 2, 2), np.uint8)  # no image has two channels
-    frames, failed = decode_all(in_memory(*images), PREPROCESS, 2)
-    assert [i for i, _ in failed] == [bad]
-    assert failed[0][1].startswith(f"{bad}: ")
+    frames, scanned = decode_all(in_memory(*images), PREPROCESS, 2)
+    assert [i for i, _ in scanned.failed] == [bad]
+    assert scanned.failed[0][1].startswith(f"{bad}: ")
     kept = [i for i in range(4) if i != bad]
     expected = np.stack([PREPROCESS.normalise(images[i]) for i in kept])
     assert np.allclose(PREPROCESS.normalise(frames)[kept], expected, atol=1e-6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from skipway.data.keyed import Key, permutation
-from skipway.data.sources import WINDOW, Split
+from skipway.data.preflight import Scan, scan
+from skipway.data.split import Split
 from skipway.errors import InputError
-from skipway.images import Channels, DecodeError, Preprocess
+from skipway.images import Channels, DecodeError, ImageLike, Preprocess, decode
 
 Array = npt.NDArray[Any]
 
@@ -227,35 +227,25 @@ class DecodedFeed:
         return self._pass(np.arange(self.n), -1, 0)
 
 
-def decode_all(
-    split: Split, preprocess: Preprocess, threads: int
-) -> tuple[Array, list[tuple[int, str]]]:
-    """Frames [N, *size, C] of a split, and position and reason of each image that failed.
+def decode_all(split: Split, preprocess: Preprocess, threads: int) -> tuple[Array, Scan]:
+    """Frames [N, *size, C] of a split, and what else reading its images gave.
 
     uint16 where any image has 16 bits, else uint8. A failed image's frame is undefined.
     """
-
-    def one(i: int) -> Array | str:
-        try:
-            image = split.image(i, preprocess.channels)
-        except DecodeError as error:
-            return str(error)
-        return preprocess.frame(image)[0]
-
     shape = (len(split), *preprocess.size, preprocess.channels)
     frames: Array = np.zeros(shape, np.uint8)
-    failed = []
-    with ThreadPoolExecutor(threads) as pool:
-        for low in range(0, len(split), WINDOW):
-            window = range(low, min(low + WINDOW, len(split)))
-            for i, result in zip(window, pool.map(one, window), strict=True):
-                if isinstance(result, str):
-                    failed.append((i, result))
-                    continue
-                if result.dtype == np.uint16:
-                    frames = widened(frames)
-                frames[i] = widened(result) if frames.dtype == np.uint16 else result
-    return frames, failed
+
+    def framed(source: ImageLike, name: str) -> Array:
+        return preprocess.frame(decode(source, preprocess.channels, name))[0]
+
+    def keep(i: int, frame: Array) -> None:
+        nonlocal frames
+        if frame.dtype == np.uint16:
+            frames = widened(frames)
+        frames[i] = widened(frame) if frames.dtype == np.uint16 else frame
+
+    scanned = scan(split, threads, framed, keep)
+    return frames, scanned
 
 
 def widened(frames: Array) -> Array:

@@ -13,6 +13,7 @@ from skipway.architecture import ARCHITECTURES, Architecture, architecture, name
 from skipway.card import Card
 from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
+from skipway.data.preflight import default_size
 from skipway.data.sources import image_sizes
 from skipway.dialects import State, guess_architecture, translate
 from skipway.errors import InputError, harmless
@@ -82,6 +83,8 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
         raise InputError(
             "data.resident: random crops (augment.area) need the whole images; drop one"
         )
+    if final.augment.size is not None and final.augment.area is None:
+        raise InputError("augment.size: the size of random crops; set augment.area too")
     if final.augment.pixel_mean and weights is not None:
         raise InputError("augment.pixel_mean: the weights come with a preprocessing of their own")
     if final.augment.pixel_mean and not final.data.resident:
@@ -187,20 +190,16 @@ def _from_images(data: DataSet, config: RunConfig) -> list[Choice]:
         name, kind = ("resnet20", "small") if small else ("resnet18", "large")
         choices.append(Choice("model.name", name, f"{kind} images, {short} px the short side"))
     if config.data.size is None:
-        if short <= SMALL_IMAGE:
-            size = max(short, 16)
-            same = (sizes == sizes[0, 0]).all() and size == short
-            why = f"all images are {short} px" if same else f"the median short side is {short} px"
-        else:
-            size = min(max(short // 32 * 32, 64), 224)
-            why = f"the median short side is {short} px; a multiple of 32, 224 at most"
+        size, why = default_size(short), f"the median short side is {short} px"
+        if short > SMALL_IMAGE:
+            why += "; a multiple of 32, 224 at most"
+        elif (sizes == sizes[0, 0]).all() and size == short:
+            why = f"all images are {short} px"
         choices.append(Choice("data.size", size, why))
-    if data.path == "digits":
-        if config.model.weights is None:  # else the weights say it
-            choices.append(Choice("data.channels", 1, "the digits are grey"))
-        choices.append(Choice("augment.flip", False, "a mirrored digit is no digit"))
-    else:
-        choices.append(Choice("augment.flip", True, "photographs may be mirrored"))
+    if data.channels == 1 and config.model.weights is None:  # else the weights say it
+        choices.append(Choice("data.channels", 1, "all images are grey"))
+    why = "photographs may be mirrored" if data.mirror else "mirrored they may be another class"
+    choices.append(Choice("augment.flip", data.mirror, why))
     return choices
 
 

@@ -1,0 +1,222 @@
+"""Labelled images: their names and labels, how they are read, and what makes a data set of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from skipway.data.keyed import permutation
+from skipway.errors import harmless
+from skipway.images import Channels, DecodeError, ImageLike, decode, header_size
+
+Array = npt.NDArray[Any]
+
+
+class Names(Sequence[str]):
+    """Many strings in two arrays, so that processes share them without copying."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        i = range(len(self))[i]
+        part = self._bytes[self._ends[i] : self._ends[i + 1]]
+        return part.tobytes().decode("utf-8", "surrogateescape")
+
+
+class Reader(Protocol):
+    """Gives the encoded bytes, or the pixels, of a name."""
+
+    def read(self, name: str) -> ImageLike: ...
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    root: Path
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.root / name).read_bytes()
+        except OSError as error:
+            raise DecodeError(f"{harmless(self.root / name)}: {error.strerror}") from None
+
+
+class ZipReader:
+    """Members of a zip read in place; each process opens its own handle."""
+
+    def __init__(self, path: Path, root: str) -> None:
+        self.path, self.root = path, root
+        self._handles: dict[int, zipfile.ZipFile] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "root": self.root, "_handles": {}}
+
+    def read(self, name: str) -> bytes:
+        pid = os.getpid()
+        try:
+            if pid not in self._handles:
+                self._handles = {pid: zipfile.ZipFile(self.path)}
+            return self._handles[pid].read(self.root + name)
+        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
+            where = harmless(f"{self.path}: {self.root}{name}")
+            raise DecodeError(f"{where}: cannot be read: {harmless(error)[:100]}") from None
+        except Exception as error:  # zlib.error and the like on damaged members
+            where = harmless(f"{self.path}: {self.root}{name}")
+            raise DecodeError(f"{where}: damaged in the zip: {harmless(error)[:100]}") from None
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Pixels in memory, uint8 [N, H, W, C], named by their position."""
+
+    pixels: Array
+
+    def read(self, name: str) -> Array:
+        image: Array = self.pixels[int(PurePosixPath(name).stem)]
+        return image
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images: names, labels (int64, positions in the classes) and how to read them."""
+
+    reader: Reader
+    names: Sequence[str]
+    labels: Array
+    notes: tuple[str, ...] = ()
+    """What was decided on the way, where the split stands alone."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def target(self, i: int) -> int:
+        """What image i is to be learned as."""
+        return int(self.labels[i])
+
+    def image(self, i: int, channels: Channels) -> Array:
+        """The pixels of image i as `images.decode` gives them. Raises DecodeError."""
+        name = self.names[i]
+        return decode(self.reader.read(name), channels, name)
+
+    def take(self, positions: Array) -> Split:
+        """Those images only, in that order."""
+        names = Names(self.names[int(i)] for i in positions)
+        return replace(self, names=names, labels=self.labels[positions])
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a form of data holds, before anything is held out of it."""
+
+    splits: dict[str, Split]
+    """train, val and test as far as they are there, or only ``all``; labels count `classes`."""
+    classes: tuple[str, ...]
+    """Of every split, in the order in which a network shall have them."""
+    declared: bool = False
+    """The form lists its classes, and all of them are learned; else those of training are."""
+    empty: tuple[str, ...] = ()
+    """Class folders of training images that hold none."""
+    notes: tuple[str, ...] = ()
+    channels: Channels = 3
+    """As in `DataSet`, and `mirror` too."""
+    mirror: bool = True
+    rows: Mapping[str, tuple[str, Array]] = field(default_factory=dict)
+    """Of a table, by split: what its rows are called, and that of each image, int64 [N]."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Classes, splits by name (train, val, test, or all), and what was decided on the way."""
+
+    path: str
+    classes: tuple[str, ...]
+    """In the order that labels count."""
+    splits: dict[str, Split]
+    notes: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    channels: Channels = 3
+    """What a network takes where nothing else is asked: 1 where the form says that all is grey."""
+    mirror: bool = True
+    """Whether a mirrored image keeps its label, as far as is known of the form."""
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Images per class."""
+        found = Counter(self.splits[split].labels.tolist())
+        return {name: found[i] for i, name in enumerate(self.classes)}
+
+    def digest(self) -> str:
+        """sha256 of which images are in which split, with which label."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for name, split in self.splits.items():
+            digest.update(f"{name} {len(split)} ".encode())
+            digest.update(split.labels.tobytes())
+            for image in split.names:
+                digest.update(image.encode("utf-8", "surrogateescape") + b"\0")
+        return digest.hexdigest()
+
+
+def hold_out(
+    split: Split, share: float, seed: int, at_most: int | None = None
+) -> tuple[Split, Split]:
+    """Split off a stratified share: at least one image of each class that has two, and otherwise
+    no more than `at_most`. The image of a class that has no other stays.
+
+    The rest, then what was held out; both keep the order.
+    """
+    at_most = len(split) if at_most is None else at_most
+    share = min(share, at_most / len(split))
+    labels, sizes = np.unique(split.labels, return_counts=True)
+    counts = np.minimum(np.maximum(np.rint(share * sizes).astype(np.int64), 1), sizes - 1)
+    while (over := int(counts.sum()) - at_most) > 0 and counts.max() > 1:
+        largest = np.argsort(-counts, kind="stable")[:over]  # rounding up had made it too many
+        counts[largest] = np.maximum(counts[largest] - 1, np.minimum(counts[largest], 1))
+    chosen = np.zeros(len(split), bool)
+    by_class = np.split(np.argsort(split.labels, kind="stable"), np.cumsum(sizes)[:-1])
+    for label, members, n in zip(labels, by_class, counts, strict=True):
+        chosen[members[permutation(len(members), seed, int(label))[:n]]] = True
+    return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
+
+
+def image_sizes(split: Split, at_most: int = 200) -> Array:
+    """(height, width) of up to `at_most` images spread over the split: int64 [n, 2], n > 0.
+
+    Only headers are read; unreadable images are passed over (`preflight.scan` names them). Raises
+    DecodeError where none can be read.
+    """
+    sizes = []
+    for i in np.unique(np.linspace(0, len(split) - 1, at_most).astype(int)):
+        name = split.names[int(i)]
+        with contextlib.suppress(DecodeError):
+            sizes.append(header_size(split.reader.read(name), name))
+    if not sizes:
+        split.image(0, 3)
+    return np.array(sizes, np.int64).reshape(-1, 2)
