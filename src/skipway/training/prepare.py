@@ -11,9 +11,9 @@ import numpy.typing as npt
 from skipway.config import RunConfig
 from skipway.data import DataSet, Skipped
 from skipway.data.feed import DecodedFeed, Feed, ResidentFeed, decode_all, pixel_mean
-from skipway.data.sources import find_damaged
+from skipway.data.preflight import Scan, remarks, scan
 from skipway.errors import InputError, harmless
-from skipway.images import Preprocess, plain_preprocess
+from skipway.images import Preprocess, plain_preprocess, verify
 from skipway.tasks.classify import Classify
 from skipway.training.plan import Plan
 
@@ -27,14 +27,14 @@ class Prepared:
     """The data of a run, ready for the loop."""
 
     data: DataSet
-    """Without the images that were skipped."""
+    """Without the images that were skipped, and with the preflight's remarks after the notes."""
     task: Classify
     feeds: dict[str, Feed]
     """By split."""
 
 
 def prepare(plan: Plan) -> Prepared:
-    """Read the images, apply the policy for damaged ones, settle the preprocessing.
+    """Read each image once, apply the policy for damaged ones, settle the preprocessing.
 
     Raises InputError naming the first damaged image where the policy is ``error``, or where a
     class or a split has none left.
@@ -43,13 +43,15 @@ def prepare(plan: Plan) -> Prepared:
     size = plan.architecture.input_size
     preprocess = plan.preprocess or plain_preprocess(size, config.data.channels, config.data.resize)
     frames: dict[str, Array] = {}
-    failed: dict[str, list[tuple[int, str]]] = {}
+    scans: dict[str, Scan] = {}
     for name, split in data.splits.items():
         if config.data.resident:
-            frames[name], failed[name] = decode_all(split, preprocess, config.threads)
+            frames[name], scans[name] = decode_all(split, preprocess, config.threads)
         elif config.data.preflight:
-            failed[name] = find_damaged(split, config.threads)
+            scans[name] = scan(split, config.threads, verify)
+    failed = {name: found.failed for name, found in scans.items()}
     data, kept = _without_damaged(data, failed, config.data.on_bad)
+    data = replace(data, notes=data.notes + remarks(plan.data, scans))
     frames = {name: f if name not in kept else f[kept[name]] for name, f in frames.items()}
     if frames and plan.preprocess is None:
         preprocess = _measured(preprocess, frames["train"], config)
