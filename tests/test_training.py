@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from skipway.data.keyed import Key, permutation
 from skipway.data.sources import ArrayReader, Split
 from skipway.errors import InputError
 from skipway.images import Preprocess
-from skipway.probes import GradientNorms, parts
 from skipway.resnet import ResNet
 from skipway.tasks import Task
 from skipway.tasks.classify import Classify
@@ -341,7 +339,7 @@ def test_the_loop_carries_a_ragged_task(workers: int) -> None:
     halves = [evaluate(task, loop.weights, feed, CPU) for _ in range(2)]
     halves[0].merge(halves[1])
     assert halves[0].metrics() == {"images": 8.0}
-    assert set(loop.norms.means()) == {"conv"}
+    assert set(loop.signal.means()["gradient_norm"]) == {"conv"}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -456,25 +454,6 @@ def test_exact_statistics_average_over_batches() -> None:
     set_exact_statistics(net, x.split(8))
     norm = net[0]
     torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)))
-
-
-def test_gradient_norms_by_part() -> None:
-    net = tiny()
-    x = torch.randn(4, 1, 8, 8)
-    norms = GradientNorms(net)
-    sums: dict[str, float] = {}
-    for _ in range(2):
-        net.zero_grad()
-        F.cross_entropy(net(x), torch.tensor([0, 1, 2, 0])).backward()
-        norms.update()
-        for name, group in parts(net).items():
-            square = sum(p.grad.square().sum().item() for p in group if p.grad is not None)
-            sums[name] = sums.get(name, 0) + math.sqrt(square) / 2
-    assert norms.means() == pytest.approx(sums, rel=1e-4)
-    assert norms.means() == {}
-    everything = [p for group in parts(net).values() for p in group]
-    assert {id(p) for p in everything} == {id(p) for p in net.parameters()}
-    assert list(parts(net)) == ["conv1", "layer1.0", "layer2.0", "layer3.0", "fc"]
 
 
 # Checkpoints

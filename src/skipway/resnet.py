@@ -264,6 +264,8 @@ class ResNet(nn.Module):
                     nn.init.zeros_(module.bias)
         if self.arch.zero_init_last:
             for unit in self.units().values():
+                if self.arch.order == "post" and isinstance(unit.downsample, ZeroPad):
+                    continue  # the padded channels would be 0 on both sides, for good
                 # Before a ReLU a gamma of 0 would stay 0: its gradient is 0 as well.
                 kind = "conv" if self.arch.order == "pre" else "bn"
                 last = kind + ("3" if self.arch.block == "bottleneck" else "2")

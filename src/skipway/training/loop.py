@@ -16,12 +16,18 @@ from torch.optim.swa_utils import AveragedModel
 from skipway.data import Key
 from skipway.data.feed import Batch, Feed
 from skipway.errors import InputError
-from skipway.probes import GradientNorms
+from skipway.probes import Signal
 from skipway.tasks import Evaluator, Task
 from skipway.training.clock import Clock, Schedule
 
 PROBED_STEPS = 8
-"""Steps of an epoch at which gradient norms are taken."""
+"""Steps of an epoch at which the signal is looked at."""
+
+
+def probed(at: int, steps_per_epoch: int) -> bool:
+    """Whether step `at` of an epoch is looked at: the first, and of ten at most one, so that short
+    epochs do not pay more."""
+    return at % max(steps_per_epoch // PROBED_STEPS, 10) == 0
 
 
 @dataclass
@@ -71,14 +77,13 @@ class Loop:
         self.keep_frozen = keep_frozen
         self.step = 0
         self.tally = Tally()
-        self.norms = GradientNorms(net)
+        self.signal = Signal(net)
 
     def epoch(self, pause: Callable[[Loop], bool]) -> bool:
         """Go on to the end of the epoch, or of the run. False where `pause` ended it before."""
         epoch, start = self.clock.position(self.step)
         if start == 0:
-            self.tally, self.norms = Tally(), GradientNorms(self.net)
-        probe_every = max(self.clock.steps_per_epoch // PROBED_STEPS, 1)
+            self.tally, self.signal = Tally(), Signal(self.net)
         self.net.train()
         self.keep_frozen()
         begun = time.perf_counter()
@@ -87,15 +92,19 @@ class Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             batch = self.task.to_input(batch.to(self.device), Key(self.seed, epoch, batch.index))
-            with autocast(self.device, self.precision):
+            look = probed(self.clock.position(self.step)[1], self.clock.steps_per_epoch)
+            watched = self.signal.forward() if look else contextlib.nullcontext()
+            with watched, autocast(self.device, self.precision):
                 terms = self.task.losses(self.net, batch)
             loss = torch.stack([t for t in terms.values() if t.requires_grad]).sum()
             loss.backward()
-            if self.step % probe_every == 0:
-                self.norms.update()
+            if look:
+                self.signal.backward()
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
             self.optimizer.step()
+            if look:
+                self.signal.stepped()
             self.optimizer.zero_grad()
             if self.ema is not None:
                 self.ema.update_parameters(self.net)
@@ -156,7 +165,7 @@ class Loop:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "tally": asdict(self.tally),
-            "norms": self.norms.state(),
+            "signal": self.signal.state(),
             "generator": torch.get_rng_state(),
             "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
@@ -169,7 +178,8 @@ class Loop:
             self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.tally = Tally(**state["tally"])
-        self.norms.load_state(state["norms"])
+        if "signal" in state:  # checkpoints of 0.1 have none
+            self.signal.load_state(state["signal"])
         torch.set_rng_state(state["generator"])
         if state["cuda_generators"]:
             torch.cuda.set_rng_state_all(state["cuda_generators"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,34 +12,42 @@ from torch.optim.swa_utils import AveragedModel
 
 from skipway.config import OptimConfig
 from skipway.resnet import ResNet
+from skipway.training.muon import Muon
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD with momentum over the trainable parameters, grouped by decay and rate.
+    """SGD with momentum over the trainable parameters, grouped by decay and rate; or Muon, which
+    takes the convolutions after the first and leaves the others to SGD.
 
     Each group's `scale` multiplies the scheduled learning rate. Momentum is PyTorch's: the step
     is lr * v with v = m v + g.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     last = max(_stage(name, 0) for name, _ in net.named_parameters())
     for name, parameter in net.named_parameters():
-        if parameter.requires_grad:
-            decays = config.decay_all or parameter.ndim > 1
-            head = name.startswith("fc.")
-            scale = config.head_lr if head else config.stage_decay ** (last - _stage(name, last))
-            decay = config.weight_decay if decays else 0.0
-            groups.setdefault((decay, scale), []).append(parameter)
+        if not parameter.requires_grad:
+            continue
+        stage = _stage(name, last)
+        scale = config.stage_decay ** (last - stage)
+        if name.startswith("fc."):
+            scale = config.head_lr
+        decay = config.weight_decay if config.decay_all or parameter.ndim > 1 else 0.0
+        orthogonal = config.kind == "muon" and parameter.ndim == 4 and stage > 0
+        if orthogonal:
+            scale *= config.muon_lr / config.lr
+        groups.setdefault((orthogonal, decay, scale), []).append(parameter)
+    chosen: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay, "scale": scale, "orthogonal": orthogonal}
+        for (orthogonal, decay, scale), parameters in groups.items()
+    ]
+    if config.kind == "muon":
+        return Muon(chosen, config.lr, config.momentum)
+    for group in chosen:
+        del group["orthogonal"]
     return torch.optim.SGD(
-        [
-            {"params": parameters, "weight_decay": decay, "scale": scale}
-            for (decay, scale), parameters in groups.items()
-        ],
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        fused=True,
+        chosen, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
     )
 
 

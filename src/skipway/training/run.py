@@ -217,6 +217,8 @@ class _Training:
         if skipped := self.prepared.data.skipped:
             first = f"the first: {skipped[0].reason}"
             progress.say(f"  {len(skipped):,} damaged images left out; {first}")
+        for remark in self.prepared.data.notes[len(plan.data.notes) :]:
+            progress.say(f"  {remark}")
         self.net = self._network(resumed)
         self.keep_frozen = freeze(self.net, self.config.model.freeze)
         self.task: Task = self.prepared.task
@@ -338,7 +340,7 @@ class _Training:
             checkpoint.write(path / FROZEN, self.net.state_dict())
         if state is None:
             write_samples(path, self.prepared, self.config)
-        if state is not None:
+        else:
             self.loop.load_state(state["loop"])
             self.best, self.spent = state["best"], state["spent"]
             self.began -= self.spent["elapsed"]
@@ -407,7 +409,7 @@ class _Training:
             "images_per_second": round(tally.images / max(tally.seconds, 1e-9), 1),
             "waiting": round(tally.waiting / max(tally.seconds, 1e-9), 4),
             "memory_mib": peak_memory(),
-            "gradient_norms": loop.norms.means(),
+            "signal": loop.signal.means(),
         }
         append_row(self.run_path, row)
         self.progress.epoch(row)

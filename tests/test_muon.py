@@ -1,0 +1,104 @@
+"""Muon against PyTorch's own, which takes matrices only."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from skipway.config import OptimConfig
+from skipway.training.muon import Muon, orthogonalised
+from skipway.training.optim import make_optimizer
+from skipway.weights import create_model
+
+
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (16, 16)])
+def test_matrices_move_as_with_torch(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    ours = nn.Parameter(torch.randn(shape))
+    theirs = nn.Parameter(ours.detach().clone())
+    group = {"params": [ours], "orthogonal": True, "weight_decay": 0.1}
+    optimizer = Muon([group], lr=0.02, momentum=0.95)
+    oracle = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95)
+    begun = ours.detach().clone()
+    for _ in range(5):
+        gradient = torch.randn(shape)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        oracle.step()
+    # Both round to bfloat16, in another order of operations.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+    assert (ours - begun).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_is_the_matrix_of_outputs_by_inputs(memory: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Parameter(torch.randn(6, 4, 3, 3).to(memory_format=memory))
+    matrix = nn.Parameter(convolution.detach().reshape(6, 36).clone())
+    gradient = torch.randn(6, 4, 3, 3)
+    convolution.grad = gradient.to(memory_format=memory)
+    matrix.grad = gradient.reshape(6, 36).clone()
+    for parameter in (convolution, matrix):
+        group = {"params": [parameter], "orthogonal": True, "weight_decay": 0.0}
+        Muon([group], lr=0.1, momentum=0.9).step()
+    torch.testing.assert_close(convolution.reshape(6, 36), matrix, rtol=0, atol=2e-3)
+
+
+def test_singular_values_come_close_to_one() -> None:
+    torch.manual_seed(0)
+    u, _, vh = torch.linalg.svd(torch.randn(12, 30), full_matrices=False)
+    matrix = u @ torch.diag(torch.linspace(0.1, 3, 12)) @ vh
+    found = torch.linalg.svdvals(orthogonalised(matrix).float())
+    assert 0.6 < found.min() <= found.max() < 1.3
+    turned = orthogonalised(matrix).float()
+    assert torch.nn.functional.cosine_similarity(turned.flatten(), (u @ vh).flatten(), 0) > 0.97
+
+
+def test_what_is_no_hidden_weight_is_left_to_sgd() -> None:
+    net = create_model("resnet20", depths=(1, 1, 1), width=0.25, shortcut="B", seed=0)
+    config = OptimConfig(kind="muon", lr=0.2, muon_lr=0.05, nesterov=True, decay_all=False)
+    optimizer = make_optimizer(net, config)
+    twin = create_model("resnet20", depths=(1, 1, 1), width=0.25, shortcut="B", seed=0)
+    sgd = make_optimizer(twin, OptimConfig(lr=0.2, nesterov=True, decay_all=False))
+    scale = {p: g["scale"] for g in optimizer.param_groups for p in g["params"]}
+    turned = {p for g in optimizer.param_groups for p in g["params"] if g["orthogonal"]}
+    for _ in range(3):
+        for ours, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+            ours.grad = torch.randn(ours.shape)
+            theirs.grad = ours.grad.clone()
+        for one in (optimizer, sgd):
+            for group in one.param_groups:
+                group["lr"] = 0.2 * group["scale"]
+            one.step()
+    for (name, ours), theirs in zip(net.named_parameters(), twin.parameters(), strict=True):
+        hidden = ours.ndim == 4 and name != "conv1.weight"
+        assert (ours in turned) == hidden, name
+        assert scale[ours] == (0.25 if hidden else 1.0), name
+        if not hidden:
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_its_state_goes_on_to_the_bit() -> None:
+    def steps(net: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+        for seed in seeds:
+            torch.manual_seed(seed)
+            for parameter in net.parameters():
+                parameter.grad = torch.randn(parameter.shape)
+            optimizer.step()
+
+    def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
+        net = create_model("resnet20", depths=(1, 1, 1), width=0.25, seed=0)
+        return net, make_optimizer(net, OptimConfig(kind="muon"))
+
+    whole, optimizer = fresh()
+    steps(whole, optimizer, range(6))
+    first, optimizer = fresh()
+    steps(first, optimizer, range(3))
+    state = optimizer.state_dict()
+    second, optimizer = fresh()
+    second.load_state_dict(first.state_dict())
+    optimizer.load_state_dict(state)
+    steps(second, optimizer, range(3, 6))
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
