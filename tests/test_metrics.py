@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import special, stats
-from sklearn.metrics import confusion_matrix, log_loss
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
@@ -18,9 +21,14 @@ from torchmetrics.functional.classification import (
 
 from skipway.answers import best_classes, softmax
 from skipway.metrics import (
+    Outcomes,
     Scored,
     calibration,
+    class_scores,
     expected_calibration_error,
+    holm,
+    mcnemar,
+    paired_interval,
     top_k,
     wilson_interval,
 )
@@ -150,6 +158,167 @@ def test_wilson_at_the_ends(n: int) -> None:
     assert low == 0
     assert 0 < high < 1
     assert wilson_interval(n, n) == pytest.approx((1 - high, 1.0))
+
+
+# --- by class -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "classes"), [(1, 2), (40, 30), (3000, 10)])
+def test_class_scores_against_scikit_learn(n: int, classes: int) -> None:
+    logits, labels = outputs(n, classes, seed=n)
+    found = class_scores(scored(logits, labels).confusion(classes))
+    expected = precision_recall_fscore_support(
+        labels, logits.argmax(1), labels=range(classes), zero_division=np.nan
+    )
+    for ours, theirs in zip(
+        (found.precision, found.recall, found.f1, found.n), expected, strict=True
+    ):
+        assert np.allclose(ours, theirs, equal_nan=True)
+    for k in range(classes):
+        if found.n[k]:
+            hits = round(found.recall[k] * found.n[k])
+            ends = stats.binomtest(hits, int(found.n[k])).proportion_ci(method="wilson")
+            assert found.interval(k) == pytest.approx((ends.low, ends.high), abs=1e-6)
+        else:
+            assert found.interval(k) is None
+
+
+def test_calibration_against_scikit_learn() -> None:
+    found = scored(*outputs(3000, 10))
+    correct, confidence = calibration_curve(found.correct, found.confidence, n_bins=15)
+    rows = calibration(found.confidence, found.correct)
+    assert [r["accuracy"] for r in rows] == pytest.approx(correct.tolist())
+    assert [r["confidence"] for r in rows] == pytest.approx(confidence.tolist())
+
+
+# --- two models on the same images ----------------------------------------------------------------
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_against_the_binomial_test(first: int, second: int) -> None:
+    n = first + second
+    expected = stats.binomtest(first, n).pvalue if n else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar(first, second) == mcnemar(second, first)
+
+
+def test_mcnemar_of_many_images_is_a_number() -> None:
+    assert mcnemar(20_000, 20_000) == 1
+    assert 0 <= mcnemar(0, 50_000) < 1e-300
+    expected = stats.binomtest(24_800, 50_000).pvalue
+    assert mcnemar(24_800, 25_200) == pytest.approx(expected, rel=1e-6)
+
+
+def test_paired_interval_against_drawing_images() -> None:
+    """The plain bootstrap: images drawn with replacement, the difference each time."""
+    rng = np.random.default_rng(3)
+    n, first, second = 500, 40, 22
+    outcome = np.zeros(n)
+    outcome[:first], outcome[first : first + second] = -1, 1
+    drawn = [outcome[rng.integers(0, n, n)].mean() for _ in range(4000)]
+    expected = np.percentile(drawn, (2.5, 97.5))
+    assert paired_interval(first, second, n) == pytest.approx(expected.tolist(), abs=0.004)
+    low, high = paired_interval(second, first, n)
+    assert (low + high) / 2 == pytest.approx((first - second) / n, abs=0.003)
+    assert paired_interval(0, 0, n) == (0, 0)
+    assert paired_interval(first, second, n) == paired_interval(first, second, n)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_by_its_definition(values: list[float]) -> None:
+    """The k-th smallest of m times m - k + 1, never below those before, at most 1."""
+    expected = [0.0] * len(values)
+    highest = 0.0
+    for k, i in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        highest = max(highest, values[i] * (len(values) - k))
+        expected[i] = min(highest, 1.0)
+    assert holm(np.array(values)).tolist() == pytest.approx(expected)
+
+
+# --- outcomes that are kept -----------------------------------------------------------------------
+
+
+@given(st.integers(1, 60), st.integers(2, 70_000), st.integers(0, 99))
+def test_outcomes_come_back_from_json(n: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kept = Outcomes(rng.integers(0, classes, n), rng.integers(0, classes, n), rng.uniform(0, 1, n))
+    back = Outcomes.unpacked(json.loads(json.dumps(kept.packed(classes))), classes)
+    assert back is not None
+    assert np.array_equal(back.label, kept.label)
+    assert np.array_equal(back.predicted, kept.predicted)
+    assert np.array_equal(back.correct, kept.correct)
+    assert np.allclose(back.confidence, kept.confidence, atol=1 / 65535)
+
+
+def test_outcomes_of_fifty_thousand_images_stay_below_a_megabyte() -> None:
+    n = np.zeros(50_000, np.int64)
+    assert len(json.dumps(Outcomes(n, n, np.ones(50_000)).packed(1000))) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n": 3}, {"n": None}, {"label": "AAAA"}, {"label": "A"}, {"label": 7}, {"predicted": "ü"},
+     {"confidence": "AAA="}, {"label": "/w==/w=="}, {"predicted": "//8="}],
+)  # fmt: skip
+def test_outcomes_of_another_shape_are_none(change: dict[str, object]) -> None:
+    kept = Outcomes(np.array([0, 1]), np.array([1, 1]), np.array([0.5, 0.5])).packed(3)
+    assert Outcomes.unpacked(kept, 3) is not None
+    assert Outcomes.unpacked(kept | change, 3) is None
+    for key in kept:
+        assert Outcomes.unpacked({k: v for k, v in kept.items() if k != key}, 3) is None
+
+
+# --- labels that are likely wrong -----------------------------------------------------------------
+
+
+def confident_learning(p: np.ndarray, labels: np.ndarray) -> list[tuple[float, int, int]]:
+    """1911.00068, equations 1 and 2, image by image: (margin, image, class), clearest first."""
+    classes = p.shape[1]
+    threshold = [
+        np.mean([p[i, j] for i in range(len(p)) if labels[i] == j]) if (labels == j).any() else 2.0
+        for j in range(classes)
+    ]
+    found = []
+    for i, own in enumerate(labels):
+        reached = [j for j in range(classes) if p[i, j] >= threshold[j]]
+        if reached:
+            best = max(reached, key=lambda j: p[i, j])
+            if best != own:
+                found.append((p[i, own] - p[i, best], i, best))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_doubted_labels_against_a_plain_reimplementation(classes: int, seed: int) -> None:
+    logits, labels = outputs(200, classes, seed=seed)
+    labels[:20] = (labels[:20] + 1) % classes
+    expected = confident_learning(special.softmax(logits.astype(np.float64), axis=1), labels)
+    images, likelier = scored(logits, labels).doubted_labels(classes)
+    assert 0 < len(images) < 200
+    assert images.tolist() == [i for _, i, _ in expected]
+    assert likelier.tolist() == [k for _, _, k in expected]
+
+
+def test_planted_label_errors_come_first() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 20, 1000)
+    logits = rng.normal(size=(1000, 20))
+    logits[np.arange(1000), truth] += 9
+    labels = truth.copy()
+    labels[:30] = (truth[:30] + 7) % 20
+    images, likelier = scored(logits, labels).doubted_labels(20)
+    clear = [i for i in images.tolist() if i < 30]
+    assert len(clear) >= 15
+    assert images[: len(clear)].tolist() == clear
+    assert likelier[: len(clear)].tolist() == truth[clear].tolist()
+
+
+def test_a_class_without_images_is_never_the_likelier_one() -> None:
+    logits = np.array([[5.0, 0.0, 9.0], [5.0, 0.0, 9.0], [0.0, 5.0, 9.0]])
+    images, likelier = scored(logits, np.array([0, 0, 1])).doubted_labels(3)
+    assert 2 not in likelier.tolist()
+    assert len(images) == 0
 
 
 # --- merging ----------------------------------------------------------------------------------

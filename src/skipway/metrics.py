@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +64,117 @@ def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, f
 
 
 @dataclass(frozen=True)
+class ClassScores:
+    """Precision, recall and F1 of each class, 0..1, float64 [K]; NaN where there is nothing to
+    divide by."""
+
+    n: Array
+    """Images of the class."""
+    precision: Array
+    recall: Array
+    f1: Array
+
+    def interval(self, k: int) -> tuple[float, float] | None:
+        """The 95 % interval of the recall of class k; None for a class without images."""
+        n = int(self.n[k])
+        return wilson_interval(round(float(self.recall[k]) * n), n) if n else None
+
+
+def class_scores(confusion: Array) -> ClassScores:
+    """From counts [K, K], rows labels and columns predictions."""
+    counts = np.asarray(confusion, np.float64)
+    hits, n, answers = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return ClassScores(n, hits / answers, hits / n, 2 * hits / (n + answers))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """p of the exact test that two models are right equally often (McNemar 1947, two-sided).
+
+    only_first, only_second: images that the one got right and the other did not.
+    """
+    n, k = only_first + only_second, min(only_first, only_second)
+    whole = math.lgamma(n + 1) - n * math.log(2)
+    tail = (math.exp(whole - math.lgamma(i + 1) - math.lgamma(n - i + 1)) for i in range(k + 1))
+    return min(1.0, 2 * math.fsum(tail))
+
+
+def paired_interval(
+    only_first: int, only_second: int, n: int, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval of second minus first accuracy on the same n images: the percentiles of a
+    bootstrap over images.
+
+    Only how often each of the three outcomes is drawn counts, so a multinomial draw stands for
+    drawing n images.
+    """
+    share = np.array([only_first, only_second, n - only_first - only_second]) / n
+    drawn = np.random.default_rng(seed).multinomial(n, share, size=draws)
+    low, high = np.percentile((drawn[:, 1] - drawn[:, 0]) / n, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def holm(values: Array) -> Array:
+    """p values of several tests at once, each adjusted so that 0.05 holds for all together
+    (Holm 1979)."""
+    values = np.asarray(values, np.float64)
+    order = np.argsort(values, kind="stable")
+    steps = np.maximum.accumulate(values[order] * (len(values) - np.arange(len(values))))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(steps, 1)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of each image of a split, in its order, small enough to be kept."""
+
+    label: Array
+    predicted: Array
+    confidence: Array
+    """Of the answer, 0..1, to 16 bits."""
+
+    @property
+    def correct(self) -> Array:
+        """Whether the label was predicted: bool [N]."""
+        same: Array = self.predicted == self.label
+        return same
+
+    def packed(self, classes: int) -> dict[str, Any]:
+        """As JSON: n, and base64 of each column, 8 bytes an image at most."""
+        kind = np.min_scalar_type(max(classes - 1, 0)).newbyteorder("<")
+        levels = np.rint(self.confidence * 65535).astype("<u2")
+        columns = (self.label.astype(kind), self.predicted.astype(kind), levels)
+        names = ("label", "predicted", "confidence")
+        return {"n": len(levels)} | {
+            name: base64.b64encode(column.tobytes()).decode("ascii")
+            for name, column in zip(names, columns, strict=True)
+        }
+
+    @classmethod
+    def unpacked(cls, value: Mapping[str, Any], classes: int) -> Outcomes | None:
+        """From what `packed` gave; None where it is something else."""
+        kind = np.min_scalar_type(max(classes - 1, 0)).newbyteorder("<")
+        try:
+            label, predicted = (
+                np.frombuffer(base64.b64decode(value[name], validate=True), kind).astype(np.int64)
+                for name in ("label", "predicted")
+            )
+            raw = np.frombuffer(base64.b64decode(value["confidence"], validate=True), "<u2")
+        except (KeyError, TypeError, ValueError):
+            return None
+        if not len(label) == len(predicted) == len(raw) == value.get("n") or not len(raw):
+            return None
+        if max(label.max(), predicted.max()) >= classes:
+            return None
+        return cls(label, predicted, raw / 65535)
+
+
+KEPT_CLASSES = 5
+"""The most probable classes that are kept of each image."""
+
+
+@dataclass(frozen=True)
 class Scored:
     """The outcome of each image of a split, by its index in the split."""
 
@@ -73,6 +186,10 @@ class Scored:
     true_score: Array
     """Probability of the label."""
     in_top5: Array
+    best: Array
+    """The most probable classes, the first first: [N, min(K, KEPT_CLASSES)]."""
+    best_score: Array
+    """Their probabilities."""
 
     @classmethod
     def from_logits(cls, logits: Array, labels: Array, index: Array) -> Scored:
@@ -81,6 +198,7 @@ class Scored:
         p = softmax(logits)
         predicted = p.argmax(axis=1)
         rows = np.arange(len(labels))
+        best = np.argsort(-p, axis=1, kind="stable")[:, :KEPT_CLASSES]
         return cls(
             index=index,
             label=labels,
@@ -88,6 +206,8 @@ class Scored:
             confidence=p[rows, predicted],
             true_score=p[rows, labels],
             in_top5=top_k(logits, labels, 5),
+            best=best,
+            best_score=np.take_along_axis(p, best, axis=1),
         )
 
     @classmethod
@@ -120,3 +240,27 @@ class Scored:
         matrix = np.zeros((classes, classes), np.int64)
         np.add.at(matrix, (self.label, self.predicted), 1)
         return matrix
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """What is kept of each image."""
+        return Outcomes(self.label, self.predicted, self.confidence)
+
+    def doubted_labels(self, classes: int) -> tuple[Array, Array]:
+        """Images whose label is likely wrong, the clearest first, and the class they more likely
+        are of: positions [M] and classes [M].
+
+        Confident learning (1911.00068, section 3.1): the probability of another class is at least
+        what that class's own images get on average, and above that of the label where the label
+        reaches its own average too. Looked for among the `KEPT_CLASSES` most probable classes.
+        """
+        n = np.bincount(self.label, minlength=classes)
+        sums = np.bincount(self.label, self.true_score, minlength=classes)
+        average = np.where(n > 0, sums / np.maximum(n, 1), np.inf)
+        confident = self.best_score >= average[self.best]
+        first = confident.argmax(axis=1)
+        rows = np.arange(len(self.label))
+        other, score = self.best[rows, first], self.best_score[rows, first]
+        found = np.flatnonzero(confident.any(axis=1) & (other != self.label))
+        order = np.argsort(self.true_score[found] - score[found], kind="stable")
+        return found[order], other[found][order]

@@ -1,20 +1,23 @@
-"""A run as one self-contained HTML file: what was trained, how good, how long, what next.
+"""Runs as self-contained HTML files: one run's report, and the comparison of several.
 
 It reads only what the run directory holds (`run.json`, `metrics.jsonl`, `evaluation.json`,
-`card.json`) and needs no torch. Names of files and classes come from outside, so markup is built
-by `markup.tag`, which escapes everything that is not markup itself; the page runs no script and
-its content policy refuses every other source.
+`samples.json`, `card.json`) and needs no torch. Names of files and classes come from outside, so
+markup is built by `markup.tag`, which escapes everything that is not markup itself; the pages run
+no script and their content policy refuses every other source.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from skipway.errors import InputError, harmless
 from skipway.files import atomic_write
+from skipway.report.compare_page import build_comparison, verdicts
+from skipway.report.comparison import Comparison, compare
 from skipway.report.page import build_page
 from skipway.report.run import read_run
 
-__all__ = ["write_report"]
+__all__ = ["Comparison", "compare", "verdicts", "write_comparison", "write_report"]
 
 
 def write_report(run: Path) -> Path:
@@ -26,6 +29,21 @@ def write_report(run: Path) -> Path:
     run = Path(run)
     text = build_page(read_run(run))
     path = run / "report.html"
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+    return path
+
+
+def write_comparison(comparison: Comparison, path: Path) -> Path:
+    """Write a comparison as one HTML page to `path`, which is returned.
+
+    Raises InputError where it cannot be written, or is a folder.
+    """
+    if path.is_dir():
+        raise InputError(f"--out {harmless(path)}: is a folder; name a file, as compare.html")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--out {harmless(path)}: there is no folder {harmless(path.parent)}")
+    text = build_comparison(comparison)
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
     return path

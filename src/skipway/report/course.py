@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from skipway.errors import harmless
-from skipway.report.markup import Html, details, joined, percent, plural, shown, table, tag
-from skipway.report.plot import Axis, Line, decades, linear, plot, shares
+from skipway.report.markup import (
+    Html,
+    details,
+    joined,
+    mebibytes,
+    percent,
+    plural,
+    shown,
+    table,
+    tag,
+)
+from skipway.report.plot import Axis, Line, linear, plot, shares
 from skipway.report.run import Run
-from skipway.report.values import dig, mapping, number
+from skipway.report.values import dig, number
 
 SHOWN_EPOCHS = 60
 """Rows of the table of epochs; longer runs are sampled evenly."""
@@ -29,9 +37,9 @@ def course(run: Run) -> Html | None:
         _losses(run, epochs, marks),
         _accuracies(run, epochs, marks),
         _single(run, epochs, "lr"),
-        _gradients(run),
         _single(run, epochs, "images_per_second"),
         _single(run, epochs, "waiting"),
+        _single(run, epochs, "memory_mib"),
     )
     return joined([tag("div", *plots, class_="plots"), _numbers(run)])
 
@@ -75,7 +83,23 @@ def _losses(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> Html 
     if broken:
         caption += f" Training loss was not finite in {plural(broken, 'epoch', 'epochs')}."
     top = max(value for line in lines for _, value in line.points)
-    return plot("Loss", caption, epochs, linear("nats an image", top), lines, marks)
+    if len(lines) == 2:  # averaged weights may begin with a huge validation loss
+        top = min(top, 3 * max(value for _, value in lines[0].points) or top)
+    axis = linear("nats an image", top)
+    kept = [Line(line.name, clipped(line.points, axis), line.style) for line in lines]
+    caption += off_scale([value for line in lines for _, value in line.points], axis)
+    return plot("Loss", caption, epochs, axis, kept, marks)
+
+
+def clipped(points: Sequence[tuple[float, float]], axis: Axis) -> list[tuple[float, float]]:
+    """The points, those above the axis brought down to its end."""
+    return [(x, min(y, axis.high)) for x, y in points]
+
+
+def off_scale(values: Sequence[float], axis: Axis) -> str:
+    """What a caption says of values above the axis; nothing where there is none."""
+    off = sum(value > axis.high for value in values)
+    return f" {plural(off, 'value is', 'values are')} off the scale." if off else ""
 
 
 def _accuracies(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> Html | None:
@@ -88,7 +112,7 @@ def _accuracies(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> H
 
 
 def _single(run: Run, epochs: Axis, key: str) -> Html | None:
-    """The plot of one quantity by epoch: learning rate, speed or the share of time waiting."""
+    """The plot of one quantity by epoch: learning rate, speed, waiting or memory."""
     points = run.series(key)
     if not points:
         return None
@@ -99,38 +123,13 @@ def _single(run: Run, epochs: Axis, key: str) -> Html | None:
     elif key == "waiting":
         title, name, axis = "Waiting for data", "waiting", shares("of the training time")
         caption = f"{percent(float(np.mean(values)))} on average."
+    elif key == "memory_mib":
+        title, name, axis = "Peak memory", "memory", linear("MiB of this process", max(values))
+        caption = f"{mebibytes(max(values))} at most since the start; workers and GPU not counted."
     else:
-        title, name, axis = "Speed", "speed", linear("training images a second", max(values))
-        caption = f"Median {np.median(values):,.0f} a second, loading and augmentation included."
-    return plot(title, caption, epochs, axis, [Line(name, points)])
-
-
-def _gradients(run: Run) -> Html | None:
-    rows = [row for row in run.epochs if mapping(row.get("gradient_norms"))]
-    if not rows:
-        return None
-    chosen = {0: "early", len(rows) // 2: "middle", len(rows) - 1: "late"}
-    names = list(rows[-1]["gradient_norms"])
-    lines = []
-    for position, style in chosen.items():
-        norms = [number(rows[position]["gradient_norms"].get(name)) for name in names]
-        points = [(block, norm) for block, norm in enumerate(norms) if norm and norm > 1e-300]
-        if points:
-            lines.append(Line(f"epoch {rows[position]['epoch']:g}", points, style))
-    if not lines:
-        return None
-    blocks = [harmless(name) for name in names]
-    smallest, low = min(lines[-1].points, key=lambda point: point[1])
-    largest, high = max(lines[-1].points, key=lambda point: point[1])
-    caption = (
-        f"L2 norm, mean over {lines[-1].name}: largest in {blocks[int(largest)]} ({high:.2g}), "
-        f"smallest in {blocks[int(smallest)]} ({low:.2g})."
-    )
-    ticks, start = [], 0
-    for stage, group in itertools.groupby(name.split(".")[0] for name in blocks):
-        length = len(list(group))
-        ticks.append((start + (length - 1) / 2, stage))
-        start += length
-    x = Axis("block, from the input to the output", 0, max(start - 1, 1), ticks)
-    y = decades("norm, log scale", [norm for line in lines for _, norm in line.points])
-    return plot("Gradient by block", caption, x, y, lines)
+        median = float(np.median(values))
+        top = min(max(values), 3 * median) if median > 0 else max(values)
+        title, name, axis = "Speed", "speed", linear("training images a second", top)
+        caption = f"Median {median:,.0f} a second, loading and augmentation included."
+    caption += off_scale(values, axis)
+    return plot(title, caption, epochs, axis, [Line(name, clipped(points, axis))])

@@ -16,6 +16,8 @@ from skipway.report.values import number
 
 OPEN_ROWS = 30
 """Tables with more rows than this start closed."""
+MOST_ROWS = 200
+"""Classes that a table shows at most; of more, those that matter most."""
 
 
 class Html(str):
@@ -119,6 +121,11 @@ def large(value: Any) -> str | None:
         if figure >= scale:
             return shown(figure / scale, ".3g", unit)
     return shown(value)
+
+
+def mebibytes(value: float) -> str:
+    """Memory as "812 MiB" or "1.43 GiB"."""
+    return f"{value / 1024:.3g} GiB" if value >= 1024 else f"{value:,.0f} MiB"
 
 
 def duration(seconds: float) -> str:

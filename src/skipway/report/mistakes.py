@@ -1,70 +1,61 @@
-"""Where the network errs: confusion, calibration, the worst mistakes, class by class."""
+"""Where the network errs: confusion, calibration, class by class, and the images themselves."""
 
 from __future__ import annotations
 
 import base64
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from skipway.errors import harmless
+from skipway.metrics import class_scores, wilson_interval
 from skipway.report.markup import (
+    MOST_ROWS,
     OPEN_ROWS,
     Html,
     details,
     joined,
     percent,
+    plural,
     scroll,
     shown,
     table,
     tag,
 )
 from skipway.report.plot import bar, plot, shares
-from skipway.report.run import SPLITS, Run
+from skipway.report.run import SPLITS, Counts, Run
 from skipway.report.values import dig, number, objects
-
-Counts = npt.NDArray[np.float64]
 
 MATRIX_CLASSES = 30
 """Up to this many classes the confusion matrix is shown whole, beyond it the worst pairs."""
 SHOWN_MISTAKES = 24
 SMALL_IMAGE = 96
 """Pictures with both sides below this many pixels are enlarged without blur."""
+MOSTLY_RIGHT = 0.75
+"""Accuracy from which a network may doubt labels."""
 PNG = re.compile(r"data:image/png;base64,(iVBORw0KGgo[A-Za-z0-9+/]+={0,2})")
 """The only images the page takes: inline PNGs, told by their signature."""
 
 
 def mistakes(run: Run) -> Html | None:
     """The section, or None where nothing was evaluated."""
-    confusion = _confusion(run)
-    pictures = [_matrix(*confusion) if confusion else None, _calibration(run)]
+    counts = run.confusion
+    pictures = [_matrix(run.classes, counts) if counts is not None else None, _calibration(run)]
     parts = [
         tag("div", *pictures, class_="row") if any(pictures) else None,
         _worst(run),
-        _by_class(*confusion) if confusion else None,
+        _doubted(run),
+        _doubtful(run),
+        _by_class(run.classes, counts) if counts is not None else None,
     ]
     if not any(parts):
         return None
     split = str(dig(run.evaluation, "split"))
     count = shown(dig(run.evaluation, "n"), unit=" ") or ""
-    said = f"Measured on {count}{SPLITS.get(split, split)} images."
+    said = f"Measured on {count}{SPLITS.get(split, split)} images, which training did not see."
     return joined([tag("p", said, class_="quiet"), *parts])
-
-
-def _confusion(run: Run) -> tuple[list[str], Counts] | None:
-    """Class names and counts [truth, predicted]; None where they are absent or do not fit."""
-    names = dig(run.evaluation, "classes")
-    classes = [harmless(name) for name in names] if isinstance(names, list) else []
-    try:
-        counts = np.asarray(dig(run.evaluation, "confusion"), dtype=float)
-    except (TypeError, ValueError):
-        return None
-    if not classes or counts.shape != (len(classes), len(classes)):
-        return None
-    return (classes, counts) if np.isfinite(counts).all() and (counts >= 0).all() else None
 
 
 def _matrix(classes: list[str], counts: Counts) -> Html:
@@ -115,24 +106,29 @@ def _confused(classes: list[str], counts: Counts) -> Html:
 
 
 def _by_class(classes: list[str], counts: Counts) -> Html:
-    hits, truths, answers = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    with np.errstate(invalid="ignore"):  # a class without images has no recall: it shows a dash
-        recall, precision = hits / truths, hits / answers
-    rows = [
-        (
-            classes[index],
-            bar(np.nan_to_num(recall[index])),
-            shown(recall[index], ".1%"),
-            shown(precision[index], ".1%"),
-            shown(truths[index]),
+    scores = class_scores(counts)
+    rows = []
+    for k in np.argsort(scores.recall, kind="stable")[:MOST_ROWS]:
+        spread = scores.interval(k)
+        rows.append(
+            (
+                classes[k],
+                bar(np.nan_to_num(scores.recall[k])),
+                shown(scores.recall[k], ".1%"),
+                "{} to {}".format(*(percent(end, 0) for end in spread)) if spread else None,
+                shown(scores.precision[k], ".1%"),
+                shown(scores.f1[k], ".3f"),
+                shown(scores.n[k]),
+            )
         )
-        for index in np.argsort(recall, kind="stable")
-    ]
     caption = (
-        "Recall: of the images of the class, those found. Precision: of the images given this "
-        "class, those that are of it. The worst recall comes first."
+        "Recall: of the images of the class, those found, with its 95 % interval. Precision: of "
+        "the images given this class, those that are of it. F1: the harmonic mean of both. The "
+        "worst recall comes first."
     )
-    head = ("Class", "", "Recall", "Precision", "Images")
+    if len(classes) > MOST_ROWS:
+        caption += f" The {MOST_ROWS} worst of {len(classes):,} classes."
+    head = ("Class", "", "Recall", "Interval", "Precision", "F1", "Images")
     content = table(head, rows, words=2, caption=caption)
     return details("Class by class", content, opened=len(rows) <= OPEN_ROWS)
 
@@ -141,43 +137,140 @@ def _calibration(run: Run) -> Html | None:
     bins = [
         [number(row.get(key)) or 0 for key in ("confidence", "accuracy", "n")]
         for row in objects(run.evaluation.get("calibration"))
-        if (number(row.get("n")) or 0) > 0
+        if (number(row.get("n")) or 0) >= 1
     ]
+    bins = [row for row in bins if all(0 <= value <= 1 for value in row[:2])]
     if not bins:
         return None
     largest = max(n for _, _, n in bins)
     dots = [
-        (confidence, accuracy, 2 + 8 * math.sqrt(n / largest)) for confidence, accuracy, n in bins
+        (confidence, accuracy, 2 + 6 * math.sqrt(n / largest)) for confidence, accuracy, n in bins
+    ]
+    spread = [
+        (confidence, *wilson_interval(round(accuracy * n), int(n)))
+        for confidence, accuracy, n in bins
     ]
     ece = shown(run.metric("ece"), ".1%")
     caption = f"Expected calibration error {ece}. " if ece else ""
-    caption += "Below the dotted line: surer than right. The larger the dot, the more images."
+    caption += (
+        "Below the dotted line: surer than right. The larger the dot, the more images; upright "
+        "lines are 95 % intervals."
+    )
     x, y = shares("confidence of the answer"), shares("of these answers are right")
-    return plot("Calibration", caption, x, y, diagonal=True, dots=dots)
+    return plot("Calibration", caption, x, y, diagonal=True, dots=dots, spread=spread)
 
 
 def _worst(run: Run) -> Html | None:
+    doubted = {str(row.get("name")) for row in _doubted_rows(run)} if _may_doubt(run) else set()
+
+    def caption(row: dict[str, Any]) -> list[Html | None]:
+        sure, truth = shown(row.get("score"), ".0%"), shown(row.get("true_score"), ".0%")
+        flag = "the label may be wrong" if str(row.get("name")) in doubted else None
+        return [
+            tag("b", f"{row.get('label')} → {row.get('predicted')}"),
+            tag("span", f"{sure} sure") if sure else None,
+            tag("span", f"the truth: {truth}") if truth else None,
+            tag("span", flag, class_="flag") if flag else None,
+        ]
+
     rows = objects(run.evaluation.get("mistakes"))[:SHOWN_MISTAKES]
+    note = "Truth → answer. The images whose true class was given the least probability."
+    return gallery("The worst mistakes", note, rows, caption)
+
+
+def _may_doubt(run: Run) -> bool:
+    counts = run.confusion
+    if counts is None or not counts.sum():
+        return False
+    return bool(counts.diagonal().sum() >= MOSTLY_RIGHT * counts.sum())
+
+
+def _doubted_rows(run: Run) -> list[dict[str, Any]]:
+    return objects(dig(run.evaluation, "doubted_labels", "rows"))
+
+
+def _doubted(run: Run) -> Html | None:
+    """Likely label errors: those not among the worst mistakes as pictures, all of them by name."""
+    rows, n = _doubted_rows(run), number(dig(run.evaluation, "doubted_labels", "n"))
+    if n is None:
+        return None
+    title = tag("h3", "Likely label errors")
+    if not _may_doubt(run):
+        said = "Not looked for: a network must be mostly right before it may doubt labels."
+        return tag("div", title, tag("p", said, class_="quiet"))
+    if not rows or n < 1:
+        return tag("div", title, tag("p", "None was found.", class_="quiet"))
+    said = (
+        f"{plural(int(n), 'label looks', 'labels look')} wrong on these images, which training did "
+        "not see: another class got at least the probability that its own images get on average "
+        "(confident learning). Some are mistakes of the network; look before you change a label. "
+        "Those among the worst mistakes are marked there."
+    )
+    pictured = [row for row in rows if row.get("image") is not None]
+
+    def caption(row: dict[str, Any]) -> list[Html | None]:
+        truth = shown(row.get("true_score"), ".0%")
+        return [
+            tag("b", f"labelled {row.get('label')}"),
+            tag("span", f"rather {row.get('likelier')}"),
+            tag("span", f"the label: {truth}") if truth else None,
+        ]
+
+    listed = [
+        (
+            row.get("name"),
+            row.get("label"),
+            row.get("likelier"),
+            shown(row.get("true_score"), ".1%"),
+        )
+        for row in rows
+    ]
+    note = f"The clearest {len(rows)} of {n:,.0f}." if n > len(rows) else None
+    files = table(("File", "Label", "Rather", "Label's probability"), listed, 3, note)
+    return tag(
+        "div",
+        title,
+        tag("p", said),
+        _pictures(pictured, caption) if pictured else None,
+        details("The files", files, opened=False),
+    )
+
+
+def _doubtful(run: Run) -> Html | None:
+    def caption(row: dict[str, Any]) -> list[Html | None]:
+        pairs = (("predicted", "score"), ("second", "second_score"))
+        return [
+            tag("b", f"truth: {row.get('label')}"),
+            *(tag("span", f"{shown(row.get(p), '.0%') or '?'} {row.get(k)}") for k, p in pairs),
+        ]
+
+    rows = objects(run.evaluation.get("doubtful"))[:SHOWN_MISTAKES]
+    note = "The images whose two most probable classes are the closest, right or wrong."
+    return gallery("Most doubtful", note, rows, caption)
+
+
+Caption = Callable[[dict[str, Any]], list[Html | None]]
+
+
+def gallery(title: str, note: str, rows: list[dict[str, Any]], caption: Caption) -> Html | None:
+    """Pictures under a title; None without any."""
     if not rows:
         return None
-    pictures = [tag("li", _mistake(row)) for row in rows]
-    title = tag("h3", "The worst mistakes: truth → answer")
-    return tag("div", title, tag("ul", *pictures, class_="mistakes"))
+    return tag("div", tag("h3", title), tag("p", note, class_="quiet"), _pictures(rows, caption))
 
 
-def _mistake(row: dict[str, Any]) -> Html:
-    label, answer, image = row.get("label"), row.get("predicted"), row.get("image")
-    sure, truth = shown(row.get("score"), ".0%"), shown(row.get("true_score"), ".0%")
+def _pictures(rows: list[dict[str, Any]], caption: Caption) -> Html:
+    return tag("ul", *(tag("li", _picture(row, caption(row))) for row in rows), class_="pictures")
+
+
+def _picture(row: dict[str, Any], caption: list[Html | None]) -> Html:
+    """The row's image with its caption and, last, its file's name."""
+    image, name = row.get("image"), str(row.get("name", ""))
     picture = tag("div", "no picture", class_="missing")
     if isinstance(image, str) and (png := PNG.fullmatch(image)):
         size = np.frombuffer(base64.b64decode(png[1][:32])[16:24], ">u4")  # of the PNG's header
         style = "small" if size.max() < SMALL_IMAGE else None
-        picture = tag("img", src=image, alt=f"truth {label}, answer {answer}", class_=style)
-    caption = tag(
-        "figcaption",
-        tag("b", f"{label} → {answer}"),
-        tag("span", f"{sure} sure") if sure else None,
-        tag("span", f"the truth: {truth}") if truth else None,
-        tag("span", row.get("name", "")),
-    )
-    return tag("figure", picture, caption)
+        said = " ".join(("class", str(row.get("label")), name))
+        picture = tag("img", src=image, alt=said, class_=style, loading="lazy")
+    file = tag("span", name, class_="file") if name else None
+    return tag("figure", picture, tag("figcaption", *caption, file))

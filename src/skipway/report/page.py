@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import importlib.resources
 import itertools
 import json
 import shlex
-from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
+from skipway.report.comparison import flat
 from skipway.report.course import course
+from skipway.report.document import document
+from skipway.report.findings import in_words
 from skipway.report.markup import (
+    MOST_ROWS,
     OPEN_ROWS,
     Html,
     as_text,
@@ -24,61 +24,38 @@ from skipway.report.markup import (
     fact_list,
     joined,
     large,
+    mebibytes,
     percent,
     plural,
     shown,
     table,
     tag,
 )
-from skipway.report.mistakes import mistakes
+from skipway.report.mistakes import gallery, mistakes
 from skipway.report.plot import bar, gauge
 from skipway.report.run import SPLITS, Run
+from skipway.report.signal import signal
 from skipway.report.values import dig, mapping, number, objects
+from skipway.version import __version__
 
 
 def build_page(run: Run) -> str:
     """The whole HTML document, its style sheet inside."""
-    css = importlib.resources.files("skipway.report").joinpath("page.css").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode("ascii")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
+    first = (
+        _warning(run),
+        tag("div", _what(run), _how_good(run), _how_long(run), _next(run), class_="cards"),
     )
-    name = str(dig(run.record, "name") or run.path.name)
     sections = (
+        ("In words", "words", in_words(run)),
         ("How it went", "course", course(run)),
         ("Where it errs", "errors", mistakes(run)),
+        ("The signal through depth", "signal", signal(run)),
         ("The data", "data", _data(run)),
         ("What was chosen, and why", "choices", _choices(run)),
+        ("How to use it", "use", _use(run)),
         ("How to reproduce it", "reproduce", _reproduce(run)),
     )
-    links = [tag("li", tag("a", title, href=f"#{key}")) for title, key, part in sections if part]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", f"{name}: a Skipway run"),
-        tag("style", Html(css)),
-    )
-    body = tag(
-        "body",
-        tag("a", "Skip to the results", class_="skip", href="#results"),
-        tag("header", tag("h1", name), tag("nav", tag("ul", *links), aria_label="Sections")),
-        tag(
-            "main",
-            _warning(run),
-            tag("div", _what(run), _how_good(run), _how_long(run), _next(run), class_="cards"),
-            *(
-                tag("section", tag("h2", title), part, id=key)
-                for title, key, part in sections
-                if part
-            ),
-            id="results",
-        ),
-    )
-    return f"<!doctype html>\n{tag('html', head, body, lang='en', class_=run.family)}\n"
+    return document(run.name, f"{run.name}: a Skipway run", first, sections, run.family)
 
 
 def _warning(run: Run) -> Html | None:
@@ -87,7 +64,7 @@ def _warning(run: Run) -> Html | None:
         return None
     said = {"interrupted": "was interrupted", "failed": "failed"}.get(str(status), f"is {status}")
     done = f" after epoch {run.epochs[-1]['epoch']:g}" if run.epochs else ""
-    resume = f"skipway train {_quoted(run.data)} --resume {_quoted(run.path)}"
+    resume = f"skipway train --resume {_quoted(run.path)}"
     return tag("p", f"This run {said}{done}. Go on with: ", tag("code", resume), class_="warn")
 
 
@@ -103,7 +80,6 @@ def _what(run: Run) -> Html:
     record, card = run.record, run.card
     classes = dig(record, "data", "classes")
     recipe = dig(record, "config", "recipe")
-    model = card.model if card else dig(record, "config", "model", "name") or "a model"
     images = [f"{shown(s.get('n')) or '?'} {SPLITS.get(k, k)}" for k, s in run.splits.items()]
     facts = [
         ("Parameters", large(dig(record, "params"))),
@@ -115,7 +91,7 @@ def _what(run: Run) -> Html:
         ("Recipe", dig(recipe, "name") or recipe),
         ("Started from", dig(record, "config", "model", "weights") or "random weights"),
     ]
-    return _card("What was trained", tag("p", model, class_="name"), fact_list(facts))
+    return _card("What was trained", tag("p", run.model, class_="name"), fact_list(facts))
 
 
 def _how_good(run: Run) -> Html:
@@ -125,18 +101,15 @@ def _how_good(run: Run) -> Html:
         text = percent(seen[-1][1]) if seen else "–"
         said = f"validation accuracy after epoch {seen[-1][0]:g}" if seen else "not measured"
         return _card("How good", tag("p", text, class_="big"), tag("p", said, class_="quiet"))
-    split = str(dig(result, "split"))
-    places = 1 if (number(dig(result, "n")) or 0) < 1000 else 2
-    count = shown(dig(result, "n"), unit=" ") or ""
-    said = f"accuracy on {count}{SPLITS.get(split, split)} images"
+    places = 1 if (run.scored or 0) < 1000 else 2
+    count = shown(run.scored, unit=" ") or ""
+    said = f"accuracy on {count}{run.split} images"
     spread = None
-    interval = _ends(dig(result, "interval"))
-    if interval:
-        low, high = (percent(end, places) for end in interval)
+    if run.interval:
+        low, high = (percent(end, places) for end in run.interval)
         spread = tag("p", f"95 % interval: {low} to {high}", class_="quiet")
-    commonest = _commonest(run, split)
     facts = [
-        ("By guessing", shown(commonest, ".1%", ", always the commonest class")),
+        ("By guessing", shown(run.guessing, ".1%", ", always the commonest class")),
         ("Top 5", shown(run.metric("top5"), f".{places}%")),
         ("Loss", shown(run.metric("loss"), ".3g", " nats")),
         ("Calibration error", shown(run.metric("ece"), ".1%")),
@@ -144,13 +117,13 @@ def _how_good(run: Run) -> Html:
     ]
     caution = (
         "The epoch was chosen on these images: expect a little less on new ones."
-        if split == "val" and dig(result, "best_epoch") is not None
+        if dig(result, "split") == "val" and dig(result, "best_epoch") is not None
         else None
     )
     return _card(
         "How good",
         tag("p", percent(accuracy, places), class_="big"),
-        gauge(accuracy, interval, commonest),
+        gauge(accuracy, run.interval, run.guessing),
         tag("p", said, class_="quiet"),
         spread,
         fact_list(facts),
@@ -158,31 +131,19 @@ def _how_good(run: Run) -> Html:
     )
 
 
-def _ends(value: Any) -> tuple[float, float] | None:
-    """An interval, where both of its ends are numbers."""
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    low, high = map(number, value)
-    return None if low is None or high is None else (low, high)
-
-
-def _commonest(run: Run, split: str) -> float | None:
-    """The accuracy of always naming the commonest class of the split."""
-    counts = [number(n) or 0 for n in mapping(dig(run.splits, split, "counts")).values()]
-    return max(counts) / sum(counts) if sum(counts) > 0 else None
-
-
 def _how_long(run: Run) -> Html:
     result, environment = dig(run.record, "result"), dig(run.record, "environment")
     spent = sum(value for _, value in run.series("seconds"))
     seconds = number(dig(result, "seconds")) or spent
     waiting = [value for _, value in run.series("waiting")]
+    memory = [value for _, value in run.series("memory_mib")]
     begun = dig(run.record, "created")
     facts = [
         ("Epochs", shown(len(run.epochs) or None)),
         ("Best epoch", shown(dig(result, "best_epoch"))),
         ("Training images", shown(dig(result, "images_per_second"), unit=" a second")),
         ("Waiting for data", percent(float(np.mean(waiting))) if waiting else None),
+        ("Peak memory", mebibytes(max(memory)) if memory else None),
         ("Device", dig(environment, "device")),
         ("Processor", dig(environment, "cpu")),
         ("Threads", shown(dig(environment, "threads"))),
@@ -194,7 +155,6 @@ def _how_long(run: Run) -> Html:
 
 def _next(run: Run) -> Html:
     where = _quoted(run.path)
-    python = f"skipway.load({json.dumps(str(run.path), ensure_ascii=False)})"
     return _card(
         "What next",
         tag("p", "Measure it, here or on other data", class_="quiet"),
@@ -202,26 +162,40 @@ def _next(run: Run) -> Html:
         tag("p", "Name what is in an image", class_="quiet"),
         code_line(f"skipway predict {where} IMAGE…"),
         tag("p", "Use it in Python", class_="quiet"),
-        code_line(python),
+        code_line(_loading(run.path)),
     )
 
 
 def _data(run: Run) -> Html | None:
     notes, skipped = dig(run.record, "data", "notes"), dig(run.record, "data", "skipped")
-    parts = [tag("ul", *(tag("li", note) for note in notes)) if isinstance(notes, list) else None]
+    parts = [
+        tag("ul", *(tag("li", note) for note in notes))
+        if isinstance(notes, list) and notes
+        else None,
+        gallery(
+            "What the network saw",
+            "The first training batch, augmented and normalised as it was given to the network, "
+            "and turned back into pictures.",
+            run.samples,
+            lambda row: [tag("b", row.get("label"))],
+        ),
+    ]
     if run.splits:
         counts = [mapping(split.get("counts")) for split in run.splits.values()]
         largest = max([number(n) or 0 for n in counts[0].values()], default=0) or 1
+        names = list(dict.fromkeys(itertools.chain(*counts)))
         rows = [
             (name, bar((number(counts[0].get(name)) or 0) / largest),
              *(shown(count.get(name, 0)) for count in counts))
-            for name in dict.fromkeys(itertools.chain(*counts))
+            for name in names[:MOST_ROWS]
         ]  # fmt: skip
         totals = ("All", "", *(shown(split.get("n")) for split in run.splits.values()))
         head = ("Class", "", *(SPLITS.get(name, name).capitalize() for name in run.splits))
-        content = table(head, [totals, *rows], words=2)
+        more = len(names) > MOST_ROWS
+        note = f"The first {MOST_ROWS} of {len(names):,}; run.json has all." if more else None
+        content = table(head, [totals, *rows], words=2, caption=note)
         parts.append(details("Images by class and split", content, len(rows) <= OPEN_ROWS))
-    files = [(row.get("path"), row.get("reason")) for row in objects(skipped)]
+    files = [(row.get("path") or row.get("name"), row.get("reason")) for row in objects(skipped)]
     if files:
         note = f"The first 100 of {len(files):,}." if len(files) > 100 else None
         content = table(("File", "Why"), files[:100], words=2, caption=note)
@@ -234,7 +208,7 @@ def _choices(run: Run) -> Html | None:
         (row.get("key"), as_text(row.get("value")), row.get("reason"))
         for row in objects(run.record.get("choices"))
     ]
-    settings = list(_flat(mapping(run.record.get("config"))))
+    settings = list(flat(mapping(run.record.get("config"))))
     head = ("Setting", "Value", "Reason")
     parts = [
         table(head, rows, words=3, fixed=True) if rows else None,
@@ -243,25 +217,54 @@ def _choices(run: Run) -> Html | None:
     return joined(parts) or None
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted keys and values."""
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", as_text(value)
+def _use(run: Run) -> Html | None:
+    """Commands to copy; None for a run that has no weights to use yet."""
+    if dig(run.record, "status") not in (None, "finished"):
+        return None
+    where = _quoted(run.path)
+    onnx = _quoted(run.path / "model.onnx")
+    steps = (
+        ("Name what is in images, or in folders of them", f"skipway predict {where} IMAGE…"),
+        ("The same for programs, as JSON", f"skipway predict {where} IMAGE… --json"),
+        ("Measure it on labelled images", f"skipway eval {where} {_quoted(run.data)}"),
+        ("In Python", f'import skipway; print({_loading(run.path)}("image.jpg"))'),
+        ("Export it to ONNX, proven equal on real images", f"skipway export {where} --to onnx"),
+        ("Use the export, without torch", f"skipway predict {onnx} IMAGE…"),
+        ("Train from these weights on other images", f"skipway train DATA --weights {where}"),
+        ("Compare it with other runs", f"skipway compare {where} RUN --out compare.html"),
+    )
+    return tag(
+        "div",
+        *(tag("div", tag("p", said, class_="quiet"), code_line(line)) for said, line in steps),
+        class_="steps",
+    )
+
+
+def _loading(path: Path) -> str:
+    return f"skipway.load({json.dumps(str(path), ensure_ascii=False)})"
 
 
 def _reproduce(run: Run) -> Html | None:
     command, version = run.record.get("command"), run.record.get("skipway")
     environment = mapping(run.record.get("environment"))
     licence = run.card.licence if run.card else None
+    digest = run.card.provenance.get("data") if run.card else None
     facts = [(key, as_text(value)) for key, value in environment.items()]
     promise = "Expect the same bits only with the same versions, threads and instruction set."
+    told = [
+        (
+            "seed",
+            as_text(seed) if (seed := dig(run.record, "config", "seed")) is not None else None,
+        ),
+        ("images and labels, sha256", digest),
+        *facts,
+        ("licence of the weights", licence),
+        ("this page by", f"skipway {__version__}"),
+    ]
     parts = [
         code_line(f"pip install 'skipway[train]=={version}'") if version else None,
         code_line(str(command)) if command else None,
         tag("p", promise),
-        fact_list([*facts, ("licence of the weights", licence)]),
+        fact_list(told),
     ]
     return joined(parts) if command or environment else None

@@ -77,6 +77,8 @@ class Line:
     name: str
     points: Sequence[tuple[float, float]]
     style: str = "validation"
+    letter: str = ""
+    """Stands on the line too, where several of one colour cross."""
 
 
 def _words(text: str, x: float, y: float, anchor: str = "start", style: str = "tick") -> Html:
@@ -104,10 +106,12 @@ def plot(
     marks: Sequence[tuple[float, str]] = (),
     diagonal: bool = False,
     dots: Sequence[tuple[float, float, float]] = (),
+    spread: Sequence[tuple[float, float, float]] = (),
 ) -> Html:
     """A figure: lines labelled at their end, `marks` (x, text) as thin upright lines.
 
     `diagonal`: a thin line from corner to corner. `dots`: (x, y, radius), the radius in pixels.
+    `spread`: (x, low, high) of intervals.
     """
     parts = [_words(y.label, 0, 12), _words(x.label, (LEFT + RIGHT) / 2, HEIGHT - 5, "middle")]
     for value, text in y.ticks:
@@ -123,17 +127,21 @@ def plot(
         parts.append(_rule("mark", x.x(value), TOP, x.x(value), BOTTOM))
         parts.append(_words(text, x.x(value), TOP - 4, "middle"))
     ends = []
-    for line in lines:
+    for place, line in enumerate(lines):
         at = [(x.x(a), y.y(b)) for a, b in line.points]
         path = "M" + "L".join(f"{a} {b}" for a, b in at)
         parts.append(tag("path", class_=f"line {line.style}", d=path))
         parts.append(_dot(f"dot {line.style}", *at[-1], radius=2.5))
         ends.append((at[-1][1], line.name))
+        if line.letter:
+            a, b = at[(len(at) - 1) * (place + 1) // (len(lines) + 1)]
+            parts.append(_words(line.letter, a, b + 4, "middle", "letter"))
     ends.sort()
     for at_y, (_, name) in zip(_apart([end for end, _ in ends]), ends, strict=True):
         parts.append(_words(name, RIGHT + 7, at_y + 4, style="name"))
     if diagonal:
         parts.append(_rule("mark", x.x(x.low), y.y(y.low), x.x(x.high), y.y(y.high)))
+    parts += [_rule("spread", x.x(a), y.y(low), x.x(a), y.y(high)) for a, low, high in spread]
     parts += [_dot("bin", x.x(a), y.y(b), radius) for a, b, radius in dots]
     svg = tag(
         "svg", *parts, class_="plot", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img",
@@ -171,3 +179,39 @@ def gauge(value: float, ends: tuple[float, float] | None, commonest: float | Non
     parts.append(_dot("dot", round(300 * value, 1), 11, 5))
     parts += [_words("0 %", 0, 32), _words("100 %", 300, 32, "end")]
     return tag("svg", *parts, class_="interval", viewBox="-6 0 312 36", aria_hidden="true")
+
+
+def intervals(
+    title: str,
+    caption: str,
+    rows: Sequence[tuple[str, float, tuple[float, float] | None, str]],
+) -> Html:
+    """A figure of shares with their intervals, one under the other: (name, share, interval, style).
+
+    The axis holds all intervals, at least ten points of them, and says so by its ticks.
+    """
+    seen = [end for _, value, ends, _ in rows for end in (value, *(ends or ()))]
+    low, high = min(seen), max(seen)
+    step = next(s for s in (0.02, 0.05, 0.1, 0.25) if s == 0.25 or high - low <= 4 * s)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    while (last - first) * step < 0.0999:
+        first, last = max(first - 1, 0), min(last + 1, round(1 / step))
+    ticks = [(n * step, f"{100 * n * step:.0f} %") for n in range(first, last + 1)]
+    axis = Axis("", first * step, last * step, ticks)
+    bottom = 10 + 26 * len(rows)
+    parts: list[Html] = []
+    for value, text in axis.ticks:
+        parts.append(_rule("grid", axis.x(value), 6, axis.x(value), bottom))
+        parts.append(_words(text, axis.x(value), bottom + 16, "middle"))
+    for place, (name, value, ends, style) in enumerate(rows):
+        y = 22 + 26 * place
+        if ends:
+            width = max(axis.x(ends[1]) - axis.x(ends[0]), 1)
+            parts.append(_rect(f"band {style}", axis.x(ends[0]), y - 6, width, 12))
+        parts.append(_dot(f"dot {style}", axis.x(value), y, 4))
+        parts.append(_words(name, RIGHT + 7, y + 4, style="name"))
+    svg = tag(
+        "svg", *parts, class_="plot", viewBox=f"0 0 {WIDTH} {bottom + 22}", role="img",
+        aria_label=f"{title}. {caption}",
+    )  # fmt: skip
+    return tag("figure", tag("h3", title), svg, tag("figcaption", caption))

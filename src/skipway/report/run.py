@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from skipway.card import Card, read_card
 from skipway.errors import InputError, harmless
-from skipway.report.values import dig, mapping, number
+from skipway.metrics import Outcomes
+from skipway.report.values import dig, ends, mapping, number, objects
+
+Counts = npt.NDArray[np.float64]
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 """Splits in words, by the names that a run has for them."""
@@ -24,6 +31,8 @@ class Run:
     record: dict[str, Any]
     epochs: list[dict[str, Any]]
     evaluation: dict[str, Any]
+    samples: list[dict[str, Any]]
+    """Training images as the network saw them: name, label, image."""
     card: Card | None
 
     @property
@@ -34,6 +43,17 @@ class Run:
         if self.card.architecture.shortcut == "none":
             return "plain"
         return "preactivation" if self.card.architecture.order == "pre" else "residual"
+
+    @property
+    def name(self) -> str:
+        """The run's name, for people."""
+        return str(dig(self.record, "name") or self.path.absolute().name)
+
+    @property
+    def model(self) -> str:
+        """The network's name, as far as it is known."""
+        named = dig(self.record, "config", "model", "name")
+        return self.card.model if self.card else str(named or "a model")
 
     @property
     def data(self) -> str:
@@ -49,6 +69,58 @@ class Run:
     def metric(self, key: str) -> float | None:
         """A metric of the run's result."""
         return number(dig(self.record, "result", "metrics", key))
+
+    @property
+    def scored(self) -> int | None:
+        """Images that the result was measured on."""
+        n = number(dig(self.record, "result", "n"))
+        return int(n) if n else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the accuracy."""
+        return ends(dig(self.record, "result", "interval"))
+
+    @property
+    def split(self) -> str:
+        """The split that the result was measured on, in words; empty where none was."""
+        split = dig(self.record, "result", "split")
+        return SPLITS.get(str(split), str(split)) if split else ""
+
+    @property
+    def guessing(self) -> float | None:
+        """The accuracy of always naming the commonest class of the split that was scored."""
+        split = str(dig(self.record, "result", "split"))
+        counts = [number(n) or 0 for n in mapping(dig(self.splits, split, "counts")).values()]
+        return max(counts) / sum(counts) if sum(counts) > 0 else None
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Class names of the evaluation, safe to show."""
+        names = dig(self.evaluation, "classes")
+        return [harmless(name) for name in names] if isinstance(names, list) else []
+
+    @cached_property
+    def outcomes(self) -> Outcomes | None:
+        """What became of each image; None where the run kept nothing of it."""
+        kept = dig(self.evaluation, "images")
+        known = isinstance(kept, dict) and self.classes
+        return Outcomes.unpacked(kept, len(self.classes)) if known else None
+
+    @cached_property
+    def confusion(self) -> Counts | None:
+        """Counts [truth, predicted] of `classes`; None where they are absent or do not fit."""
+        k, kept = len(self.classes), self.evaluation.get("confusion")
+        if kept is None and self.outcomes is not None:
+            places = self.outcomes.label * k + self.outcomes.predicted
+            return np.bincount(places, minlength=k * k).reshape(k, k).astype(np.float64)
+        try:
+            counts = np.asarray(kept, dtype=float)
+        except (TypeError, ValueError):
+            return None
+        if not k or counts.shape != (k, k):
+            return None
+        return counts if np.isfinite(counts).all() and (counts >= 0).all() else None
 
     def series(self, key: str) -> list[tuple[float, float]]:
         """(epoch, value) wherever the value is a finite number."""
@@ -70,6 +142,7 @@ def read_run(run: Path) -> Run:
         record=record,
         epochs=_epochs(run / "metrics.jsonl"),
         evaluation=_json(run / "evaluation.json") or {},
+        samples=objects(dig(_json(run / "samples.json"), "images")),
         card=read_card(card) if card.exists() else None,
     )
 

@@ -27,3 +27,11 @@ def objects(value: Any) -> list[dict[str, Any]]:
 def mapping(value: Any) -> dict[str, Any]:
     """The object; an empty one where there is none."""
     return value if isinstance(value, dict) else {}
+
+
+def ends(value: Any) -> tuple[float, float] | None:
+    """An interval, where both of its ends are numbers."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return None
+    low, high = map(number, value)
+    return None if low is None or high is None else (low, high)

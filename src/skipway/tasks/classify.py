@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,12 @@ from skipway.resnet import ResNet
 
 Array = npt.NDArray[Any]
 
-SHOWN_MISTAKES = 24
+SHOWN_MISTAKES, SHOWN_DOUBTFUL = 24, 12
+"""Pictures of a kind in the report."""
+NAMED_DOUBTED, NAMED_WRONG = 200, 2000
+"""Images that are named at most: those with doubted labels, and the mistakes."""
+MATRIX_CLASSES = 100
+"""Classes up to which the confusion matrix is kept."""
 
 
 class ClassificationEvaluator:
@@ -52,24 +58,62 @@ class ClassificationEvaluator:
 
     def details(self, split: Split, classes: Sequence[str]) -> dict[str, Any]:
         scored = self.scored()
+
+        def named(i: int, picture: bool = True) -> dict[str, Any]:
+            place = int(scored.index[i])
+            row = {
+                "index": i,
+                "name": harmless(split.names[place]),
+                "label": classes[scored.label[i]],
+                "predicted": classes[scored.predicted[i]],
+                "score": float(scored.confidence[i]),
+                "true_score": float(scored.true_score[i]),
+            }
+            return row | ({"image": thumbnail(split.image(place, 3))} if picture else {})
+
         wrong = np.flatnonzero(~scored.correct)
         worst = wrong[np.argsort(scored.true_score[wrong], kind="stable")][:SHOWN_MISTAKES]
-        return {
+        lead = scored.best_score[:, 0] - scored.best_score[:, 1:2].sum(axis=1)
+        doubtful = np.argsort(lead, kind="stable")[:SHOWN_DOUBTFUL]
+        doubted, likelier = scored.doubted_labels(len(classes))
+        pictured = [*doubted[~np.isin(doubted, worst)][:SHOWN_DOUBTFUL]]
+        found: dict[str, Any] = {
             "classes": classes,
-            "confusion": scored.confusion(len(classes)).tolist(),
             "calibration": calibration(scored.confidence, scored.correct),
-            "mistakes": [
-                {
-                    "name": harmless(split.names[int(scored.index[i])]),
-                    "label": classes[scored.label[i]],
-                    "predicted": classes[scored.predicted[i]],
-                    "score": float(scored.confidence[i]),
-                    "true_score": float(scored.true_score[i]),
-                    "image": thumbnail(split.image(int(scored.index[i]), 3)),
-                }
-                for i in worst
+            "mistakes": [named(i) for i in worst.tolist()],
+            "doubtful": [
+                named(i)
+                | {"second": classes[scored.best[i, 1]], "second_score": scored.best_score[i, 1]}
+                for i in doubtful.tolist()
+                if len(classes) > 1
             ],
+            "doubted_labels": {
+                "n": len(doubted),
+                "rows": [
+                    named(i, i in pictured) | {"likelier": classes[k]}
+                    for i, k in zip(
+                        doubted[:NAMED_DOUBTED].tolist(), likelier.tolist(), strict=False
+                    )
+                ],
+            },
+            "images": scored.outcomes.packed(len(classes))
+            | {
+                "digest": _digest(split, scored, classes),
+                "wrong": [harmless(split.names[int(scored.index[i])]) for i in wrong[:NAMED_WRONG]],
+            },
         }
+        if len(classes) <= MATRIX_CLASSES:  # of more it would be mostly zeros: images hold it too
+            found["confusion"] = scored.confusion(len(classes)).tolist()
+        return found
+
+
+def _digest(split: Split, scored: Scored, classes: Sequence[str]) -> str:
+    """sha256 of which images were scored, with which labels."""
+    digest = hashlib.sha256(repr(tuple(classes)).encode("utf-8", "surrogateescape"))
+    digest.update(np.ascontiguousarray(scored.label, "<i8").tobytes())
+    for place in scored.index.tolist():
+        digest.update(split.names[place].encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
 class Classify:
@@ -91,6 +135,8 @@ class Classify:
         if key is None or area is None:
             return self.preprocess.frame(image)[0], target
         size, filter_name = self.preprocess.size, self.preprocess.interpolation
+        if self.augmentation.size is not None:
+            size = (self.augmentation.size, self.augmentation.size)
         return random_resized_crop(image, size, key, area, filter_name), target
 
     def collate(self, samples: list[tuple[Array, int]]) -> tuple[Tensor, Tensor]:

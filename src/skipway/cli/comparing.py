@@ -1,0 +1,86 @@
+"""`skipway compare`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skipway.cli.shared import Json, app, emit
+from skipway.errors import harmless
+
+if TYPE_CHECKING:
+    from skipway.report import Comparison
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Folders of runs, two or more.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="Write the comparison as one page.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare runs: accuracy, whether the difference is more than chance, settings, speed."""
+    from skipway import report
+
+    comparison = report.compare([Path(run) for run in runs])
+    page = report.write_comparison(comparison, Path(out)) if out is not None else None
+    if as_json:
+        emit(comparison.summary() | {"page": None if page is None else str(page)})
+        return
+    show_comparison(comparison)
+    if page is not None:
+        print(f"the page: {harmless(page)}")
+    else:
+        print("add --out compare.html for curves, classes and images", file=sys.stderr)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """A small table of the runs, the settings that differ, and a line a pair."""
+    from skipway.report import verdicts
+    from skipway.report.comparison import facts
+
+    rows = [("", "run", "network", "accuracy", "95 % interval", "images", "time", "images/s")]
+    for letter, run in comparison.runs.items():
+        known = facts(run)
+        accuracy, ends = known["accuracy"], known["interval"]
+        speed, seconds = known["images_per_second"], known["seconds"]
+        rows.append(
+            (
+                letter,
+                harmless(run.name),
+                harmless(run.model),
+                f"{accuracy:.2%}" if accuracy is not None else harmless(known["status"] or "–"),
+                f"{ends[0]:.2%} to {ends[1]:.2%}" if ends else "–",
+                f"{run.scored:,} {harmless(run.split)}" if run.scored else "–",
+                f"{seconds:,.0f} s" if seconds else "–",
+                f"{speed:,.0f}" if speed else "–",
+            )
+        )
+    _columns(rows)
+    if comparison.settings:
+        print("\nsettings that differ")
+        cut = [
+            (harmless(key), *(_cut(harmless("–" if v is None else v)) for v in values))
+            for key, values in comparison.settings
+        ]
+        _columns([("", *comparison.runs), *cut])
+    print()
+    for _, text in verdicts(comparison):
+        print(harmless(text))
+
+
+def _cut(text: str, width: int = 32) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows as columns of even width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())

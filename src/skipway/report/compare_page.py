@@ -1,0 +1,305 @@
+"""The page of a comparison: who is better and whether that is more than chance, then why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from skipway.report.comparison import Comparison, Pair, disagreements, facts
+from skipway.report.course import clipped, off_scale
+from skipway.report.document import document
+from skipway.report.markup import (
+    MOST_ROWS,
+    OPEN_ROWS,
+    Html,
+    details,
+    duration,
+    joined,
+    large,
+    mebibytes,
+    percent,
+    plural,
+    shown,
+    table,
+    tag,
+)
+from skipway.report.mistakes import gallery
+from skipway.report.plot import Axis, Line, intervals, linear, plot, shares
+from skipway.report.run import Run
+
+TONES = 4
+"""Shades of one kind of network; the letters tell more than that apart."""
+SHOWN_IMAGES = 12
+NAMED_IMAGES = 100
+
+
+def build_comparison(comparison: Comparison) -> str:
+    """The whole HTML document."""
+    names = " and ".join(run.name for run in comparison.runs.values())
+    first = (_runs(comparison), _verdicts(comparison))
+    sections = (
+        ("Accuracy", "accuracy", _accuracy(comparison)),
+        ("How it went", "course", _curves(comparison)),
+        ("Settings that differ", "settings", _settings(comparison)),
+        ("Class by class", "classes", _classes(comparison)),
+        ("One right, the other wrong", "images", _images(comparison)),
+    )
+    title = f"{plural(len(comparison.runs), 'run', 'runs')} compared"
+    return document(title, f"{names}: compared by Skipway", first, sections, "residual")
+
+
+def _styles(comparison: Comparison) -> dict[str, str]:
+    """By letter, the classes of the style sheet: the kind of network and its shade."""
+    seen: dict[str, int] = {}
+    styles = {}
+    for letter, run in comparison.runs.items():
+        tone = seen.get(run.family, 0)
+        seen[run.family] = tone + 1
+        styles[letter] = f"{run.family} tone{tone % TONES}"
+    return styles
+
+
+def _short(letter: str, run: Run) -> str:
+    """As much of the name as stands beside a plot."""
+    return f"{letter} {run.name if len(run.name) <= 9 else run.name[:8] + '…'}"
+
+
+def _badge(letter: str, style: str) -> Html:
+    return tag("span", letter, class_=f"badge {style}")
+
+
+def _runs(comparison: Comparison) -> Html:
+    styles = _styles(comparison)
+    head = ("Run", "Network", "Accuracy", "95 % interval", "Images", "Parameters", "Epochs", "Time",
+            "Images/s", "Memory", "Device")  # fmt: skip
+    rows = []
+    for letter, run in comparison.runs.items():
+        known = facts(run)
+        places = 1 if (run.scored or 0) < 1000 else 2
+        spread = run.interval
+        status = known["status"]
+        unfinished = f" ({status})" if status not in (None, "finished") else ""
+        rows.append(
+            (
+                joined([_badge(letter, styles[letter]), f" {run.name}{unfinished}"]),
+                run.model,
+                shown(known["accuracy"], f".{places}%"),
+                "{} to {}".format(*(percent(end, places) for end in spread)) if spread else None,
+                f"{run.scored:,} {run.split}" if run.scored else None,
+                large(known["params"]) if known["params"] else None,
+                shown(known["epochs"]),
+                duration(known["seconds"]) if known["seconds"] else None,
+                shown(known["images_per_second"]),
+                mebibytes(known["memory_mib"]) if known["memory_mib"] else None,
+                known["device"],
+            )
+        )
+    return table(head, rows, words=2)
+
+
+def _verdicts(comparison: Comparison) -> Html:
+    signs = {True: "≠", False: "≈", None: "i"}
+    items = [
+        tag("li", tag("span", signs[clear], class_="sign", aria_hidden="true"), tag("p", text))
+        for clear, text in verdicts(comparison)
+    ]
+    caution = (
+        "The test asks whether these weights differ on these images. Training again with another "
+        "seed moves the accuracy as well; to compare recipes, compare several seeds of each."
+    )
+    return tag(
+        "div",
+        tag("ul", *items, class_="findings"),
+        tag("p", caution, class_="quiet") if any(p.p is not None for p in comparison.pairs) else "",
+        class_="verdicts",
+    )
+
+
+def verdicts(comparison: Comparison) -> list[tuple[bool | None, str]]:
+    """Each pair in a sentence, and whether it clearly differs; then, with None, the pairs that
+    cannot be tested, together where the reason is the same."""
+    found: list[tuple[bool | None, str]] = []
+    reasons: dict[str, list[str]] = {}
+    for pair in comparison.pairs:
+        if pair.reason is not None:
+            reasons.setdefault(pair.reason, []).append(f"{pair.first} and {pair.second}")
+        else:
+            found.append((pair.clear, _verdict(pair)))
+    for reason, pairs in reasons.items():
+        found.append((None, f"Not tested: {', '.join(pairs)}: {reason}."))
+    return found
+
+
+def _verdict(pair: Pair) -> str:
+    first, second = pair.first, pair.second
+    difference, p = pair.difference or 0.0, 1.0 if pair.p_adjusted is None else pair.p_adjusted
+    low, high = pair.interval or (0.0, 0.0)
+    if not pair.only_first and not pair.only_second:
+        return f"{first} and {second} are right on the same images."
+    numbers = (
+        f"{second} minus {first}: {100 * difference:+.2f} points "
+        f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}). Only {first} is right on "
+        f"{plural(pair.only_first or 0, 'image', 'images')}, only {second} on "
+        f"{plural(pair.only_second or 0, 'image', 'images')} ("
+        f"{'p < 0.0001' if p < 1e-4 else f'p = {p:.2g}'})."
+    )
+    if pair.clear:
+        better, worse = (second, first) if difference > 0 else (first, second)
+        return f"{better} is better than {worse}, and chance alone hardly explains it. {numbers}"
+    return f"{first} and {second} do not differ clearly: chance alone may do this. {numbers}"
+
+
+def _accuracy(comparison: Comparison) -> Html | None:
+    styles = _styles(comparison)
+    rows = [
+        (_short(letter, run), accuracy, run.interval, styles[letter])
+        for letter, run in comparison.runs.items()
+        if (accuracy := run.metric("accuracy")) is not None
+    ]
+    splits = {run.split for run in comparison.runs.values() if run.metric("accuracy") is not None}
+    if len(rows) < 2:
+        return None
+    caption = f"Accuracy on {' and '.join(sorted(splits))} images with its 95 % interval."
+    if len(splits) > 1:
+        caption += " These are not the same images."
+    tested = [pair for pair in comparison.pairs if pair.difference is not None]
+    cells = [
+        (
+            f"{pair.second} − {pair.first}",
+            f"{100 * (pair.difference or 0):+.2f}",
+            "{:+.2f} to {:+.2f}".format(*(100 * end for end in pair.interval or (0, 0))),
+            shown(pair.both),
+            shown(pair.only_first),
+            shown(pair.only_second),
+            f"{pair.p:.2g}",
+            f"{pair.p_adjusted:.2g}",
+        )
+        for pair in tested
+    ]
+    head = ("Pair", "Points", "95 % interval", "Both right", "Only first", "Only second",
+            "p", "p, adjusted")  # fmt: skip
+    note = (
+        "On the same images: McNemar's exact test, the interval by a paired bootstrap over images, "
+        "p adjusted for the number of pairs (Holm)."
+    )
+    return tag(
+        "div",
+        intervals("With intervals", caption, rows),
+        tag("div", table(head, cells, caption=note), class_="grow") if cells else None,
+        class_="row",
+    )
+
+
+def _curves(comparison: Comparison) -> Html | None:
+    longest = max((r["epoch"] for run in comparison.runs.values() for r in run.epochs), default=0)
+    if not longest:
+        return None
+    epochs = linear("epoch", longest, whole=True)
+    panels = (
+        ("Validation accuracy", "val_accuracy", "of the images"),
+        ("Validation loss", "val_loss", "nats an image"),
+        ("Training loss", "train_loss", "nats an image"),
+        ("Learning rate", "lr", "step size"),
+        ("Speed", "images_per_second", "training images a second"),
+        ("Waiting for data", "waiting", "of the training time"),
+    )
+    plots = [_panel(comparison, epochs, *panel) for panel in panels]
+    return tag("div", *plots, class_="plots") if any(plots) else None
+
+
+def _panel(comparison: Comparison, epochs: Axis, title: str, key: str, unit: str) -> Html | None:
+    styles = _styles(comparison)
+    dashed = " training" if key.startswith("train_") else ""
+    series = {letter: run.series(key) for letter, run in comparison.runs.items()}
+    known = {letter: points for letter, points in series.items() if points}
+    if not known:
+        return None
+    values = sorted(value for points in known.values() for _, value in points)
+    top = values[-1]
+    if key == "images_per_second":  # an odd epoch would flatten all others
+        top = min(top, 5 * values[len(values) // 2] or top)
+    elif key == "val_loss":
+        trained = [v for run in comparison.runs.values() for _, v in run.series("train_loss")]
+        top = min(top, 3 * max(trained, default=0) or top)
+    axis = shares(unit) if key in ("val_accuracy", "waiting") else linear(unit, top)
+    lines = [
+        Line(
+            _short(letter, comparison.runs[letter]),
+            clipped(points, axis),
+            f"{styles[letter]}{dashed}",
+            letter,
+        )
+        for letter, points in known.items()
+    ]
+    form = ".1%" if key in ("val_accuracy", "waiting") else ",.0f" if "images" in key else ".3g"
+    last = ", ".join(f"{letter} {shown(points[-1][1], form)}" for letter, points in known.items())
+    caption = f"At the end: {last}.{off_scale(values, axis)}"
+    if key == "lr":
+        highest = (f"{at} {max(v for _, v in points):.3g}" for at, points in known.items())
+        caption = f"Highest: {', '.join(highest)}."
+    return plot(title, caption, epochs, axis, lines)
+
+
+def _settings(comparison: Comparison) -> Html | None:
+    if not comparison.settings:
+        return tag("p", "None: the runs were configured alike.", class_="quiet")
+    head = ("Setting", *comparison.runs)
+    rows = [(key, *values) for key, values in comparison.settings]
+    return table(head, rows, words=len(head), fixed=True)
+
+
+def _classes(comparison: Comparison) -> Html | None:
+    recalls = comparison.recalls()
+    if not recalls:
+        if sum(run.confusion is not None for run in comparison.runs.values()) < 2:
+            return None
+        return tag("p", "The runs do not have the same classes.", class_="quiet")
+    rows = []
+    for name, values in recalls[:MOST_ROWS]:
+        known = [value for value in values if value is not None]
+        apart = f"{100 * (max(known) - min(known)):.1f}" if known else None
+        rows.append((name, *(shown(value, ".1%") for value in values), apart))
+    note = "Recall: of the images of the class, those found. The largest difference comes first."
+    if len(recalls) > MOST_ROWS:
+        note += f" {MOST_ROWS} of {len(recalls):,} classes."
+    content = table(("Class", *comparison.runs, "Points apart"), rows, caption=note)
+    if len(rows) <= OPEN_ROWS:
+        return content
+    return details("Recall by class", content)
+
+
+def _images(comparison: Comparison) -> Html | None:
+    """Of the first run against each of the others."""
+    parts = []
+    first = next(iter(comparison.runs))
+    for pair in comparison.pairs:
+        if pair.first != first or pair.difference is None:
+            continue
+        a, b = comparison.runs[first], comparison.runs[pair.second]
+        for rows, winner, loser in zip(
+            disagreements(a, b), (first, pair.second), (pair.second, first), strict=True
+        ):
+            if rows:
+                parts.append(_one_right(rows, pair, winner, loser))
+    return joined(parts) or None
+
+
+def _one_right(rows: Sequence[dict[str, Any]], pair: Pair, winner: str, loser: str) -> Html:
+    place = 1 if winner == pair.first else 0
+    title = f"Only {winner} is right, not {loser}: {plural(len(rows), 'image', 'images')}"
+    pictured = [row for row in rows if row["image"] is not None][:SHOWN_IMAGES]
+    pictures = gallery(
+        title,
+        f"Truth → the answer of {loser}, of the worst mistakes that it kept as pictures.",
+        pictured,
+        lambda row: [tag("b", f"{row['label']} → {row['answers'][place]}")],
+    )
+    listed = [
+        (row["name"] or f"image {row['index']:,} of the split", row["label"], row["answers"][place])
+        for row in rows[:NAMED_IMAGES]
+    ]
+    more = len(rows) > NAMED_IMAGES
+    note = f"The {NAMED_IMAGES} of which {loser} was the surest." if more else None
+    files = table(("File", "Truth", f"Answer of {loser}"), listed, 3, note)
+    heading = None if pictures else tag("h3", title)
+    return tag("div", heading, pictures, details("The files", files))

@@ -1,0 +1,238 @@
+"""Runs side by side: what differs, and what of the difference is more than chance."""
+
+from __future__ import annotations
+
+import itertools
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipway.errors import InputError
+from skipway.metrics import class_scores, holm, mcnemar, paired_interval
+from skipway.report.markup import as_text
+from skipway.report.run import Run, read_run
+from skipway.report.values import dig, mapping, number, objects
+
+LARGEST = len(string.ascii_uppercase)
+"""Runs that can be compared at once: each has a letter."""
+NOT_SETTINGS = ("data_path",)
+"""Of the configuration: told with the data."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs on the same images. `reason` says why nothing else is known where it is so."""
+
+    first: str
+    """The run's letter."""
+    second: str
+    reason: str | None = None
+    n: int | None = None
+    both: int | None = None
+    """Images that both got right."""
+    only_first: int | None = None
+    only_second: int | None = None
+    difference: float | None = None
+    """Second minus first accuracy."""
+    interval: tuple[float, float] | None = None
+    """Its 95 % interval, by a paired bootstrap over images."""
+    p: float | None = None
+    """Of McNemar's exact test."""
+    p_adjusted: float | None = None
+    """For all pairs of this comparison together (Holm)."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether chance alone hardly explains the difference."""
+        return self.p_adjusted is not None and self.p_adjusted < 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two or more runs, lettered in the order given."""
+
+    runs: dict[str, Run]
+    settings: list[tuple[str, list[str | None]]]
+    """Those that are not the same everywhere: key, and the value in each run."""
+    pairs: list[Pair]
+
+    def summary(self) -> dict[str, Any]:
+        """Everything in numbers, as JSON."""
+        return {
+            "runs": [{"letter": letter, **facts(run)} for letter, run in self.runs.items()],
+            "settings": {key: dict(zip(self.runs, row, strict=True)) for key, row in self.settings},
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "classes": [
+                {"class": name, "recall": dict(zip(self.runs, row, strict=True))}
+                for name, row in self.recalls()
+            ],
+        }
+
+    def recalls(self) -> list[tuple[str, list[float | None]]]:
+        """Recall by class in each run, the largest difference first; empty where the runs have
+        other classes. None where a run has no image of the class, or was not scored."""
+        scored = [run for run in self.runs.values() if run.confusion is not None]
+        if len(scored) < 2 or any(run.classes != scored[0].classes for run in scored):
+            return []
+        columns = [
+            [None] * len(scored[0].classes)
+            if run.confusion is None
+            else [number(float(v)) if v == v else None for v in class_scores(run.confusion).recall]
+            for run in self.runs.values()
+        ]
+        rows = list(zip(scored[0].classes, map(list, zip(*columns, strict=True)), strict=True))
+        return sorted(rows, key=lambda row: -_range(row[1]))
+
+
+def _range(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return max(known) - min(known) if known else 0.0
+
+
+def compare(paths: Sequence[Path]) -> Comparison:
+    """The runs in those directories. Raises InputError where one is no run, or is given twice."""
+    if len(paths) < 2:
+        raise InputError("compare: give two runs or more")
+    if len(paths) > LARGEST:
+        raise InputError(f"compare: {len(paths)} runs; {LARGEST} at most fit on a page")
+    places = [path.resolve() for path in paths]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise InputError(f"compare: {paths[i]} is given twice")
+    runs = dict(zip(string.ascii_uppercase, map(read_run, paths), strict=False))
+    pairs = [_pair(*two) for two in itertools.combinations(runs.items(), 2)]
+    return Comparison(runs, list(_settings(list(runs.values()))), _adjusted(pairs))
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What is told of one run; None where it is not known."""
+    spent = [value for _, value in run.series("seconds")]
+    memory = [value for _, value in run.series("memory_mib")]
+    return {
+        "run": str(run.path),
+        "name": run.name,
+        "model": run.model,
+        "data": run.data,
+        "status": dig(run.record, "status"),
+        "params": number(dig(run.record, "params")),
+        "epochs": len(run.epochs),
+        "split": dig(run.record, "result", "split"),
+        "n": run.scored,
+        "accuracy": run.metric("accuracy"),
+        "interval": run.interval,
+        "loss": run.metric("loss"),
+        "ece": run.metric("ece"),
+        "seconds": number(dig(run.record, "result", "seconds")) or (sum(spent) if spent else None),
+        "images_per_second": number(dig(run.record, "result", "images_per_second")),
+        "memory_mib": max(memory) if memory else None,
+        "device": dig(run.record, "environment", "device"),
+    }
+
+
+def _settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | None]]]:
+    flats = [dict(flat(mapping(run.record.get("config")))) for run in runs]
+    keys = list(dict.fromkeys(itertools.chain(*flats)))
+    for key in keys:
+        values = [settings.get(key) for settings in flats]
+        group = any(other.startswith(f"{key}.") for other in keys)  # empty in one, told by others
+        if key not in NOT_SETTINGS and not group and len(set(values)) > 1:
+            yield key, values
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted keys and values."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", as_text(value)
+
+
+def _pair(one: tuple[str, Run], other: tuple[str, Run]) -> Pair:
+    (first, a), (second, b) = one, other
+    for letter, run in (one, other):
+        if run.metric("accuracy") is None:
+            status = dig(run.record, "status")
+            why = f"its status is {status}" if status not in (None, "finished") else "no held-out"
+            return Pair(first, second, f"{letter} has no score: {why}")
+    if a.split != b.split:
+        return Pair(first, second, f"{first} was scored on {a.split}, {second} on {b.split} images")
+    for letter, run in (one, other):
+        if run.outcomes is None or not isinstance(_digest(run), str):
+            why = f"{letter} did not keep the outcome of each image; train it anew to compare"
+            return Pair(first, second, why)
+    if _digest(a) != _digest(b):
+        return Pair(first, second, "they were scored on other images, or with other labels")
+    assert a.outcomes is not None
+    assert b.outcomes is not None
+    if len(a.outcomes.label) != len(b.outcomes.label):
+        return Pair(first, second, "their records of the same images do not fit together")
+    right, other_right = a.outcomes.correct, b.outcomes.correct
+    n = len(right)
+    only_first, only_second = int((right & ~other_right).sum()), int((other_right & ~right).sum())
+    return Pair(
+        first,
+        second,
+        n=n,
+        both=int((right & other_right).sum()),
+        only_first=only_first,
+        only_second=only_second,
+        difference=(only_second - only_first) / n,
+        interval=paired_interval(only_first, only_second, n),
+        p=mcnemar(only_first, only_second),
+    )
+
+
+def _digest(run: Run) -> Any:
+    return dig(run.evaluation, "images", "digest")
+
+
+def _adjusted(pairs: list[Pair]) -> list[Pair]:
+    """The pairs with their p adjusted for how many were tested."""
+    tested = [pair.p for pair in pairs if pair.p is not None]
+    adjusted = iter(holm(np.array(tested)).tolist())
+    return [
+        pair if pair.p is None else Pair(**(vars(pair) | {"p_adjusted": next(adjusted)}))
+        for pair in pairs
+    ]
+
+
+def disagreements(a: Run, b: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Images that only `a` got right, and that only `b` did: index, name (None where it was not
+    kept), label, the two answers, and the picture where one was. Both were scored on the same."""
+    assert a.outcomes is not None
+    assert b.outcomes is not None
+    right, other_right = a.outcomes.correct, b.outcomes.correct
+    found = []
+    for mask, loser in ((right & ~other_right, b), (other_right & ~right, a)):
+        assert loser.outcomes is not None
+        wrong = np.flatnonzero(~loser.outcomes.correct)
+        names = dig(loser.evaluation, "images", "wrong")
+        named = dict(zip(wrong.tolist(), names if isinstance(names, list) else (), strict=False))
+        kept = {
+            row.get("index"): row.get("image")
+            for row in objects(loser.evaluation.get("mistakes"))
+            if isinstance(row.get("index"), int)
+        }
+        places = np.flatnonzero(mask)
+        surest = places[np.argsort(-loser.outcomes.confidence[places], kind="stable")]
+        found.append(
+            [
+                {
+                    "index": i,
+                    "name": named.get(i),
+                    "label": loser.classes[loser.outcomes.label[i]],
+                    "answers": tuple(
+                        run.classes[run.outcomes.predicted[i]] if run.outcomes else None
+                        for run in (a, b)
+                    ),
+                    "image": kept.get(i),
+                }
+                for i in surest.tolist()
+            ]
+        )
+    return found[0], found[1]

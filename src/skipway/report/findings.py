@@ -1,0 +1,286 @@
+"""What the numbers of a run mean, in sentences: each function looks for one thing.
+
+The thresholds are meant to be quiet: what chance alone may do with so few images is not told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from skipway.metrics import class_scores, wilson_interval
+from skipway.report.markup import Html, percent, plural, tag
+from skipway.report.run import Run
+from skipway.report.values import dig, mapping, number, objects
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence or two. `warn` asks for an action, `note` is worth knowing, `good` is well."""
+
+    kind: Literal["warn", "note", "good"]
+    text: str
+
+
+def findings(run: Run) -> list[Finding]:
+    """Everything that stands out, what asks for an action first."""
+    parts = (
+        _chance, _one_answer, _few_images, _broken_loss, _unsteady, _overfitting, _rising,
+        _unfinished, _imbalance, _weakest, _confidence, _waiting,
+    )  # fmt: skip
+    found = [finding for part in parts for finding in part(run)]
+    return sorted(found, key=lambda finding: ("warn", "note", "good").index(finding.kind))
+
+
+def in_words(run: Run) -> Html | None:
+    """The findings as a list; None where there is nothing to read them from."""
+    if not run.epochs and run.metric("accuracy") is None:
+        return None
+    told = findings(run) or [Finding("good", "Nothing stands out in what was recorded.")]
+    marks = {"warn": ("!", "Look at this: "), "note": ("i", "Note: "), "good": ("✓", "Good: ")}
+    items = [
+        tag(
+            "li",
+            tag("span", marks[finding.kind][0], class_="sign", aria_hidden="true"),
+            tag("p", tag("span", marks[finding.kind][1], class_="heard"), finding.text),
+            class_=finding.kind,
+        )
+        for finding in told
+    ]
+    return tag("ul", *items, class_="findings")
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
+
+
+def _chance(run: Run) -> Iterator[Finding]:
+    low, guessing = (run.interval or (None,))[0], run.guessing
+    if low is not None and guessing is not None and low <= guessing:
+        yield Finding(
+            "warn",
+            f"The accuracy of {percent(run.metric('accuracy') or 0)} is not clearly above always "
+            f"naming the commonest class ({percent(guessing)}): so far little was learned. Train "
+            "longer, start from --weights, or look whether labels and images belong together.",
+        )
+
+
+def _one_answer(run: Run) -> Iterator[Finding]:
+    if run.confusion is None or len(run.classes) < 2:
+        return
+    answers = run.confusion.sum(axis=0)
+    most = int(answers.argmax())
+    one = answers.sum() > 0 and answers[most] >= 0.98 * answers.sum()
+    if one and run.confusion[most].sum() < 0.9 * answers.sum():
+        yield Finding("warn", f"Almost every answer is {run.classes[most]}, whatever is shown.")
+
+
+def _few_images(run: Run) -> Iterator[Finding]:
+    if run.interval is None or not run.scored:
+        return
+    low, high = run.interval
+    if high - low > 0.1:
+        yield Finding(
+            "note",
+            f"Only {plural(run.scored, 'image was', 'images were')} scored: the accuracy on many "
+            f"more may be anything from {percent(low, 0)} to {percent(high, 0)}.",
+        )
+
+
+def _broken_loss(run: Run) -> Iterator[Finding]:
+    broken = sum("train_loss" in r and number(r["train_loss"]) is None for r in run.epochs)
+    if broken:
+        yield Finding(
+            "warn",
+            f"The training loss was not a finite number in {plural(broken, 'epoch', 'epochs')}. "
+            "Try a lower --lr, --set optim.clip=1 or --precision float32.",
+        )
+
+
+def _unsteady(run: Run) -> Iterator[Finding]:
+    losses = run.series("train_loss")
+    jumps = [
+        (epoch, before, loss)
+        for (_, before), (epoch, loss) in itertools.pairwise(losses)
+        if loss > 1.3 * before and loss > before + 0.1
+    ]
+    if jumps:
+        epoch, before, loss = max(jumps, key=lambda jump: jump[2] - jump[1])
+        yield Finding(
+            "warn",
+            f"The training loss is unsteady: it jumped up {plural(len(jumps), 'time', 'times')}, "
+            f"most at epoch {epoch:g} (from {before:.3g} to {loss:.3g}). A lower --lr, a longer "
+            "schedule.warmup or --set optim.clip=1 steadies it.",
+        )
+
+
+def _val_images(run: Run) -> int | None:
+    n = number(dig(run.splits, "val", "n"))
+    return int(n) if n else None
+
+
+def _overfitting(run: Run) -> Iterator[Finding]:
+    train, val = run.series("train_accuracy"), run.series("val_accuracy")
+    if not train or not val:
+        return
+    fitted, held = train[-1][1], val[-1][1]
+    n, top = _val_images(run), held
+    if n:
+        top = wilson_interval(min(max(round(held * n), 0), n), n)[1]
+    if fitted - top > 0.05:
+        yield Finding(
+            "warn",
+            f"It overfits: at the end {percent(fitted)} of the training images are right, but "
+            f"{percent(held)} of the validation images, {_points(fitted - held)} fewer. More "
+            "images, stronger augmentation, more weight decay or pretrained --weights narrow this.",
+        )
+    elif len(val) > 2 and fitted > 0.5:
+        yield Finding(
+            "good",
+            f"It generalises: {percent(fitted)} right in training (on augmented images), "
+            f"{percent(held)} in validation at the end.",
+        )
+
+
+def _rising(run: Run) -> Iterator[Finding]:
+    losses = run.series("val_loss")
+    if len(losses) < 5:
+        return
+    at, lowest = min(losses, key=lambda point: point[1])
+    last = losses[-1][1]
+    if at <= 0.8 * losses[-1][0] and last > 1.15 * lowest and last > lowest + 0.02:
+        yield Finding(
+            "note",
+            f"The validation loss was lowest at epoch {at:g} ({lowest:.3g}) and rose to "
+            f"{last:.3g} since: later epochs made it surer of its mistakes.",
+        )
+
+
+def _unfinished(run: Run) -> Iterator[Finding]:
+    """Still improving: the last tenth of the epochs against the tenth before."""
+    values = [value for _, value in run.series("val_accuracy")]
+    tenth = max(len(values) // 10, 1)
+    if len(values) < max(2 * tenth, 3):
+        return
+    last = float(np.mean(values[-tenth:]))
+    gain = last - float(np.mean(values[-2 * tenth : -tenth]))
+    n = _val_images(run)
+    noise = math.sqrt(max(last * (1 - last), 0) / n) if n else 0
+    if gain > max(0.01, noise):
+        when = f"{tenth} epochs" if tenth > 1 else "epoch"
+        yield Finding(
+            "warn",
+            f"It was still improving when it ended: validation accuracy rose by {_points(gain)} "
+            f"in the last {when}. More --epochs would likely help.",
+        )
+
+
+def _imbalance(run: Run) -> Iterator[Finding]:
+    counts = mapping(dig(run.splits, "train", "counts"))
+    if run.confusion is None:
+        return
+    n = np.array([number(counts.get(name)) or 0 for name in _raw_classes(run)], np.float64)
+    if len(n) < 2 or n.max() < 3 * max(n.min(), 1):
+        return
+    rare = n < n.max() / 2
+    hits, truths = run.confusion.diagonal(), run.confusion.sum(axis=1)
+    found = [(hits[part].sum(), truths[part].sum()) for part in (rare, ~rare)]
+    if not all(of for _, of in found):
+        return
+    (_, high), (other_low, _) = (wilson_interval(int(h), int(of)) for h, of in found)
+    few, many = (h / of for h, of in found)
+    ratio = (
+        f"The largest class has {n.max() / max(n.min(), 1):.3g} times the images of the smallest"
+    )
+    if many - few > 0.05 and high < other_low:
+        named = ", ".join(run.classes[k] for k in np.argsort(n, kind="stable")[:3])
+        yield Finding(
+            "warn",
+            f"{ratio}, and the rare classes suffer: {percent(few)} of their images are found, "
+            f"{percent(many)} of the others'. More images of the rarest would help most: {named}.",
+        )
+    else:
+        yield Finding(
+            "note",
+            f"{ratio}; the rare classes are found about as often ({percent(few)}, the others "
+            f"{percent(many)}).",
+        )
+
+
+def _raw_classes(run: Run) -> list[Any]:
+    """The names as the files have them, in the order of `Run.classes`."""
+    return [str(name) for name in run.evaluation["classes"]]
+
+
+def _weakest(run: Run) -> Iterator[Finding]:
+    if run.confusion is None or len(run.classes) < 3:
+        return
+    scores = class_scores(run.confusion)
+    if not scores.n.any():
+        return
+    k = int(np.nanargmin(scores.recall))
+    overall = run.confusion.diagonal().sum() / run.confusion.sum()
+    interval = scores.interval(k)
+    if interval is None or interval[1] > overall - 0.05:
+        return
+    wrong = run.confusion[k].copy()
+    wrong[k] = 0
+    other, missed = int(wrong.argmax()), wrong.sum()
+    yield Finding(
+        "note",
+        f"{run.classes[k]} is found least often: {percent(float(scores.recall[k]))} of its images "
+        f"({percent(float(overall))} over all classes). {wrong[other]:.0f} of the {missed:.0f} "
+        f"that are missed are taken for {run.classes[other]}.",
+    )
+
+
+def _confidence(run: Run) -> Iterator[Finding]:
+    rows = [
+        [number(row.get(key)) for key in ("n", "confidence", "accuracy")]
+        for row in objects(run.evaluation.get("calibration"))
+    ]
+    bins = np.array([row for row in rows if None not in row], np.float64).reshape(-1, 3)
+    n = bins[:, 0].sum()
+    if n < 1 or (bins < 0).any() or (bins[:, 1:] > 1).any():
+        return
+    sure, right = (float((bins[:, 0] * bins[:, column]).sum() / n) for column in (1, 2))
+    low, high = wilson_interval(round(right * n), int(n))
+    if sure > max(high, right + 0.03):
+        yield Finding(
+            "warn",
+            f"It is over-confident: {percent(sure)} sure on average, right in {percent(right)}. Do "
+            "not read its scores as probabilities; label_smoothing and fewer epochs lower them.",
+        )
+    elif sure < min(low, right - 0.03):
+        yield Finding(
+            "note",
+            f"It is more often right ({percent(right)}) than it says ({percent(sure)} sure on "
+            "average): a score understates how certain an answer is. Label smoothing does this.",
+        )
+    else:
+        yield Finding(
+            "good",
+            f"Its confidence can be read as it is: {percent(sure)} sure on average, right in "
+            f"{percent(right)}.",
+        )
+
+
+def _waiting(run: Run) -> Iterator[Finding]:
+    waiting = [value for _, value in run.series("waiting")]
+    if not waiting:
+        return
+    share = float(np.mean(waiting))
+    if share > 0.2:
+        workers = dig(run.record, "config", "data", "workers")
+        had = f" (it had {workers:g})" if number(workers) is not None else ""
+        yield Finding(
+            "warn",
+            f"The network waited for images {percent(share, 0)} of the training time. More "
+            f"--workers{had}, smaller files, or images held in memory (--set data.resident=true) "
+            "would make it faster.",
+        )

@@ -1,0 +1,317 @@
+"""`skipway compare`: runs are made up, the statistics are SciPy's."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import recall_score
+
+from commands import call
+from pages import (
+    HOSTILE,
+    TEN,
+    Page,
+    assert_self_contained,
+    card,
+    evaluation,
+    make_run,
+    metrics,
+    png,
+    poisoned,
+    record,
+)
+from skipway.metrics import Outcomes, wilson_interval
+from skipway.report import compare, verdicts, write_comparison
+
+N = 1000
+LABELS = np.random.default_rng(0).integers(0, 10, N)
+
+
+def answers(accuracy: float, seed: int) -> np.ndarray:
+    """Answers to LABELS of which about so many are right."""
+    rng = np.random.default_rng(seed)
+    wrong = (LABELS + rng.integers(1, 10, N)) % 10
+    return np.where(rng.random(N) < accuracy, LABELS, wrong)
+
+
+def scored_run(folder: Path, predicted: np.ndarray, digest: str = "d1", **fields: Any) -> Path:
+    """A finished run that gave those answers, with pictures of its first mistakes."""
+    right = predicted == LABELS
+    wrong = np.flatnonzero(~right)
+    confidence = np.random.default_rng(5).uniform(0.3, 1, N)
+    counts = np.zeros((10, 10), int)
+    np.add.at(counts, (LABELS, predicted), 1)
+    result = record()["result"] | {
+        "metrics": {"accuracy": float(right.mean())},
+        "interval": wilson_interval(int(right.sum()), N),
+        "n": N,
+    }
+    kept = Outcomes(LABELS, predicted, confidence).packed(10)
+    evaluated = evaluation() | {
+        "n": N,
+        "confusion": counts.tolist(),
+        "mistakes": [
+            {"index": int(i), "name": f"test/{i}.png", "label": str(LABELS[i]),
+             "predicted": str(predicted[i]), "score": 0.9, "true_score": 0.01,
+             "image": png(8, int(i))}
+            for i in wrong[:24]
+        ],
+        "images": kept | {"digest": digest, "wrong": [f"test/{i}.png" for i in wrong]},
+    }  # fmt: skip
+    made = record(name=folder.name, result=result) | fields
+    return make_run(folder, made, metrics(12), evaluated, card())
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    return scored_run(tmp_path / "first", answers(0.9, 1)), scored_run(
+        tmp_path / "second", answers(0.8, 2)
+    )
+
+
+def test_significance_against_scipy(two: tuple[Path, Path]) -> None:
+    (pair,) = call("compare", *two, "--json").value["pairs"]
+    right, other = answers(0.9, 1) == LABELS, answers(0.8, 2) == LABELS
+    only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
+    assert (pair["n"], pair["both"]) == (N, int((right & other).sum()))
+    assert (pair["only_first"], pair["only_second"]) == (only_first, only_second)
+    assert pair["difference"] == pytest.approx(other.mean() - right.mean())
+    expected = stats.binomtest(only_first, only_first + only_second).pvalue
+    assert pair["p"] == pytest.approx(expected)
+    drawn = stats.bootstrap(
+        (other.astype(float) - right,), np.mean, method="percentile", n_resamples=3000,
+        rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    assert pair["interval"] == pytest.approx([drawn.low, drawn.high], abs=0.004)
+    assert pair["reason"] is None
+
+
+def test_a_clear_and_an_unclear_difference(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    first, second = two
+    like = answers(0.9, 1)
+    like[:4] = (LABELS[:4] + 1) % 10
+    third = scored_run(tmp_path / "third", like)
+    said = [text for _, text in verdicts(compare([first, second, third]))]
+    assert [clear for clear, _ in verdicts(compare([first, second, third]))] == [True, False, True]
+    assert said[0].startswith("A is better than B, and chance alone hardly explains it.")
+    assert said[1].startswith("A and C do not differ clearly: chance alone may do this.")
+    assert said[2].startswith("C is better than B")
+    assert "only C on 0 images" in said[1]
+    pairs = compare([first, second, third]).pairs
+    assert pairs[1].p_adjusted == pairs[1].p  # Holm: the largest of three stays
+    assert pairs[0].p_adjusted is not None
+    assert pairs[0].p is not None
+    assert pairs[0].p_adjusted > pairs[0].p
+    twin = scored_run(tmp_path / "twin", answers(0.9, 1))
+    (same,) = verdicts(compare([first, twin]))
+    assert same == (False, "A and B are right on the same images.")
+
+
+def unfinished(run: Path) -> None:
+    made = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(made | {"status": "interrupted", "result": None}))
+
+
+def changed(run: Path, file: str, **change: Any) -> None:
+    (run / file).write_text(json.dumps(json.loads((run / file).read_text()) | change))
+
+
+def of_validation(run: Path) -> None:
+    made = json.loads((run / "run.json").read_text())
+    changed(run, "run.json", result=made["result"] | {"split": "val"})
+
+
+def of_other_images(run: Path) -> None:
+    kept = json.loads((run / "evaluation.json").read_text())["images"]
+    changed(run, "evaluation.json", images=kept | {"digest": "other"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (unfinished, "B has no score: its status is interrupted"),
+        (of_validation, "A was scored on test, B on validation images"),
+        (of_other_images, "they were scored on other images, or with other labels"),
+        (lambda run: changed(run, "evaluation.json", images=None), "B did not keep the outcome"),
+        (lambda run: changed(run, "evaluation.json", images={"n": 3}), "B did not keep"),
+        (lambda run: (run / "evaluation.json").unlink(), "B did not keep the outcome"),
+    ],
+)
+def test_what_cannot_be_tested_is_said_and_not_tested(
+    two: tuple[Path, Path], tmp_path: Path, spoil: Any, reason: str
+) -> None:
+    spoil(two[1])
+    page = tmp_path / "c.html"
+    found = call("compare", *two, "--json", "--out", page).value
+    (pair,) = found["pairs"]
+    assert pair["reason"].startswith(reason)
+    assert {pair[key] for key in ("p", "p_adjusted", "difference", "interval", "n")} == {None}
+    said = call("compare", *two)
+    assert said.code == 0
+    assert f"Not tested: A and B: {reason}" in said.out
+    text = Page(page.read_text("utf-8")).text
+    assert f"Not tested: A and B: {reason}" in text
+    assert not re.search("better|p = |McNemar|differ clearly", text)
+
+
+def test_pairs_with_one_reason_stand_together(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    other = scored_run(tmp_path / "other", answers(0.5, 3), digest="d2")
+    said = verdicts(compare([*two, other]))
+    assert len(said) == 2
+    assert said[1][1].startswith("Not tested: A and C, B and C: they were scored on other images")
+
+
+def test_the_page(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    config = record()["config"]
+    changed(two[1], "run.json", config=config | {"seed": 2, "optim": {"lr": 0.3}})
+    path = tmp_path / "c.html"
+    done = call("compare", *two, "--out", path)
+    assert done.code == 0
+    assert "the page: " in done.out
+    page = Page(path.read_text("utf-8"))
+    assert_self_contained(page)
+    assert not re.search(r"https?://", page.raw)
+    ids = [a["id"] for _, a in page.elements if a.get("id")]
+    assert {a["href"] for a in page.all("a")} == {f"#{i}" for i in ids}
+    differ = page.text.split("Settings that differ")[-1].split("Class by class")[0]
+    assert "seed\n1\n2\n" in differ
+    assert "optim.lr\n0.1\n0.3\n" in differ
+    assert "precision" not in differ
+    assert "optim.milestones" in differ  # absent in the second
+    changed(two[1], "run.json", config=config | {"optim": {}})
+    assert {key for key, _ in compare(two).settings} == {"optim.lr", "optim.milestones"}
+    recalls = [
+        recall_score(LABELS, answers(*which), average=None) for which in ((0.9, 1), (0.8, 2))
+    ]
+    table = page.text.split("Class by class")[-1].split("One right")[0]
+    for k in range(10):
+        a, b = recalls[0][k], recalls[1][k]
+        row = f"{k}\n{100 * a:.1f} %\n{100 * b:.1f} %\n{100 * abs(a - b):.1f}"
+        assert row in table
+    apart = [float(v) for v in re.findall(r" %\n(\d+\.\d)\n", table)]
+    assert apart == sorted(apart, reverse=True)
+    assert len(apart) == 10
+    turned = Page(write_comparison(compare(two[::-1]), path).read_text("utf-8")).text
+    assert re.findall(r" %\n(\d+\.\d)\n", turned.split("Class by class")[-1]) == [
+        f"{v:.1f}" for v in apart
+    ]
+
+
+def test_images_that_one_gets_right(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    page = Page(write_comparison(compare(two), tmp_path / "c.html").read_text("utf-8"))
+    right, other = answers(0.9, 1), answers(0.8, 2)
+    only = np.flatnonzero((right == LABELS) & (other != LABELS))
+    part = page.raw.split("Only A is right, not B")[-1].split("Only B is right")[0]
+    assert f": {len(only)} images" in part
+    listed = re.findall(r'scope="row">test/(\d+)\.png', part)
+    assert len(listed) == min(len(only), 100)
+    assert {int(i) for i in listed} <= set(only.tolist())
+    confidence = np.random.default_rng(5).uniform(0.3, 1, N)
+    sure = [confidence[int(i)] for i in listed]
+    assert sure == pytest.approx(sorted(sure, reverse=True), abs=1e-4)
+    kept = set(np.flatnonzero(other != LABELS)[:24]) & set(only.tolist())
+    shown = re.findall(r'src="([^"]+)"', part)
+    assert len(shown) == min(len(kept), 12)
+    assert set(shown) <= {png(8, int(i)) for i in kept}
+
+
+def test_lines_bear_letters_and_the_colour_of_their_kind(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path / name, answers(0.9, 1)) for name in ("one", "two", "plain")]
+    plain = card(TEN, "resnet20", shortcut="none")
+    (runs[2] / "card.json").write_text(plain.to_json())
+    page = Page(write_comparison(compare(runs), tmp_path / "c.html").read_text("utf-8"))
+    figure = page.raw.split('aria-label="Validation accuracy')[1].split("</svg>")[0]
+    assert re.findall(r'class="line ([^"]+)"', figure) == [
+        "residual tone0", "residual tone1", "plain tone0"
+    ]  # fmt: skip
+    assert re.findall(r'class="letter"[^>]*>(\w)<', figure) == ["A", "B", "C"]
+    ends = set(re.findall(r'class="name"[^>]*>([^<]+)<', figure))
+    assert ends == {"A one", "B two", "C plain"}
+    training = page.raw.split('aria-label="Training loss')[1].split("</svg>")[0]
+    assert "residual tone0 training" in training
+    for path in page.all("path"):
+        numbers = [float(number) for number in re.split("[ML ]+", path["d"].strip("M "))]
+        assert all(0 <= x <= 380 for x in numbers[::2])
+        assert all(34 <= y <= 206 for y in numbers[1::2])
+
+
+def test_the_table_in_the_terminal(two: tuple[Path, Path]) -> None:
+    done = call("compare", *two)
+    lines = done.out.splitlines()
+    right = (answers(0.9, 1) == LABELS).mean()
+    assert re.match(rf"A  first +resnet20 +{100 * right:.2f}% .* 1,000 test +61 s +1,2", lines[1])
+    assert all(len(line) <= 110 for line in lines[:3])
+    assert "--out compare.html" in done.err
+
+
+def test_no_string_from_outside_breaks_out(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    hostile = poisoned(json.loads((two[1] / "run.json").read_text()))
+    hostile["result"] = record()["result"]
+    hostile["config"] |= {f"key{HOSTILE}": HOSTILE}
+    (two[1] / "run.json").write_text(json.dumps(hostile))
+    evaluated = json.loads((two[1] / "evaluation.json").read_text())
+    names = [name + HOSTILE for name in evaluated["images"]["wrong"]]
+    evaluated["images"]["wrong"] = names
+    evaluated["classes"] = [name + HOSTILE for name in evaluated["classes"]]
+    for run in two:
+        changed(run, "evaluation.json", classes=evaluated["classes"])
+    changed(two[1], "evaluation.json", images=evaluated["images"])
+    done = call("compare", *two, "--out", tmp_path / "c.html")
+    assert done.code == 0
+    assert "\x1b" not in done.out
+    page = Page((tmp_path / "c.html").read_text("utf-8"))
+    assert_self_contained(page)
+    assert "test/" in page.text.split("Only A is right, not B")[-1]
+    assert "\x1b" not in page.raw
+    assert "<script" not in page.raw
+
+
+@pytest.mark.parametrize("junk", [None, 7, "text", [], [1], {}, {"a": {"b": [None]}}, True])
+def test_parts_of_another_shape_are_left_out(
+    tmp_path: Path, two: tuple[Path, Path], junk: Any
+) -> None:
+    for file in ("run.json", "evaluation.json"):
+        whole = json.loads((two[1] / file).read_text())
+        for key in whole:
+            (two[1] / file).write_text(json.dumps(whole | {key: junk}))
+            comparison = compare(two)
+            json.dumps(comparison.summary())
+            assert_self_contained(
+                Page(write_comparison(comparison, tmp_path / "c.html").read_text("utf-8"))
+            )
+        (two[1] / file).write_text(json.dumps(whole))
+
+
+def test_wrong_use_is_one_clear_line(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    for arguments, said in (
+        ([two[0]], "give two runs or more"),
+        ([two[0], two[0]], "is given twice"),
+        ([two[0], tmp_path / "none"], "not a run"),
+        ([*two, "--out", tmp_path], "is a folder"),
+        ([*two, "--out", tmp_path / "no" / "c.html"], "there is no folder"),
+    ):
+        done = call("compare", *arguments)
+        assert done.code == 2
+        assert done.out == ""
+        assert len(done.error) <= 3
+        assert said in done.error[0]
+
+
+def test_comparing_needs_no_torch(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom skipway.report import compare\n"
+        "print(compare([Path(p) for p in sys.argv[1:]]).pairs[0].n)\n"
+        "assert not {'torch', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, two)], capture_output=True, text=True
+    )
+    assert done.stdout == f"{N}\n", done.stderr
