@@ -20,6 +20,7 @@ import pytest
 
 import skipway
 from commands import QUICK, SMALL, Answer, call, draw, environment, spawn
+from skipway import shipped
 from skipway.architecture import ARCHITECTURES
 
 METRICS = {"accuracy", "top5", "loss", "ece"}
@@ -228,12 +229,14 @@ def test_models(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     found = call("models", "--json")
     assert found.code == 0
-    assert [row["name"] for row in found.value] == few
-    for row in found.value:
+    assert set(found.value) == {"networks", "shipped"}
+    networks = found.value["networks"]
+    assert [row["name"] for row in networks] == few
+    for row in networks:
         assert set(row) == {"name", "params", "macs", "input_size", "source"}
         assert type(row["params"]) is type(row["macs"]) is type(row["input_size"]) is int
         assert row["source"] == ARCHITECTURES[row["name"]].source
-    counts = [(row["params"], row["macs"]) for row in found.value]
+    counts = [(row["params"], row["macs"]) for row in networks]
     assert [(p, round(m / 1e6, 2)) for p, m in counts] == [
         (11_689_512, 1814.07),
         (269_722, 40.55),
@@ -241,12 +244,17 @@ def test_models(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     plain = call("models")
     assert all(re.search(rf"^{name} .*\d", plain.out, re.M) for name in few)
+    assert [row["name"] for row in found.value["shipped"]] == list(shipped.NAMES)
+    for row in found.value["shipped"]:
+        assert row["accuracy"] > 0.9
+        assert re.search(
+            rf"^{row['name']} .* {row['accuracy']:.2%} on {row['data']}", plain.out, re.M
+        )
 
 
-@pytest.mark.slow
 def test_every_model_is_listed() -> None:
     found = spawn("models", "--json")
-    assert [row["name"] for row in found.value] == list(ARCHITECTURES)
+    assert [row["name"] for row in found.value["networks"]] == list(ARCHITECTURES)
     assert found.err == ""
 
 
@@ -290,7 +298,7 @@ def test_the_closing_panel_names_the_next_commands(data: Path, tmp_path: Path) -
 # --- help, versions, mistakes -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "models", None])
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "models", "export", None])
 def test_help(command: str | None) -> None:
     found = call(*([command] if command else []), "--help")
     assert (found.code, found.err) == (0, "")
@@ -299,7 +307,9 @@ def test_help(command: str | None) -> None:
     options = re.findall(r"--[a-z-]+", found.out)
     assert "--help" in options
     if command is None:
-        assert all(f"  {name}  " in found.out for name in ("train", "eval", "predict", "models"))
+        assert all(
+            f"  {name}  " in found.out for name in ("train", "eval", "predict", "models", "export")
+        )
     else:
         assert "--json" in options
     if command == "train":

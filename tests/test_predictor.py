@@ -6,19 +6,25 @@ import functools
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import log_loss
 
-from skipway import load
+from commands import draw, environment
+from skipway import load, shipped
 from skipway.answers import Prediction
 from skipway.architecture import architecture
-from skipway.card import Card
+from skipway.card import METADATA_KEY, Card
 from skipway.data import open_data
 from skipway.errors import InputError
 from skipway.images import DecodeError, Preprocess
@@ -279,3 +285,271 @@ def test_a_card_survives_in_the_predictor(run: Path) -> None:
     assert found == card(make_net())
     assert found.architecture == architecture("resnet20", num_classes=7)
     assert json.loads(found.to_json())["classes"] == list(CLASSES)
+
+
+# --- ONNX files -------------------------------------------------------------------------------
+
+HIDE = """
+import sys
+HIDDEN = {"torch", "torchvision", "safetensors", "sklearn", "matplotlib", "onnx", "onnxscript"}
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in HIDDEN:
+            raise ModuleNotFoundError("hidden", name=name)
+sys.meta_path.insert(0, Hide())
+for name in HIDDEN:
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise AssertionError(name)
+"""
+"""What only the training install and the export install have is not there."""
+
+
+def linear(classes: int = len(CLASSES), channels: int = 3) -> onnx.ModelProto:
+    """A small graph by hand: the logits are the mean of each channel times fixed weights."""
+    weights = np.random.default_rng(0).normal(size=(channels, classes)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=0),
+        onnx.helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "linear",
+        [onnx.helper.make_tensor_value_info("images", 1, ["batch", channels, 16, 16])],
+        [onnx.helper.make_tensor_value_info("logits", 1, ["batch", classes])],
+        [
+            onnx.numpy_helper.from_array(np.array([2, 3]), "axes"),
+            onnx.numpy_helper.from_array(weights, "weights"),
+        ],
+    )
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("strange", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    model.metadata_props.add(key=METADATA_KEY, value=card(make_net()).to_json())
+    return model
+
+
+def written(model: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_an_onnx_file_is_run_as_its_graph_says(tmp_path: Path) -> None:
+    model = linear()
+    path = written(model, tmp_path / "x.onnx")
+    found = load(path, threads=1)
+    assert found.origin == str(path)
+    assert found.classes == CLASSES
+    assert found.classes_known
+    weights = onnx.numpy_helper.to_array(model.graph.initializer[1]).astype(np.float64)
+    for n in (1, 3, 17):
+        x = np.stack([PREPROCESS(pixels(i)) for i in range(n)])
+        assert np.allclose(found.run(x), x.mean((2, 3), dtype=np.float64) @ weights, atol=1e-5)
+    best = found(pixels(0)).predictions[0].label
+    x = PREPROCESS(pixels(0)).mean((1, 2), dtype=np.float64) @ weights
+    assert best == CLASSES[int(x.argmax())]
+
+
+def test_models_are_told_by_their_content(run: Path, tmp_path: Path) -> None:
+    odd = written(linear(), tmp_path / "graph.bin")
+    assert load(odd).classes == CLASSES
+    for name in ("weights.onnx", "weights.ONNX"):
+        (tmp_path / name).write_bytes((run / "best.safetensors").read_bytes())
+        assert load(tmp_path / name)(pixels(0)) == load(run)(pixels(0))
+    torch.save({"state_dict": make_net(10).state_dict()}, tmp_path / "pickle.onnx")
+    assert not load(tmp_path / "pickle.onnx").classes_known
+
+
+def test_a_session_is_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(linear(), tmp_path / "x.onnx")
+    options = []
+    session = onnxruntime.InferenceSession
+
+    def recorded(path: str, given: Any, **more: Any) -> Any:
+        options.append(given)
+        return session(path, given, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", recorded)
+    monkeypatch.setattr("skipway.predictor.cores", lambda: 7)
+    for threads in (1, 2, None):
+        load(path, threads)
+    assert [o.intra_op_num_threads for o in options] == [1, 2, 7]
+    for given in options:
+        assert given.get_session_config_entry("session.set_denormal_as_zero") == "1"
+        assert given.inter_op_num_threads == 1
+
+
+def test_what_an_onnx_file_cannot_do(tmp_path: Path) -> None:
+    path = written(linear(), tmp_path / "x.onnx")
+    for options, said in {
+        ("cpu", "bf16"): "--precision bf16",
+        ("mps", "float32"): "--device mps",
+        ("cuda:x", "float32"): "--device cuda:x",
+    }.items():
+        with pytest.raises(InputError, match=said):
+            load(path, 1, *options)
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        for device in ("cuda", "cuda:1"):
+            with pytest.raises(InputError, match=rf"--device {device}: this ONNX Runtime cannot"):
+                load(path, 1, device)
+    found = load(path, 1)
+    for x in (
+        np.zeros((1, 3, 16, 17), np.float32),
+        np.zeros((1, 1, 16, 16), np.float32),
+        np.zeros((3, 16, 16), np.float32),
+        np.zeros((1, 3, 16, 16)),
+    ):
+        with pytest.raises(InputError, match=r"takes float32 \[batch, 3, 16, 16\], not"):
+            found.run(x)
+
+
+def broken(kind: str) -> bytes:
+    """An ONNX file with which something is wrong."""
+    model = linear()
+    graph, text = model.graph, model.metadata_props[0]
+    if kind == "no card":
+        del model.metadata_props[:]
+    elif kind == "no JSON":
+        text.value = "{\x1b[31m"
+    elif kind == "other classes":
+        model = linear(classes=8)
+    elif kind == "other channels":
+        model = linear(channels=1)
+    elif kind == "other name":
+        graph.input[0].name = graph.node[0].input[0] = "pixels\x1b[31m"
+    elif kind == "two inputs":
+        graph.input.add().CopyFrom(onnx.helper.make_tensor_value_info("more", 1, [1]))
+    elif kind == "own operator":
+        graph.node[1].op_type, graph.node[1].domain = "Run\x1b[31mMe", "strange"
+    elif kind == "elsewhere":
+        weights = graph.initializer[1]
+        weights.ClearField("raw_data")
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value="../../../../../../../../etc/passwd")
+    elif kind == "lies about its output":
+        graph.node[1].output[0] = "inner"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), "flat"))
+        graph.node.append(onnx.helper.make_node("Reshape", ["inner", "flat"], ["logits"]))
+        del graph.output[0].type.tensor_type.shape.dim[:]
+    elif kind == "fails at work":
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([5, 7, 11]), "odd"))
+        graph.node[1].output[0] = "inner"
+        graph.node.append(onnx.helper.make_node("Reshape", ["inner", "odd"], ["odd shape"]))
+        graph.node.append(onnx.helper.make_node("Mul", ["inner", "zero"], ["logits"]))
+        graph.node.append(onnx.helper.make_node("ReduceMax", ["odd shape"], ["zero"], keepdims=0))
+    whole = model.SerializeToString()
+    cut = {"empty": 0, "cut": len(whole) // 2, "start": 9}
+    return b"\x08\x0anot a model" if kind == "text" else whole[: cut.get(kind, len(whole))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("no card", "without Skipway's card"),
+        ("no JSON", "the card is not valid"),
+        ("other classes", "its card and its graph disagree"),
+        ("other channels", "its card and its graph disagree"),
+        ("other name", "its card and its graph disagree"),
+        ("two inputs", "its card and its graph disagree"),
+        ("own operator", "not an ONNX file that can be run"),
+        ("elsewhere", "not an ONNX file that can be run"),
+        ("lies about its output", "its card and its graph disagree"),
+        ("fails at work", "cannot be run"),
+        ("empty", "x.onnx"),
+        ("cut", "not an ONNX file that can be run"),
+        ("start", "x.onnx"),
+        ("text", "not an ONNX file that can be run"),
+    ],
+)
+def test_onnx_files_that_cannot_be_used(kind: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(broken(kind))
+    with pytest.raises(InputError) as error:
+        load(path, 1)(pixels(0))
+    text = str(error.value)
+    assert text.startswith(str(path))
+    assert said in text
+    assert len(text.splitlines()) <= 3
+    assert text.isprintable() or set(text) - {"\n"} == {c for c in text if c.isprintable()}
+
+
+def test_shipped_names(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in shipped.NAMES:
+        found = load(name, 1)
+        assert found.origin == str(shipped.file(name, ".onnx"))
+        other = load(name, 1, precision="bf16")
+        assert other.origin == str(shipped.file(name, ".safetensors"))
+        assert other.card == found.card
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes((run / "best.safetensors").read_bytes())
+    assert load(name, 1).classes == CLASSES  # what lies there goes first
+
+
+def test_the_base_install_predicts_and_scores(tmp_path: Path) -> None:
+    """Nothing of torch, safetensors, scikit-learn or onnx in the process, and nothing needed."""
+    written(linear(), tmp_path / "x.onnx")
+    classes = load("cifar10-resnet20").classes
+    for split in ("train", "test"):
+        draw(tmp_path / "data" / split, CLASSES, n=2)
+        draw(tmp_path / "other" / split, classes, n=2)
+    image = "data/test/ant/00.png"
+    code = f"""
+import contextlib, io, json, runpy, zipfile
+import numpy
+import skipway
+
+def call(*arguments):
+    sys.argv = ["skipway", *arguments]
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        try:
+            runpy.run_module("skipway", run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, (arguments, end.code)
+    return json.loads(told.getvalue())
+
+with zipfile.ZipFile("data.zip", "w") as archive:
+    from pathlib import Path
+    for path in Path("data").rglob("*.png"):
+        archive.write(path)
+loaded = skipway.load("x.onnx", threads=1)({image!r})
+told = [
+    [[s.label, s.score] for s in loaded.predictions],
+    call("predict", "x.onnx", {image!r}, "--json"),
+    call("eval", "x.onnx", "data", "--json"),
+    call("eval", "x.onnx", "data.zip", "--json"),
+    call("predict", "cifar10-resnet20", {image!r}, "--json"),
+    call("eval", "cifar10-resnet20", "other", "--json"),
+    call("models", "--json"),
+]
+denormal = numpy.full((1, 3, 16, 16), 1e-39, numpy.float32)
+assert not skipway.load("x.onnx", threads=1).run(denormal).any()  # flushed to zero
+assert not HIDDEN & {{name.split(".")[0] for name in sys.modules}}
+print(json.dumps(told))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE + code],
+        capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    loaded, predicted, folder, archive, named, scored, models = json.loads(done.stdout)
+    here = load(tmp_path / "x.onnx")(tmp_path / image)
+    assert [tuple(pair) for pair in loaded] == [(s.label, s.score) for s in here.predictions]
+    assert [[s["label"], s["score"]] for s in predicted[0]["predictions"]] == loaded
+    assert folder == archive
+    assert (folder["n"], folder["split"]) == (14, "test")
+    assert named[0]["error"] is None
+    assert len(named[0]["predictions"]) == 5
+    assert scored["n"] == 20
+    assert {row["name"] for row in models["shipped"]} == set(shipped.NAMES)
+
+
+def test_weight_files_name_what_the_base_install_lacks(run: Path) -> None:
+    code = f"import skipway\nskipway.load({str(run)!r})\n"
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE + code], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 1
+    assert "a weight file needs the package 'torch'" in done.stderr
+    assert "skipway[train]" in done.stderr

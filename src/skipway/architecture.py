@@ -168,6 +168,82 @@ def name_of(arch: Architecture) -> str:
     return next((n for n, row in rows if dataclasses.replace(row, **own) == arch), "custom")
 
 
+def count(arch: Architecture) -> tuple[int, int]:
+    """Learnable parameters, and multiply-adds of convolutions and classifier for one image.
+
+    At the native size; batch norm, ReLU, pooling and addition are not counted, as in 2015,
+    Table 1. By arithmetic alone; `resnet.count` counts what was built.
+    """
+    params = macs = 0
+
+    def conv(inputs: int, outputs: int, kernel: int, size: int, groups: int = 1) -> None:
+        nonlocal params, macs
+        weights = outputs * (inputs // groups) * kernel**2
+        params, macs = params + weights, macs + weights * size**2
+
+    def norm(channels: int) -> None:
+        nonlocal params
+        params += 2 * channels
+
+    def scaled(width: int) -> int:
+        return max(round(width * arch.width), 1)
+
+    def halved(size: int) -> int:  # what convolutions, pools and blurs with stride 2 leave
+        return (size + 1) // 2
+
+    size, channels = arch.input_size, scaled(arch.stem_width)
+    post = arch.order == "post"
+    if arch.stem == "deep":
+        size, half = halved(size), max(channels // 2, 1)
+        for inputs, outputs in ((arch.in_channels, half), (half, half), (half, channels)):
+            conv(inputs, outputs, 3, size)
+        norm(half)
+        norm(half)
+    elif arch.stem == "imagenet":
+        size = halved(size)
+        conv(arch.in_channels, channels, 7, size)
+    else:
+        conv(arch.in_channels, channels, 3, size)
+    if post:
+        norm(channels)
+    if arch.stem != "cifar":
+        size = halved(size)
+    for i, (depth, width) in enumerate(zip(arch.depths, map(scaled, arch.widths), strict=False)):
+        outputs = width * arch.expansion
+        for j in range(depth):
+            strides = i > 0 and j == 0
+            after = halved(size) if strides else size
+            at = size if arch.antialias else after  # there the blur strides
+            if arch.block == "basic":
+                plan = [(channels, width, 3, at, 1), (width, width, 3, after, 1)]
+            else:
+                inner = max(int(width * arch.base_width / 64), 1) * arch.groups
+                early = arch.stride_in == "1x1"
+                plan = [
+                    (channels, inner, 1, at if early else size, 1),
+                    (inner, inner, 3, after if early else at, arch.groups),
+                    (inner, outputs, 1, after, 1),
+                ]
+            for convolution in plan:
+                conv(*convolution)
+                norm(convolution[1] if post else convolution[0])
+            if arch.squeeze:
+                fewer = max(outputs // arch.squeeze, 1)
+                conv(outputs, fewer, 1, 1)
+                conv(fewer, outputs, 1, 1)
+                params += fewer + outputs
+            changes = strides or channels != outputs
+            if arch.shortcut == "C" or (arch.shortcut in ("B", "D") and changes):
+                conv(channels, outputs, 1, after)
+                if post:
+                    norm(outputs)
+            size, channels = after, outputs
+    if not post:
+        norm(channels)
+    conv(channels, arch.num_classes, 1, 1)
+    return params + arch.num_classes, macs
+
+
 def _imagenet(block: Literal["basic", "bottleneck"], *depths: int, **fields: Any) -> Architecture:
     return Architecture(block=block, depths=depths, **fields)
 

@@ -1,6 +1,6 @@
 """The errors a user can meet, and user text made harmless for terminals.
 
-Exit codes: 0 fine, 2 the user's input, 3 our fault.
+Exit codes: 0 fine, 1 a gate not met, 2 the user's input, 3 our fault.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ class InputError(SkipwayError):
     """Something the user gave cannot be used: a file, a flag, a key, a value, a full disk."""
 
     exit_code = 2
+
+
+class GateNotMet(SkipwayError):
+    """All went well, and what was found is not good enough to go on."""
+
+    exit_code = 1
 
 
 def missing_part(command: str, extra: str, error: ImportError) -> InputError:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from skipway import shipped
 from skipway.answers import Prediction, best_classes
 from skipway.architecture import Architecture, name_of
-from skipway.card import Card
+from skipway.card import METADATA_KEY, Card, parse_card
 from skipway.data import Split
 from skipway.errors import InputError, harmless, missing_part
-from skipway.files import weight_file
+from skipway.files import is_hub_name, weight_file
 from skipway.images import DecodeError, ImageLike, plain_preprocess
+from skipway.machine import cores
 from skipway.metrics import Scored
+
+if TYPE_CHECKING:
+    from skipway.resnet import ResNet
 
 log = logging.getLogger("skipway")
 
@@ -38,11 +44,15 @@ class Predictor:
     Takes paths, encoded bytes, PIL images and uint8 or uint16 arrays [H, W] or [H, W, C].
     """
 
-    def __init__(self, engine: Engine, card: Card, origin: str, *, classes_known: bool = True):
+    def __init__(self, engine: Engine, card: Card, origin: str) -> None:
         self.card, self.origin = card, origin
-        self.classes_known = classes_known
-        """Whether the class names came with the model; without, they are numbers."""
         self._engine = engine
+
+    @property
+    def classes_known(self) -> bool:
+        """Whether the class names came with the model; without, they are numbers."""
+        assumed = self.card.provenance.get("assumed")
+        return not (isinstance(assumed, list) and "classes" in assumed)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -100,21 +110,154 @@ def load(
     device: str = "cpu",
     precision: str = "float32",
 ) -> Predictor:
-    """A predictor from a run or a weight file.
+    """A predictor from a run, a weight file, an exported ONNX file, or a name: of a model that
+    ships with Skipway, or of weights that a hub has.
 
-    threads: of computation, for the whole process; None leaves them as they are. device: cpu,
-    cuda or cuda:N. precision: float32 or bf16.
+    threads: of computation; None leaves torch's as they are, and ONNX Runtime takes the cores that
+    this process may use. device: cpu, cuda or cuda:N. precision: float32 or bf16.
+    ONNX files are told by content and run without torch. So do the models that ship, in float32 on
+    the cpu; elsewhere they run in torch as weight files do.
     A weight file without a card gets ImageNet's normalisation and numbers for class names; see
     `Predictor.classes_known`. Raises InputError.
     """
-    path = weight_file(model)
+    source = _source(model, plain=(device, precision) == ("cpu", "float32"))
+    if isinstance(source, Path) and is_onnx(source):
+        return _onnx_predictor(source, threads, device, precision)
     try:
-        return _torch_predictor(path, threads, device, precision)
+        net, card = open_network(source, threads)
+        return torch_predictor(net, card, str(source), device, precision)
     except ImportError as error:
         raise missing_part("a weight file", "train", error) from None
 
 
-def _torch_predictor(path: Path, threads: int | None, device: str, precision: str) -> Predictor:
+def _source(model: str | os.PathLike[str], plain: bool) -> str | Path:
+    """The file that MODEL stands for, or a hub's name as it is; `plain`: ONNX would serve."""
+    if is_hub_name(model):
+        return os.fspath(model)
+    path = weight_file(model)
+    name = os.fspath(model)
+    if plain and name in shipped.NAMES and path == shipped.file(name, ".safetensors"):
+        return shipped.file(name, ".onnx")
+    return path
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a file is to be read as ONNX: its content says so, or its suffix and the content
+    does not contradict. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"{harmless(path)}: {error.strerror}") from None
+    if start[5:] == b"\0\0\0{" or start.startswith((b"PK\x03\x04", b"\x80")):
+        return False  # safetensors, PyTorch's archive and its older pickle, whatever the name
+    # A protocol buffer has no mark of its own; ONNX's first field is the number of its version.
+    return path.suffix.lower() == ".onnx" or start.startswith(b"\x08")
+
+
+def _onnx_predictor(path: Path, threads: int | None, device: str, precision: str) -> Predictor:
+    name = harmless(path)
+    if precision != "float32":
+        raise InputError(
+            f"--precision {harmless(precision)}: {name} is ONNX, which runs in float32\n"
+            "Give the run or the weight file that it was made from."
+        )
+    session = _session(path, threads, device)
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise InputError(
+            f"{name}: an ONNX file without Skipway's card, which names its classes and how images "
+            "are prepared\nMake it from a run or a weight file with: skipway export MODEL"
+        )
+    card = parse_card(text, str(path))
+    shape = (card.preprocess.channels, *card.preprocess.size)
+    taken = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
+    given = [(o.name, o.type, o.shape[1:]) for o in session.get_outputs()]
+    wanted = (INPUT, "tensor(float)", [*shape])
+    if taken != [wanted] or given != [(OUTPUT, "tensor(float)", [len(card.classes)])]:
+        raise InputError(
+            f"{name}: its card and its graph disagree: the card says {INPUT} [batch, "
+            f"{', '.join(map(str, shape))}] to {OUTPUT} [batch, {len(card.classes)}]\n"
+            f"The graph takes {_shown(session.get_inputs())} and gives "
+            f"{_shown(session.get_outputs())}"
+        )
+
+    def engine(x: Array) -> Array:
+        if x.dtype != np.float32 or x.ndim != 4 or x.shape[1:] != shape:
+            raise InputError(
+                f"{name}: takes float32 [batch, {', '.join(map(str, shape))}], not {x.dtype} "
+                f"{[*x.shape]}"
+            )
+        try:
+            logits: Array = session.run([OUTPUT], {INPUT: x})[0]
+        except MemoryError:
+            raise
+        except Exception as error:  # ONNX Runtime has a type of its own for each kind of failure
+            raise InputError(f"{name}: cannot be run: {_reason(error)}") from None
+        if logits.shape != (len(x), len(card.classes)):
+            raise InputError(f"{name}: gives {[*logits.shape]} for {len(x)} images")
+        return logits
+
+    return Predictor(engine, card, str(path))
+
+
+INPUT, OUTPUT = "images", "logits"
+"""Of an exported classifier: float32 [batch, channels, height, width] as the card's preprocessing
+gives them, and float32 [batch, classes]."""
+
+
+def _session(path: Path, threads: int | None, device: str) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or cores()
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.log_severity_level = 4  # what goes wrong is told once, by the exception
+    place = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if place is None:
+        raise InputError(f"--device {harmless(device)}: an ONNX file runs on cpu, cuda or cuda:N")
+    provider, settings = "CPUExecutionProvider", {}
+    if device != "cpu":
+        provider, settings = "CUDAExecutionProvider", {"device_id": place[1] or "0"}
+    refusal = InputError(
+        f"--device {harmless(device)}: this ONNX Runtime cannot use it; its package "
+        "'onnxruntime-gpu' can\nOr give the run or the weight file, which run in torch."
+    )
+    if provider not in onnxruntime.get_available_providers():
+        raise refusal
+    try:
+        session = onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=[(provider, settings)]
+        )
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{harmless(path)}: not an ONNX file that can be run: {_reason(error)}"
+        ) from None
+    if session.get_providers()[0] != provider:  # it goes on with the cpu where CUDA fails
+        raise refusal
+    return session
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime says, without its code in front and the file's name."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return harmless(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text))[:150]
+
+
+def _shown(values: Iterable[Any]) -> str:
+    few = [f"{harmless(v.name)[:40]} {harmless(v.shape)[:60]}" for v in list(values)[:3]]
+    return ", ".join(few) or "nothing"
+
+
+def open_network(source: str | os.PathLike[str], threads: int | None = None) -> tuple[ResNet, Card]:
+    """A weight file, or a hub's name, as a network in evaluation mode, with its card.
+
+    Where it came without one, the card says so in ``provenance["assumed"]``, and what else was
+    assumed is logged. threads: of torch, None leaves them as they are. Raises InputError.
+    """
     import torch
 
     from skipway.weights import load_model
@@ -122,12 +265,20 @@ def _torch_predictor(path: Path, threads: int | None, device: str, precision: st
     torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
     if threads is not None:
         torch.set_num_threads(threads)
-    net, card, report = load_model(path)
-    known = card is not None
+    net, card, report = load_model(source)
     if card is None:
         for line in report.lines():
             log.warning("%s", line)
         card = _bare_card(net.arch)
+    return net, card
+
+
+def torch_predictor(
+    net: ResNet, card: Card, origin: str, device: str = "cpu", precision: str = "float32"
+) -> Predictor:
+    """A predictor that runs the network in torch; see `load`."""
+    import torch
+
     try:
         net = net.to(device).to(memory_format=torch.channels_last)
     except (RuntimeError, AssertionError) as error:
@@ -142,7 +293,7 @@ def _torch_predictor(path: Path, threads: int | None, device: str, precision: st
             logits: Array = net(batch).float().cpu().numpy()
         return logits
 
-    return Predictor(engine, card, str(path), classes_known=known)
+    return Predictor(engine, card, origin)
 
 
 def _bare_card(arch: Architecture) -> Card:
@@ -153,6 +304,7 @@ def _bare_card(arch: Architecture) -> Card:
         architecture=arch,
         classes=tuple(str(i) for i in range(arch.num_classes)),
         preprocess=plain_preprocess(size, channels),
+        provenance={"assumed": ["classes", "preprocess"]},
     )
 
 

@@ -12,11 +12,11 @@ from typing import NoReturn
 
 import typer
 
-from skipway.cli import training, using
+from skipway.cli import checking, comparing, doctoring, exporting, publishing, training, using
 from skipway.cli.shared import app
 from skipway.errors import SkipwayError, harmless
 
-COMMANDS = (training, using)
+COMMANDS = (training, using, exporting, checking, comparing, doctoring, publishing)
 """The modules whose commands the app has, in the order in which help lists them."""
 
 

@@ -1,4 +1,4 @@
-"""`skipway eval`, `predict` and `models`."""
+"""`skipway eval`, `predict` and `models`: none of them needs torch by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipway.cli.shared import Device, Json, Model, OnBad, Precision, Threads, app, emit
-from skipway.errors import InputError, harmless, missing_part
+from skipway.errors import InputError, harmless
 
 if TYPE_CHECKING:
     from skipway.card import Card
@@ -131,17 +131,15 @@ def predict(
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the networks: parameters, multiply-adds at the native size, source."""
-    from skipway.architecture import ARCHITECTURES
+    """List the networks, with parameters and multiply-adds, and the trained models that ship."""
+    from skipway import shipped
+    from skipway.architecture import ARCHITECTURES, count
+    from skipway.card import read_card
 
-    try:
-        from skipway.resnet import count
-    except ImportError as error:
-        raise missing_part("models", "train", error) from None
-    rows = []
+    networks = []
     for name, arch in ARCHITECTURES.items():
         params, macs = count(arch)
-        rows.append(
+        networks.append(
             {
                 "name": name,
                 "params": params,
@@ -150,20 +148,43 @@ def models(as_json: Json = False) -> None:
                 "source": arch.source,
             }
         )
+    trained = []
+    for name in shipped.NAMES:
+        card = read_card(shipped.file(name, ".safetensors"))
+        assert card is not None
+        accuracy = card.metrics[0]
+        trained.append(
+            {
+                "name": name,
+                "network": card.model,
+                "classes": len(card.classes),
+                "accuracy": accuracy.value,
+                "data": accuracy.data,
+                "split": accuracy.split,
+                "n": accuracy.n,
+                "licence": card.licence,
+            }
+        )
     if as_json:
-        emit(rows)
+        emit({"networks": networks, "shipped": trained})
         return
     print(f"{'name':<18}{'parameters':>14}{'multiply-adds':>17}{'pixels':>8}  source")
-    for row in rows:
+    for row in networks:
         print(
             f"{row['name']:<18}{row['params']:>14,}{row['macs']:>17,}{row['input_size']:>8}"
             f"  {row['source']}"
+        )
+    print("\nTrained, in place of a file:")
+    for model in trained:
+        print(
+            f"{model['name']:<24}{model['network']}, accuracy {model['accuracy']:.2%} on "
+            f"{model['data']} {model['split']} ({model['n']:,} images)"
         )
 
 
 def expand(images: Iterable[str]) -> Iterable[str]:
     """The paths as given; a folder stands for the images in it, in the order of their names."""
-    from skipway.data.sources import walk
+    from skipway.data.forms.folders import walk
 
     for path in images:
         if os.path.isdir(path):
