@@ -27,7 +27,9 @@ FLAGS = {
     "label_smoothing": 0.1,
     "ema.decay": 0.99,
 }
-ARCHITECTURE = {"stem": "deep", "shortcut": "D", "zero_init_last": True}
+MODEL = "resnet50"
+ARCHITECTURE = {"width": 0.5, "stem": "deep", "shortcut": "D", "squeeze": 16}
+ARCHITECTURE |= {"zero_init_last": True}
 BARS, LEADERBOARD = {5: 0.84, 20: 0.90}, {5: 0.8743, 20: 0.9157}
 
 
@@ -36,18 +38,15 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, choices=SETTINGS, required=True)
-    parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--crop", type=int, help="size of the training crops, where not 128")
     options = parser.parse_args()
     if not (options.out / "run.json").exists():
         settings = FLAGS | SETTINGS[options.epochs]
         if options.crop:
             settings["augment.size"] = options.crop
-        architecture = ARCHITECTURE | {"width": options.width}
         sets = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-        sets.append(f"--set=model.architecture={json.dumps(architecture)}")
-        arguments = ["--model", options.model, "--epochs", options.epochs, "--val", "none", *sets]
+        sets.append(f"--set=model.architecture={json.dumps(ARCHITECTURE)}")
+        arguments = ["--model", MODEL, "--epochs", options.epochs, "--val", "none", *sets]
         skipway("train", options.data, "--out", options.out, *arguments)
     elif json.loads((options.out / "run.json").read_text())["status"] != "finished":
         skipway("train", "--resume", options.out)
@@ -55,7 +54,7 @@ def main() -> None:
     rows = [json.loads(r) for r in (options.out / "metrics.jsonl").read_text().splitlines()]
     result = run["result"]
     figures = {
-        "model": options.model,
+        "model": MODEL,
         "architecture": run["config"]["model"]["architecture"],
         "params": run["params"],
         "epochs": len(rows),

@@ -428,7 +428,7 @@ def test_outputs_that_are_no_numbers(here: Path, tmp_path: Path) -> None:
     """One step so large that the weights are still numbers and the outputs are not."""
     found = call("train", "data", *QUICK, "--lr=1e30", "--json", "--out", tmp_path / "run")
     assert_refused(found, "not finite", "--lr")
-    assert listing(tmp_path / "run") == {"run.json"}
+    assert listing(tmp_path / "run") == {"run.json", "samples.json"}
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
 
 

@@ -435,11 +435,12 @@ def test_zero_init_last_starts_every_unit_as_its_shortcut(name: str) -> None:
     assert checked >= 3
 
 
+@pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("order", ["post", "pre"])
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_zero_init_last_still_learns(block: str, order: str) -> None:
+def test_zero_init_last_still_learns(block: str, order: str, shortcut: str) -> None:
     torch.manual_seed(0)
-    fields = {"block": block, "order": order, "shortcut": "B", "zero_init_last": True}
+    fields = {"block": block, "order": order, "shortcut": shortcut, "zero_init_last": True}
     net = ResNet(architecture("resnet20", **fields)).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     for step in range(3):

@@ -1,0 +1,142 @@
+"""`skipway check-weights`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipway.cli.shared import Json, Threads, app, emit
+from skipway.errors import harmless, missing_part
+
+if TYPE_CHECKING:
+    from skipway.doctor import Diagnosis, Finding, Outcome
+
+WORDS = {
+    "stride_in": "stride",
+    "bn_eps": "epsilon",
+    "antialias": "blur",
+    "resize": "framing",
+}
+"""Traits that the terminal calls by another name."""
+
+
+@app.command("check-weights")
+def check_weights(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A weight file, or a run's folder.")],
+    on: Annotated[str, typer.Option("--on", metavar="DATA", help="Labelled images, as for eval.")],
+    images: Annotated[int, typer.Option(min=1, help="Images to look at, at most.")] = 256,
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all; by default test, val, all.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the file as it should be read: safetensors.")
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Ask labelled images whether a weight file is read as it was trained."""
+    from skipway.machine import cores
+
+    try:
+        from skipway.doctor import check, correct
+    except ImportError as error:
+        raise missing_part("check-weights", "train", error) from None
+    diagnosis = check(file, on, images, split, threads or cores())
+    written = out is not None and diagnosis.clear
+    if out is not None and written:
+        correct(diagnosis, out)
+    if as_json:
+        emit(as_value(diagnosis))
+    else:
+        print("\n".join(lines(diagnosis)))
+    if out is not None:
+        print(f"{harmless(out)}: {'' if written else 'not '}written", file=sys.stderr)
+    if diagnosis.verdict != "right":
+        raise typer.Exit(1)
+
+
+def as_value(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The diagnosis as JSON has it."""
+
+    def outcome(found: Outcome) -> dict[str, Any]:
+        return dataclasses.asdict(found)
+
+    return {
+        "verdict": diagnosis.verdict,
+        "file": diagnosis.file,
+        "data": diagnosis.data,
+        "split": diagnosis.split,
+        "card": diagnosis.carded,
+        "assumed": outcome(diagnosis.assumed),
+        "diagnosed": outcome(diagnosis.diagnosed),
+        "comparison": dataclasses.asdict(diagnosis.comparison),
+        "traits": [dataclasses.asdict(f) | {"state": f.state} for f in diagnosis.findings],
+        "classes": None if diagnosis.order is None else list(diagnosis.names),
+        "tried": {"readings": diagnosis.readings, "images": diagnosis.passes},
+    }
+
+
+def lines(diagnosis: Diagnosis) -> list[str]:
+    """The diagnosis for the terminal."""
+    assumed, found = diagnosis.assumed, diagnosis.diagnosed
+    said = "as its card says" if diagnosis.carded else "no card: as Skipway assumes"
+    told = [
+        f"{harmless(diagnosis.file)} on {harmless(diagnosis.data)}, {diagnosis.split}: "
+        f"{found.n:,} of {diagnosis.of:,} images",
+        f"read {said}: accuracy {percent(assumed)}",
+    ]
+    if diagnosis.verdict == "unclear":
+        told.append("unclear: none of the readings that were tried does better than guessing")
+    else:
+        told += [finding(f) for f in diagnosis.findings]
+    if diagnosis.order is not None:
+        names = ", ".join(harmless(name) for name in diagnosis.names[:5])
+        more = ", …" if len(diagnosis.names) > 5 else ""
+        told.append(f"{'classes':<15}WRONG: the outputs follow another order: {names}{more}")
+    if diagnosis.verdict == "wrong":
+        told.append(f"read as diagnosed: accuracy {percent(found)}")
+        p = diagnosis.comparison.p
+        told.append(
+            f"wrong: {assumed.accuracy:.1%} as assumed, {found.accuracy:.1%} as diagnosed "
+            f"(sign test p {p:.2g})"
+        )
+    elif diagnosis.verdict == "right":
+        told.append("right: no other reading is better")
+    told.append(
+        f"tried {diagnosis.readings} readings, {diagnosis.passes:,} images through the network"
+    )
+    return told
+
+
+def percent(found: Outcome) -> str:
+    return f"{found.accuracy:.2%} (95 % interval {found.low:.2%} to {found.high:.2%})"
+
+
+def finding(f: Finding) -> str:
+    """One line: the trait, the verdict and its evidence."""
+    start = f"{WORDS.get(f.trait, f.trait):<15}"
+    against = ""
+    if f.comparison is not None:
+        c = f.comparison
+        against = (
+            f"loss {c.loss:+.3f} ({c.low:+.3f} to {c.high:+.3f}), accuracy {c.accuracy:.1%} "
+            f"of {c.n} images"
+        )
+    if f.state == "undecided":
+        others = ", ".join(shown(value) for value in f.undecided)
+        return f"{start}{shown(f.found)}: not told from {others}: {against}"
+    if f.state == "right":
+        return f"{start}{shown(f.found)}: right; {shown(f.rival)}: {against}"
+    others = ", ".join(shown(value) for value in f.undecided)
+    also = f" (not told from {others})" if others else ""
+    return f"{start}WRONG: {shown(f.found)}{also}, not {shown(f.declared)}: {against}"
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
