@@ -9,26 +9,9 @@ log of the recorded run are kept in ``results/cifar10-resnet20``.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from recorded import RESULTS, record, skipway
-from skipway.card import parse_card
-from skipway.weights import read_state, save_weights
-
-
-def keep(run: Path, place: Path, folder: Path) -> None:
-    """Copy weights, card and log of a run; paths lose the folder of this machine."""
-    place.mkdir(parents=True, exist_ok=True)
-
-    def bare(text: str) -> str:
-        return text.replace(f"{run.parent}/", "").replace(f"{folder}/", "")
-
-    for name in ("card.json", "metrics.jsonl", "run.json"):
-        (place / name).write_text(bare((run / name).read_text()))
-    state, card = read_state(run / "best.safetensors")
-    assert card is not None
-    save_weights(place / "best.safetensors", state, parse_card(bare(card.to_json()), "card"))
+from recorded import keep, record, skipway, trained
 
 
 def main() -> None:
@@ -36,22 +19,17 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    if not (options.out / "run.json").exists():
-        skipway("train", options.data, "--out", options.out)
-    elif json.loads((options.out / "run.json").read_text())["status"] != "finished":
-        skipway("train", "--resume", options.out)
-    run = json.loads((options.out / "run.json").read_text())
-    result, epochs = run["result"], (options.out / "metrics.jsonl").read_text().splitlines()
+    run, rows = trained(options.out, options.data)
     answer = skipway("eval", options.out, options.data, "--split", "test")
-    keep(options.out, RESULTS / "cifar10-resnet20", Path(options.data).parent)
+    keep(options.out, "cifar10-resnet20", Path(options.data).parent)
     figures = {
         "accuracy": answer["metrics"]["accuracy"],
-        "interval": result["interval"],
+        "interval": run["result"]["interval"],
         "n": answer["n"],
         "split": answer["split"],
-        "epochs": len(epochs),
+        "epochs": len(rows),
         "training_images": run["data"]["splits"]["train"]["n"],
-        "seconds_of_training": round(sum(json.loads(e)["seconds"] for e in epochs)),
+        "seconds_of_training": round(sum(row["seconds"] for row in rows)),
         "precision": run["config"]["precision"],
         "trained_with_threads": run["environment"]["threads"],
         "seeds": [run["config"]["seed"]],

@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from recorded import record, skipway
+from recorded import record, trained
 
 SETTINGS = {
     5: {"batch_size": 64, "optim.lr": 0.1, "optim.muon_lr": 0.03},
@@ -40,18 +40,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, choices=SETTINGS, required=True)
     parser.add_argument("--crop", type=int, help="size of the training crops, where not 128")
     options = parser.parse_args()
-    if not (options.out / "run.json").exists():
-        settings = FLAGS | SETTINGS[options.epochs]
-        if options.crop:
-            settings["augment.size"] = options.crop
-        sets = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-        sets.append(f"--set=model.architecture={json.dumps(ARCHITECTURE)}")
-        arguments = ["--model", MODEL, "--epochs", options.epochs, "--val", "none", *sets]
-        skipway("train", options.data, "--out", options.out, *arguments)
-    elif json.loads((options.out / "run.json").read_text())["status"] != "finished":
-        skipway("train", "--resume", options.out)
-    run = json.loads((options.out / "run.json").read_text())
-    rows = [json.loads(r) for r in (options.out / "metrics.jsonl").read_text().splitlines()]
+    settings = FLAGS | SETTINGS[options.epochs]
+    if options.crop:
+        settings["augment.size"] = options.crop
+    sets = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
+    sets.append(f"--set=model.architecture={json.dumps(ARCHITECTURE)}")
+    arguments = ["--model", MODEL, "--epochs", options.epochs, "--val", "none", *sets]
+    run, rows = trained(options.out, options.data, *arguments)
     result = run["result"]
     figures = {
         "model": MODEL,

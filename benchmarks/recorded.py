@@ -14,7 +14,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from skipway.card import parse_card
 from skipway.machine import cores, cpu_name
+from skipway.weights import read_state, save_weights
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -61,3 +63,29 @@ def skipway(*arguments: object) -> Any:
     """The JSON answer of one skipway command, run as its user would; its log goes to stderr."""
     command = [sys.executable, "-m", "skipway", *map(str, arguments), "--json"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def trained(out: Path, data: str, *flags: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The record and the log of a training in `out`: done now, gone on with, or taken as it is."""
+    record = out / "run.json"
+    if not record.exists():
+        skipway("train", data, "--out", out, *flags)
+    elif json.loads(record.read_text())["status"] != "finished":
+        skipway("train", "--resume", out)
+    rows = (out / "metrics.jsonl").read_text().splitlines()
+    return json.loads(record.read_text()), [json.loads(row) for row in rows]
+
+
+def keep(run: Path, name: str, folder: Path) -> None:
+    """Copy weights, card and log of a run to ``results/NAME``; paths lose `folder`."""
+    place = RESULTS / name
+    place.mkdir(parents=True, exist_ok=True)
+
+    def bare(text: str) -> str:
+        return text.replace(f"{run.parent}/", "").replace(f"{folder}/", "")
+
+    for file in ("card.json", "metrics.jsonl", "run.json"):
+        (place / file).write_text(bare((run / file).read_text()))
+    state, card = read_state(run / "best.safetensors")
+    assert card is not None
+    save_weights(place / "best.safetensors", state, parse_card(bare(card.to_json()), "card"))

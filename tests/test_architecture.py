@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipway import resnet
+from counting import counted
 from skipway.architecture import ARCHITECTURES, Architecture, count
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_row_is_counted_as_built(name: str) -> None:
-    assert count(ARCHITECTURES[name]) == resnet.count(ARCHITECTURES[name])
+    assert count(ARCHITECTURES[name]) == counted(ARCHITECTURES[name])
 
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -45,4 +45,4 @@ def test_any_fields_are_counted_as_built(fields: dict[str, Any]) -> None:
     if fields["shortcut"] in ("A", "A-split"):
         fields["stem_width"] = min(fields["stem_width"], fields["widths"][0])
     arch = Architecture(**fields)
-    assert count(arch) == resnet.count(arch)
+    assert count(arch) == counted(arch)

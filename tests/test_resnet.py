@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipway.architecture import ARCHITECTURES, Architecture, architecture
+from skipway.architecture import ARCHITECTURES, Architecture, architecture, count
 from skipway.errors import InputError
-from skipway.resnet import Blur, DropPath, ResNet, SqueezeExcite, count
+from skipway.resnet import Blur, DropPath, ResNet, SqueezeExcite
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

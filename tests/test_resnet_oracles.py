@@ -18,8 +18,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipway.architecture import architecture
-from skipway.resnet import ResNet, count
+from skipway.architecture import architecture, count
+from skipway.resnet import ResNet
 
 BOUND = 1e-5
 """Largest difference over largest value, float32."""

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from skipway.answers import softmax
-from skipway.architecture import Architecture, name_of, replaced
+from skipway.architecture import Architecture, count, name_of, replaced
 from skipway.card import Card, Measured
 from skipway.data import Split, open_split
 from skipway.data.feed import decode_all
@@ -42,7 +42,7 @@ from skipway.images import (
     plain_preprocess,
 )
 from skipway.metrics import wilson_interval
-from skipway.resnet import ResNet, count
+from skipway.resnet import ResNet
 from skipway.weights import load_model, save_weights
 
 Array = npt.NDArray[Any]

@@ -19,7 +19,12 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on one line on stdout.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run's folder or a weight file.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A run, a weight or ONNX file, a shipped model or a hub's name."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of computation.")]
 

@@ -57,8 +57,10 @@ def evaluate(
             f"{harmless(data)} {len(classes)} classes\nScore it on all of its classes."
         )
     if not predictor.classes_known:
-        note = "class names are not in the file: taken from the data in alphabetical order"
+        note = "class names are not in the file: taken from the data in its order"
         print(note, file=sys.stderr)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
     policy = on_bad.value if on_bad else recipe.get("data", {}).get("on_bad", "error")
     scored, skipped = score(predictor, found, threads, policy)
     for reason in skipped:

@@ -27,13 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skipway.architecture import count
 from skipway.card import Card, Measured, parse_card
 from skipway.config import resolve
 from skipway.data import open_data
 from skipway.data.feed import Feed, batches
 from skipway.errors import InputError, SkipwayError, harmless
 from skipway.recipes import recipe
-from skipway.resnet import ResNet, count
+from skipway.resnet import ResNet
 from skipway.tasks import Evaluator, Task
 from skipway.training import checkpoint
 from skipway.training.clock import Clock, Schedule
