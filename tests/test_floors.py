@@ -32,7 +32,7 @@ FLOORS = {
         "shipped",
     ),
     1: ("resnet", "data", "answers", "metrics"),
-    2: ("dialects", "hub", "weights", "probes"),
+    2: ("dialects", "peers", "hub", "weights", "probes"),
     3: ("tasks",),
     4: ("training", "export", "predictor", "publish"),
     5: ("report", "check", "doctor", "serve", "study"),
@@ -40,7 +40,7 @@ FLOORS = {
 }
 """Modules and packages by floor; "" is the package's own __init__."""
 
-HEAVY = {"torch", "torchvision", "safetensors", "sklearn", "matplotlib"}
+HEAVY = {"torch", "torchvision", "safetensors", "sklearn", "matplotlib", "onnx", "onnxscript"}
 """What only the training install has."""
 LIGHT = {"answers", "metrics", "predictor"}
 """With floor 0: usable without the training install."""

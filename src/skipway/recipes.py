@@ -55,7 +55,6 @@ RECIPES: dict[str, Recipe] = {
         expected="depends on the weights",
         settings={
             "schedule.kind": "one-cycle",
-            "schedule.length": "15 epochs",
             "schedule.warmup": "10 %",
             "optim.lr": 0.01,
             "optim.head_lr": 10.0,

@@ -214,8 +214,15 @@ def _training(data: DataSet, config: RunConfig) -> list[Choice]:
     n = len(data.splits["train"])
     size = config.data.size or SMALL_IMAGE
     rate = 0.2 * min(config.batch_size, n) / 128
+    length = Choice(
+        "schedule.length", f"{40 if n >= 5000 else 30} epochs", f"{n:,} training images"
+    )
+    if config.model.weights is not None:
+        length = Choice("schedule.length", "15 epochs", "starts from given weights")
+        if config.model.freeze == "all" and config.data.views:
+            length = Choice("schedule.length", "60 epochs", "an epoch on kept features is short")
     choices = [
-        Choice("schedule.length", f"{40 if n >= 5000 else 30} epochs", f"{n:,} training images"),
+        length,
         Choice("optim.lr", rate, "0.2 for a batch of 128, in proportion (1706.02677)"),
     ]
     if size <= SMALL_IMAGE:
