@@ -15,9 +15,12 @@ from torch import nn
 
 from commands import QUICK, call, draw
 from skipway.config import OptimConfig
+from skipway.errors import InputError
 from skipway.training import Interrupted, TrainingProgress, resume, start
 from skipway.training.features import FeatureFeed
 from skipway.training.optim import make_optimizer
+from skipway.training.plan import make_plan
+from skipway.training.run import FROZEN
 from skipway.weights import create_model, read_state
 
 GIVEN = {
@@ -109,6 +112,58 @@ def test_a_stopped_run_goes_on_to_the_bit_without_the_first_weights(
     assert [[r[k] for k in untimed] for r in rows(whole)] == [
         [r[k] for k in untimed] for r in rows(stopped)
     ]
+
+
+def test_a_run_whose_frozen_network_is_gone_does_not_go_on(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    class Stopping(TrainingProgress):
+        def step(self, step: int, tally: Any) -> None:
+            if step == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        settings = GIVEN | {"model.weights": str(pretrained)}
+        start(str(data), settings, tmp_path / "run", Stopping(quiet=True))
+    (tmp_path / "run" / FROZEN).unlink()
+    with pytest.raises(InputError, match="frozen"):
+        resume(tmp_path / "run", TrainingProgress(quiet=True))
+
+
+def test_no_more_views_than_epochs_are_computed(
+    data: Path, pretrained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = GIVEN | {"model.weights": str(pretrained), "schedule.length": "2 epochs"}
+    start(str(data), settings | {"data.views": 9}, tmp_path / "nine", TrainingProgress())
+    assert "its features of 2 views once" in capfd.readouterr().err
+    two = train(data, pretrained, tmp_path / "two", **settings | {"data.views": 2})
+    losses = [[row["train_loss"] for row in rows(run)] for run in (tmp_path / "nine", two)]
+    assert losses[0] == losses[1]
+
+
+def test_exact_norm_leaves_the_frozen_network_as_it_was(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run = train(data, pretrained, tmp_path / "run", exact_norm=True)
+    before, after = (read_state(path)[0] for path in (pretrained, run / "best.safetensors"))
+    assert all(torch.equal(after[k], v) for k, v in before.items() if not k.startswith("fc."))
+
+
+@pytest.mark.parametrize(
+    ("given", "length"),
+    [
+        ({"model.freeze": "all"}, "60 epochs"),
+        ({"model.freeze": "all", "data.views": 0}, "15 epochs"),
+        ({"model.freeze": 2}, "15 epochs"),
+        ({"model.freeze": "all", "schedule.length": "3 epochs"}, "3 epochs"),
+    ],
+)
+def test_epochs_on_kept_features_are_many(
+    data: Path, pretrained: Path, given: dict[str, Any], length: str
+) -> None:
+    plan = make_plan(str(data), {"model.weights": str(pretrained)} | given)
+    assert plan.config.recipe == "finetune"
+    assert plan.config.schedule.length == length
 
 
 def test_each_stage_learns_slower_than_the_next() -> None:
