@@ -94,6 +94,10 @@ def theirs(peer: str, path: Path, row: str = "") -> nn.Module:
     return Logits(transformers.AutoModelForImageClassification.from_pretrained(path).eval())
 
 
+USUAL: dict[str, Any] = {"widths": (64, 128, 256, 512)}
+"""What torchvision has no others than."""
+
+
 class Logits(nn.Module):
     """A model of transformers that answers as others do."""
 
@@ -156,7 +160,14 @@ SMALL = {
         {"shortcut": "D", "widths": (8, 16, 24, 32)},
         {"block": "bottleneck", "groups": 4, "base_width": 8, "squeeze": 16, "widths": (32,) * 4},
         {"order": "pre", "block": "bottleneck", "widths": (16, 32, 48), "stem_width": 24},
-        {"order": "pre", "block": "bottleneck", "stem": "deep", "shortcut": "D", "in_channels": 1},
+        {
+            "order": "pre",
+            "block": "bottleneck",
+            "stem": "deep",
+            "shortcut": "D",
+            "in_channels": 1,
+            "widths": (32, 48),
+        },
     ],
 }
 
@@ -294,7 +305,7 @@ def same_centre(preprocess: Preprocess) -> list[tuple[int, int]]:
     """
     found = []
     for width, height in SIZES:
-        resized = preprocess.short_side or 0
+        resized = preprocess.short_side or min(preprocess.size) * (preprocess.resize == "crop")
         short = min(width, height)
         sides = (int(resized * height / short), int(resized * width / short))
         if not resized or all(
@@ -329,14 +340,19 @@ def test_images_are_prepared_as_transformers_does(
     config = transformers.ResNetConfig(depths=[1], hidden_sizes=[8], layer_type="basic")
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    with_pillow, processor = (
+        transformers.AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+        for backend in ("pil", "torchvision")
+    )
     card = load_model(tmp_path)[1]
     assert card is not None
     for size in same_centre(card.preprocess):
         image = photograph(*size)
+        other = with_pillow(image, return_tensors="np")["pixel_values"][0]
+        agree(card.preprocess, other, image, 0.0)
         other = processor(image, return_tensors="np")["pixel_values"][0]
-        # they resize tensors: a level of 255 apart from Pillow at the most
-        agree(card.preprocess, other, image, 1.0)
+        # torchvision resizes tensors, and rounds otherwise than Pillow after each direction
+        agree(card.preprocess, other, image, 2.0)
 
 
 def test_transformers_cuts_an_odd_border_one_pixel_higher(tmp_path: Path) -> None:
@@ -350,7 +366,7 @@ def test_transformers_cuts_an_odd_border_one_pixel_higher(tmp_path: Path) -> Non
     a = levels(mine(image), mine)
     b = levels(processor(image, return_tensors="np")["pixel_values"][0], mine)
     assert np.abs(a - b).max() > 5
-    assert np.abs(a[:, :-1, :-1] - b[:, 1:, 1:]).max() < 1.001
+    assert np.abs(a[:, :-1, :-1] - b[:, 1:, 1:]).max() < 2.001
 
 
 def test_the_old_form_of_microsofts_file(tmp_path: Path) -> None:
@@ -370,7 +386,7 @@ def test_the_old_form_of_microsofts_file(tmp_path: Path) -> None:
     )  # fmt: skip
     image = photograph(500, 375)
     other = transformers.AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="np")
-    agree(card.preprocess, other["pixel_values"][0], image, 1.0)
+    agree(card.preprocess, other["pixel_values"][0], image, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +447,7 @@ def test_peers_prepare_images_as_the_card_says(tmp_path: Path, fields: dict[str,
         agree(card.preprocess, transform(image), image, 0.0)
         if size in same_centre(card.preprocess):
             other = processor(image, return_tensors="np")["pixel_values"][0]
-            agree(card.preprocess, other, image, 1.0)
+            agree(card.preprocess, other, image, 2.0)
     for folder in ("hf", "timm"):
         without_card(tmp_path / folder)
         again = load_model(tmp_path / folder)[1]
@@ -466,8 +482,7 @@ def test_peers_prepare_images_as_the_card_says(tmp_path: Path, fields: dict[str,
 def test_what_a_peer_cannot_express(
     tmp_path: Path, fields: dict[str, Any], peer: Any, named: str, able: str
 ) -> None:
-    usual = {"widths": (64, 128, 256, 512)}  # torchvision has no others
-    ours(tmp_path / "w.safetensors", small(**(usual | fields)))
+    ours(tmp_path / "w.safetensors", small(**(USUAL | fields)))
     text = refusal(lambda: convert(tmp_path / "w.safetensors", peer, tmp_path / "m.pth"))
     assert text.startswith(named)
     assert peer in text
@@ -507,16 +522,18 @@ def test_a_pixel_mean_has_no_equal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("peer", ["torchvision", "timm", "huggingface", "skipway"])
 def test_convert_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str) -> None:
     monkeypatch.chdir(tmp_path)
-    net = ours(tmp_path / "my net.safetensors", small(), licence="MIT")
+    net = ours(tmp_path / "my net.safetensors", small(**USUAL, depths=(2, 2, 2, 2)), licence="MIT")
     answer = call("convert", "my net.safetensors", "--to", peer, "--json")
     assert answer.code == 0, answer.err
-    made = Path(answer.value["path"])
+    made = tmp_path / answer.value["path"]
     suffix = {"torchvision": "-torchvision.pth", "skipway": ".safetensors"}.get(peer, f"-{peer}")
     assert made.name == f"my-net{suffix}"
     # what it says to do works, in a process of its own
-    head = "import timm, torch, torchvision, transformers, skipway\n"
+    needs = {"torchvision": "torch, torchvision", "huggingface": "transformers"}.get(peer, peer)
     answered = subprocess.run(
-        [sys.executable, "-c", head + answer.value["load"]], capture_output=True, text=True
+        [sys.executable, "-c", f"import {needs}\n{answer.value['load']}"],
+        capture_output=True,
+        text=True,
     )
     assert answered.returncode == 0, answered.stderr
     again, card, _ = load_model(made)
@@ -542,7 +559,7 @@ def test_convert_says_what_it_wrote(tmp_path: Path) -> None:
 
 
 def test_a_state_dict_as_safetensors_keeps_the_card(tmp_path: Path) -> None:
-    ours(tmp_path / "w.safetensors", small())
+    ours(tmp_path / "w.safetensors", small(**USUAL))
     convert(tmp_path / "w.safetensors", "torchvision", tmp_path / "tv.safetensors")
     assert read_card(tmp_path / "tv.safetensors") == read_card(tmp_path / "w.safetensors")
 

@@ -453,6 +453,52 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
     assert "not a run" in refusal(lambda: read_state(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"model.safetensors.index.json": "{}"}, "in several files"),
+        ({"config.json": "{}"}, "nor a folder with config.json and model.safetensors"),
+        ({"model.safetensors": None, "config.json": "{"}, "config.json: not JSON, or damaged"),
+        ({"model.safetensors": None, "config.json": "[1]"}, "config.json: not a JSON object"),
+        ({"model.safetensors": None, "config.json": '{"model_type": "bert"}'}, "'bert' is not"),
+        (
+            {"model.safetensors": None, "config.json": '{"model_type": "resnet", "depths": [-1]}'},
+            "config.json: depths.0: ",
+        ),
+        (
+            {
+                "model.safetensors": None,
+                "config.json": '{"model_type": "resnet", "downsample_in_first_stage": true}',
+            },
+            "config.json: downsample_in_first_stage: ",
+        ),
+        (
+            {"model.safetensors": None, "config.json": '{"model_type": "resnet", "id2label": '
+             '{"0": "a", "2": "b"}}'},
+            "id2label: not one name for each of 0 to 1",
+        ),
+        (
+            {"model.safetensors": None, "config.json": '{"architecture": "resnet5\\u001b"}'},
+            "config.json: resnet5\\x1b is not a network that Skipway has",
+        ),
+        (
+            {"model.safetensors": None, "config.json": '{"architecture": "resnet18", '
+             '"model_args": {"act_layer": "silu"}, "pretrained_cfg": {}}'},
+            "model_args.act_layer: not a choice that Skipway has",
+        ),
+    ],
+)  # fmt: skip
+def test_folders_that_cannot_be_used_say_what_is_wrong(
+    tmp_path: Path, files: dict[str, str | None], expected: str
+) -> None:
+    for name, text in files.items():
+        if text is None:
+            save_weights(tmp_path / name, small(), None)
+        else:
+            (tmp_path / name).write_text(text)
+    assert expected in refusal(lambda: load_model(tmp_path))
+
+
 def test_hostile_names_are_shown_harmless(tmp_path: Path) -> None:
     path = tmp_path / "\x1b[31m.pt"
     torch.save({"\x1b]0;title\x07": torch.zeros(2)}, path)

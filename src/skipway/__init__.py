@@ -43,12 +43,13 @@ def train(
 ) -> Result:
     """Train a classifier and write its run, with the report.
 
-    data: `digits`, a folder or a zip of class folders. out: where the run goes; None makes a dated
-    name under ``runs``. resume: a run to go on with, in place of all else. flags: those of
-    ``skipway train`` (model, recipe, epochs, batch_size, lr, seed, val, weights, freeze, device,
-    workers, threads, precision, on_bad). settings: any key of `config.RunConfig`, dotted, as
-    ``--set`` takes them. Returns the run, its metrics and speed. Raises InputError for what cannot
-    be used and `training.Interrupted` where a signal ended it.
+    data: a folder, zip or tar of class folders, a CSV or parquet of paths, a parquet of images, an
+    npz, or a name (digits, mnist, fashion-mnist, cifar10, cifar100); see `data.open_data`. out:
+    where the run goes; None makes a dated name under ``runs``. resume: a run to go on with, in
+    place of all else. flags: those of ``skipway train`` (model, recipe, epochs, batch_size, lr,
+    seed, val, weights, freeze, device, workers, threads, precision, on_bad). settings: any key of
+    `config.RunConfig`, dotted, as ``--set`` takes them. Returns the run, its metrics and speed.
+    Raises InputError for what cannot be used and `training.Interrupted` where a signal ended it.
     """
     from skipway import training
     from skipway.config import from_flags
@@ -62,7 +63,10 @@ def train(
             raise InputError("resume: a run goes on as it began; give neither data nor settings")
         result = training.resume(resume, progress)
     elif data is None or not os.fspath(data):
-        raise InputError("DATA is missing: digits, or a folder or a zip of class folders")
+        raise InputError(
+            "DATA is missing: a folder, zip or tar of class folders, a CSV, a parquet or an .npz,\n"
+            "or digits, mnist, fashion-mnist, cifar10 or cifar100"
+        )
     else:
         result = training.start(os.fspath(data), given, out, progress)
     write_report(result.run)

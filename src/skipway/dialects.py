@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,21 +28,53 @@ class State(dict[str, Tensor]):
     """Tensors by name as a file holds them, with the file's name and what was chosen in it."""
 
     origin = "weights"
+    described_by = "card"
+    """What says which architecture they are of."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Dialect:
-    """How others name the tensors of the same networks, as rewriting rules in order."""
+    """How others name the tensors of the same networks."""
 
     name: str
     marker: str
-    rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+    """Matches the beginning of names that only this dialect has."""
+    rules: tuple[_Rule, ...] = ()
+    """Applied in order to their names, and in reverse order to ours."""
+    prefix: str = ""
+    """Before every name of theirs but the classifier's."""
+    conv_head: bool = False
+    """The classifier is a 1x1 convolution."""
 
 
-def _next(before: str, after: str = "") -> Callable[[re.Match[str]], str]:
-    """A replacement that counts from one where the other counts from zero."""
-    return lambda match: f"{before}{int(match[1]) + 1}{after}"
+@dataclass(frozen=True)
+class _Rule:
+    """A part of a name in two spellings: at its beginning, or anywhere where it starts with a dot.
+
+    `#` stands for a whole number, which is by `shift` larger in this package's names.
+    """
+
+    theirs: str
+    ours: str
+    shift: int = 0
+
+    def to_ours(self, name: str) -> str:
+        return _respelt(name, self.theirs, self.ours, self.shift)
+
+    def to_theirs(self, name: str) -> str:
+        return _respelt(name, self.ours, self.theirs, -self.shift)
+
+
+def _respelt(name: str, before: str, after: str, shift: int) -> str:
+    pattern = re.escape(before).replace(r"\#", r"(\d+)")
+    if not before.startswith("."):
+        pattern = "^" + pattern
+
+    def replacement(found: re.Match[str]) -> str:
+        return after.replace("#", str(int(found[1]) + shift)) if "#" in after else after
+
+    return re.sub(pattern, replacement, name)
 
 
 _DIALECTS = (
@@ -50,36 +82,41 @@ _DIALECTS = (
         "timm resnetv2",
         r"stages\.\d+\.blocks\.",
         (
-            (r"^stem\.conv\.", "conv1."),
-            (r"^stem\.conv([123])\.", lambda m: f"conv1.{3 * int(m[1]) - 3}."),
-            (r"^stem\.norm([12])\.", lambda m: f"conv1.{3 * int(m[1]) - 2}."),
-            (r"^stages\.(\d+)\.blocks\.", _next("layer", ".")),
-            (r"\.norm(\d)\.", r".bn\1."),
-            (r"\.downsample\.conv\.", ".downsample.0."),
-            (r"^head\.fc\.", "fc."),
+            _Rule("stem.conv.", "conv1."),
+            _Rule("stem.conv1.", "conv1.0."),
+            _Rule("stem.norm1.", "conv1.1."),
+            _Rule("stem.conv2.", "conv1.3."),
+            _Rule("stem.norm2.", "conv1.4."),
+            _Rule("stem.conv3.", "conv1.6."),
+            _Rule("stages.#.blocks.", "layer#.", 1),
+            _Rule(".norm#.", ".bn#."),
+            _Rule(".downsample.conv.", ".downsample.0."),
+            _Rule("head.fc.", "fc."),
         ),
+        conv_head=True,
     ),
     _Dialect(
         "Hugging Face",
         r"encoder\.stages\.\d+\.layers\.",
         (
-            (r"^embedder\.embedder\.convolution\.", "conv1."),
-            (r"^embedder\.embedder\.normalization\.", "bn1."),
-            (r"^encoder\.stages\.(\d+)\.layers\.", _next("layer", ".")),
-            (r"\.shortcut\.convolution\.", ".downsample.0."),
-            (r"\.shortcut\.normalization\.", ".downsample.1."),
-            (r"(?<=\.)layer\.(\d)\.convolution\.", _next("conv", ".")),
-            (r"(?<=\.)layer\.(\d)\.normalization\.", _next("bn", ".")),
-            (r"^classifier\.1\.", "fc."),
+            _Rule("embedder.embedder.convolution.", "conv1."),
+            _Rule("embedder.embedder.normalization.", "bn1."),
+            _Rule("encoder.stages.#.layers.", "layer#.", 1),
+            _Rule(".shortcut.convolution.", ".downsample.0."),
+            _Rule(".shortcut.normalization.", ".downsample.1."),
+            _Rule(".layer.#.convolution.", ".conv#.", 1),
+            _Rule(".layer.#.normalization.", ".bn#.", 1),
+            _Rule("classifier.1.", "fc."),
         ),
+        prefix="resnet.",
     ),
     _Dialect(
         "kuangliu",
         r"linear\.|.*\.shortcut\.\d",
-        ((r"\.shortcut\.", ".downsample."), (r"^linear\.", "fc.")),
+        (_Rule(".shortcut.", ".downsample."), _Rule("linear.", "fc.")),
     ),
     # The names of this package's own files and of timm's resnet too.
-    _Dialect("torchvision", r"layer1\.0\.conv1\.", ()),
+    _Dialect("torchvision", r"layer1\.0\.conv1\."),
 )
 
 
@@ -107,13 +144,13 @@ def translate(state: Mapping[str, Tensor]) -> Translated:
         state = State(state)
     bare = _without_prefixes(state)
     known = (d for d in _DIALECTS if any(re.match(d.marker, name) for name in bare))
-    dialect = next(known, _Dialect("unknown", "", ()))
+    dialect = next(known, _Dialect("unknown", ""))
     # timm's pre-activation nets with a deep stem also pool before the projection (shortcut D).
     pooled = "stem.conv3.weight" in bare
     names: dict[str, str] = {}
     for name, key in bare.items():
-        for pattern, replacement in dialect.rules:
-            name = re.sub(pattern, replacement, name)
+        for rule in dialect.rules:
+            name = rule.to_ours(name)
         if pooled:
             name = name.replace(".downsample.0.", ".downsample.1.")
         if name in names:
@@ -132,6 +169,26 @@ def translate(state: Mapping[str, Tensor]) -> Translated:
     ):
         found = "akamaster"  # the paper's CIFAR nets, half of shortcut A's zeros on each side
     return Translated(found, tensors, names, state.origin, state.notes)
+
+
+def spell(dialect: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of this package under the names of a dialect: the inverse of `translate`.
+
+    `dialect` is one of "torchvision", "timm resnetv2", "Hugging Face" and "kuangliu". Whether it
+    has such a network is for the caller to know.
+    """
+    rules = next(d for d in _DIALECTS if d.name == dialect)
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        head = name.startswith("fc.")
+        if rules.conv_head:
+            if name == "fc.weight":
+                tensor = tensor[:, :, None, None]
+            name = name.replace(".downsample.1.", ".downsample.0.")  # see `pooled` in translate
+        for rule in reversed(rules.rules):
+            name = rule.to_theirs(name)
+        found[name if head else rules.prefix + name] = tensor
+    return found
 
 
 def _without_prefixes(state: Iterable[str]) -> dict[str, str]:

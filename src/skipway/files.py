@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -51,6 +52,32 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.close(folder)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `path` when the block ends without an error.
+
+    On any error nothing of it is left. Raises InputError where `path` exists, and naming it where
+    the system refuses.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    aside = path.with_name(f".skipway-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        aside.mkdir()
+        yield aside
+        os.rename(aside, path)
+    except OSError as error:
+        raise InputError(f"{harmless(path)}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise InputError where something lies at `path`."""
+    if os.path.lexists(path):
+        raise InputError(f"{harmless(path)}: exists already; give another --out or remove it")
+
+
 def _refusal(error: BaseException, aside: Path) -> OSError | None:
     """The system's refusal to write `aside` behind an error, None where that is not the cause."""
     if isinstance(error, OSError):
@@ -70,8 +97,13 @@ def is_hub_name(model: str | os.PathLike[str]) -> bool:
     return isinstance(model, str) and model.startswith(HUBS)
 
 
+PEER_FILES = ("model.safetensors", "pytorch_model.bin")
+"""The weights in a folder as transformers and timm save it, beside ``config.json``."""
+
+
 def weight_file(model: str | os.PathLike[str]) -> Path:
-    """The file that MODEL stands for: of a run, its best weights; of a shipped name, its file.
+    """The file that MODEL stands for: of a run, its best weights; of a folder that transformers or
+    timm saved, its weights; of a shipped name, its file.
 
     What lies on the disk goes before a shipped name. Raises InputError.
     """
@@ -83,17 +115,22 @@ def weight_file(model: str | os.PathLike[str]) -> Path:
     if not there and os.fspath(model) in shipped.NAMES:
         return shipped.file(os.fspath(model), ".safetensors")
     if not there:
-        names = ", ".join(shipped.NAMES)
+        ours = ", ".join(shipped.NAMES)
         raise InputError(
             f"{harmless(path)}: no such file or run.{nearest(str(path), shipped.NAMES)}\n"
-            f"MODEL is a run's folder, a weight file, or a model that ships with Skipway: {names}"
+            f"MODEL is a run's folder, a weight file, a model that ships with Skipway ({ours}),\n"
+            "or a hub's name, as torchvision:resnet50 and hf:timm/resnet50.a1_in1k are"
         )
     if not path.is_dir():
         return path
-    best = path / "best.safetensors"
-    if not best.exists():
-        what = (
-            "the run has no best.safetensors yet" if (path / "run.json").exists() else "not a run"
-        )
-        raise InputError(f"{harmless(path)}: {what}")
-    return best
+    names = ("best.safetensors", *PEER_FILES)
+    found = next((path / name for name in names if (path / name).exists()), None)
+    if found is not None:
+        return found
+    if (path / "run.json").exists():
+        what = "the run has no best.safetensors yet"
+    elif any(path.glob("*.index.json")):
+        what = "its weights are in several files; Skipway reads one, model.safetensors"
+    else:
+        what = "not a run, nor a folder with config.json and model.safetensors"
+    raise InputError(f"{harmless(path)}: {what}")

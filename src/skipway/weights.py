@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import pickle
@@ -28,7 +29,9 @@ from skipway.architecture import Architecture, architecture
 from skipway.card import METADATA_KEY, Card, parse_card, read_header
 from skipway.dialects import Difference, State, Translated, guess_architecture, translate
 from skipway.errors import InputError, harmless
-from skipway.files import atomic_write, weight_file
+from skipway.files import PEER_FILES, atomic_write, is_hub_name, weight_file
+from skipway.hub import fetch
+from skipway.peers import NOT_STATED, folder_card
 from skipway.resnet import ResNet
 
 log = logging.getLogger("skipway")
@@ -45,12 +48,29 @@ _UNSEEN = ("shortcut", "stride_in", "antialias", "bn_eps")
 def read_state(path: str | os.PathLike[str]) -> tuple[State, Card | None]:
     """The tensors of a weight file on the CPU, and its card where it has one.
 
-    Takes a run (its best weights), safetensors and PyTorch's own files, told apart by content. In a
-    checkpoint the state dict is found inside its usual wrappers; the averaged (EMA) one is
-    preferred. Raises InputError for missing, damaged and other files, and for a pickle that needs
-    code to run.
+    Takes a run (its best weights), safetensors and PyTorch's own files, told apart by content, a
+    folder that transformers or timm saved, whose config.json becomes the card, and a hub's name
+    (see `hub.fetch`). In a checkpoint the state dict is found inside its usual wrappers; the
+    averaged (EMA) one is preferred. Raises InputError for missing, damaged and other files, for a
+    pickle that needs code to run, and for a config.json that means another kind of network.
     """
-    path = weight_file(path)
+    if not is_hub_name(path):
+        return _read_file(weight_file(path))
+    name = os.fspath(path)
+    fetched = fetch(name)
+    state, card = _read_file(fetched.path)
+    state.origin = harmless(name)
+    if fetched.card is not None:
+        state.described_by, card = name, fetched.card
+    if card is not None:
+        known: dict[str, Any] = {"provenance": fetched.provenance | card.provenance}
+        if fetched.licence is not None and card.licence == NOT_STATED:
+            known["licence"] = fetched.licence
+        card = card.model_copy(update=known)
+    return state, card
+
+
+def _read_file(path: Path) -> tuple[State, Card | None]:
     name = harmless(path)
     try:
         with path.open("rb") as file:
@@ -75,6 +95,9 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, Card | None]:
     if not state:
         raise InputError(f"{name}: holds no tensors")
     state.origin = name
+    if card is None and path.name in PEER_FILES:
+        card = folder_card(path.parent)
+        state.described_by = "config.json"
     return state, card
 
 
@@ -341,7 +364,7 @@ def create_model(
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadReport]:
-    """A weight file as a network ready to use (eval mode), its card where it has one, the report.
+    """What `read_state` takes as a network ready to use (eval mode), its card if any, the report.
 
     The architecture is the card's, or without a card what `guess_architecture` finds; the report
     notes what was assumed. Raises InputError where card and tensors disagree, where no row fits and
@@ -359,7 +382,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
                 outline = _build(arch).state_dict()
             difference = Difference.between(outline, file.tensors)
         if difference.shapes or difference.missing or difference.strange:
-            problem = f"its card's architecture ({harmless(name)[:40]}) and its tensors disagree"
+            told = f"its {state.described_by}'s architecture ({harmless(name)[:40]})"
+            problem = f"{told} and its tensors disagree"
             raise _disagreement(problem, difference, outline, file)
     else:
         guess = guess_architecture(file)
@@ -391,6 +415,8 @@ def save_weights(
 ) -> None:
     """Write safetensors with the card in the metadata, whole or not at all (`atomic_write`).
 
+    The metadata has ``format: pt`` too, which transformers asks for.
+
     `dtype` converts the floating-point tensors. The same tensors and card give the same bytes.
     """
     state = net_or_state.state_dict() if isinstance(net_or_state, nn.Module) else net_or_state
@@ -399,6 +425,14 @@ def save_weights(
         kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         # The format knows neither strides (channels last) nor shared memory.
         tensors[name] = torch.empty(tensor.shape, dtype=kind).copy_(tensor.detach())
-    metadata = None if card is None else {METADATA_KEY: card.to_json()}
+    metadata = {"format": "pt"}
+    if card is not None:
+        metadata[METADATA_KEY] = card.to_json()
+    data = safetensors.torch.save(tensors)
+    end = 8 + int.from_bytes(data[:8], "little")
+    # Written here, as their writer puts several entries in an order of chance.
+    header = json.dumps({"__metadata__": metadata} | json.loads(data[8:end])).encode()
+    header += b" " * (-len(header) % 8)  # the format's alignment of what follows
     with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata))
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(memoryview(data)[end:])

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(metavar="DATA", help="digits, or a folder or zip of class folders."),
+        typer.Argument(
+            metavar="DATA",
+            help="A folder, zip or tar of class folders, a CSV, a parquet or an .npz; or digits, "
+            "mnist, fashion-mnist, cifar10 or cifar100.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="A name of `skipway models`.")] = None,
     recipe: Annotated[str | None, typer.Option(help="modern, finetune, he2015-cifar.")] = None,
