@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -500,9 +501,10 @@ def test_a_shipped_model_is_one_in_both_forms(name: str) -> None:
     assert card.licence != "not stated"
     assert card.metrics[0].name == "accuracy"
     assert "skipway train" in str(card.provenance["command"])
-    rows = [json.loads(line) for line in paths[2].read_text().splitlines()]
+    log = paths[2].read_text()
+    rows = [json.loads(line) for line in log.splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
-    assert b"/work" not in paths[0].read_bytes() + paths[1].read_bytes() + paths[2].read_bytes()
+    assert not re.search(r'["\s=]/', card.to_json() + log)  # no place of a computer
 
 
 def test_what_ships_is_small() -> None:

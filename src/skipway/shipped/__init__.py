@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-NAMES = ("cifar10-resnet20",)
+NAMES = ("cifar10-resnet20", "fashion-mnist-resnet20")
 """What every command takes in place of a file."""
 
 
