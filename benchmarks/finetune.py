@@ -29,7 +29,7 @@ def train(data: str, out: Path, *flags: object) -> dict[str, Any]:
     return {
         "accuracy": run["result"]["metrics"]["accuracy"],
         "seconds": run["result"]["seconds"],
-        "epoch_seconds": statistics.median(row["seconds"] for row in rows[1:]),
+        "epoch_seconds": statistics.mean(row["seconds"] for row in rows[1:]),
         "epochs": len(rows),
     }
 
@@ -60,13 +60,14 @@ def main() -> None:
         100 * (f["accuracy"] - s["accuracy"])
         for s, f in zip(runs["scratch"], runs["finetune"], strict=True)
     ]
-    interval = stats.t.interval(0.95, len(gains) - 1, statistics.mean(gains), stats.sem(gains))
+    centre = statistics.mean(gains)
+    low, high = stats.t.interval(0.95, len(gains) - 1, centre, stats.sem(gains))
     figures = {
         "model": card.model,
         "architecture": overrides,
         "size": options.size,
         "accuracy": {k: spread([r["accuracy"] for r in v]) for k, v in runs.items()},
-        "gain_points": {"mean": round(statistics.mean(gains), 2), "interval": list(interval)},
+        "gain_points": {"mean": round(centre, 2), "low": round(low, 2), "high": round(high, 2)},
         "seconds": {k: spread([r["seconds"] for r in v]) for k, v in runs.items()},
         "epochs": {k: v[0]["epochs"] for k, v in runs.items()},
         "frozen": {

@@ -86,7 +86,7 @@ def measure(case: Case, rounds: int, pairs: int, precision: str) -> dict[str, ob
     name = f"{case.model}, {case.size} px, batch {case.batch}"
     print(f"{name}: a step with a look takes {statistics.median(looks):.3f} times one without",
           file=sys.stderr)  # fmt: skip
-    shares = {n: sum(probed(at, n) for at in range(n)) / n for n in EPOCHS}
+    shares = {n: sum(probed(at, n) for at in range(10 * n)) / (10 * n) for n in EPOCHS}
     return {
         "step_ratio": spread(looks),
         "epoch_ratio": {

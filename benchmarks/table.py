@@ -6,6 +6,7 @@ python benchmarks/table.py          # rewrites the table
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,17 @@ def rows() -> list[tuple[str, str, str]]:
     """What was measured, the figure with n and spread, and the command."""
     digits, cifar = result("digits"), result("cifar10_resnet20")
     imported, speed = result("imported_weights"), result("train_speed")
-    accuracy, seconds = digits["accuracy"], digits["seconds"]
-    low, high = cifar["interval"]
+    reached, seconds = digits["accuracy"], digits["seconds"]
     table = [
         (
             "`make demo`'s training on the embedded digits: test accuracy",
-            f"{accuracy['median']:.2%} (median of {accuracy['n']} seeds, "
-            f"{accuracy['min']:.2%} to {accuracy['max']:.2%}) in {seconds['median']:.0f} s",
+            f"{reached['median']:.2%} (median of {reached['n']} seeds, "
+            f"{reached['min']:.2%} to {reached['max']:.2%}) in {seconds['median']:.0f} s",
             digits["command"],
         ),
         (
             f"CIFAR-10, ResNet-20, all defaults, {cifar['epochs']} epochs: test accuracy",
-            f"{cifar['accuracy']:.2%} (one seed; 95 % interval {low:.2%} to {high:.2%}, "
-            f"{cifar['n']:,} images)",
+            accuracy(cifar),
             cifar["command"],
         ),
         (
@@ -55,6 +54,7 @@ def rows() -> list[tuple[str, str, str]]:
                 speed["command"],
             )
         )
+    table += more_rows()
     help_seconds, same = result("startup")["help_seconds"], result("folder_and_zip")
     table.append(
         (
@@ -71,6 +71,74 @@ def rows() -> list[tuple[str, str, str]]:
         )
     )
     return table
+
+
+def more_rows() -> list[tuple[str, str, str]]:
+    """The measurements that are long and may be absent from ``results/``."""
+    table = []
+
+    def add(name: str, what: str, figure: Callable[[Any], str]) -> None:
+        if (ROOT / "results" / f"{name}.json").exists():
+            found = result(name)
+            table.append((what.format(**found), figure(found), found["command"]))
+
+    add(
+        "fashion_mnist_resnet20",
+        "Fashion-MNIST, ResNet-20, {epochs} epochs with Muon: test accuracy",
+        accuracy,
+    )
+    for epochs in (5, 20):
+        add(
+            f"imagenette_{epochs}",
+            "Imagenette at 128 px from scratch, half-width ResNet-50-D with SE, {epochs} epochs: "
+            "accuracy on its validation images, nothing chosen on them",
+            lambda found: (
+                f"{accuracy(found)} in {found['minutes']:.0f} min on "
+                f"{found['threads']} thread; the leaderboard's best: {found['leaderboard']:.2%}"
+            ),
+        )
+    add(
+        "finetune",
+        "Fine-tuning 244 photographs (`ants-bees`) from own Imagenette weights, against training "
+        "the same net from scratch: points of validation accuracy",
+        lambda found: (
+            "{mean:+.1f} (95 % interval {low:+.1f} to {high:+.1f}, ".format(**found["gain_points"])
+            + f"{found['accuracy']['finetune']['n']} seeds; medians "
+            f"{found['accuracy']['finetune']['median']:.1%} and "
+            f"{found['accuracy']['scratch']['median']:.1%})"
+        ),
+    )
+    add(
+        "finetune",
+        "An epoch of a frozen backbone on features computed once, against computing them anew",
+        lambda found: f"{found['frozen']['ratio']:.0f} times faster",
+    )
+    add(
+        "doctor",
+        "The import doctor on mislabelled checkpoints, and on right ones",
+        lambda found: (
+            f"{found['found']} of {found['mistakes']} found; "
+            f"{found['controls_right']} of {found['controls']} right ones called right"
+        ),
+    )
+    add(
+        "probes_overhead",
+        "What the statistics of the signal through depth cost an epoch",
+        lambda found: "; ".join(
+            f"{case}: {max(r['median'] for r in figures['epoch_ratio'].values()) - 1:.1%} at most"
+            for case, figures in found["cases"].items()
+        ),
+    )
+    return table
+
+
+def accuracy(found: Any) -> str:
+    """An accuracy of one seed with its interval."""
+    low, high = found["interval"]
+    return (
+        f"{found['accuracy']:.2%} (one seed; 95 % interval {low:.2%} to {high:.2%}, "
+        f"{found['n']:,} images)"
+    )
 
 
 def markdown() -> str:

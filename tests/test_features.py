@@ -56,6 +56,14 @@ def train(data: Path, pretrained: Path, out: Path, **given: Any) -> Path:
     return start(str(data), settings, out, TrainingProgress(quiet=True)).run
 
 
+class Stopping(TrainingProgress):
+    """Ctrl-C after the seventh step."""
+
+    def step(self, step: int, tally: Any) -> None:
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.mark.parametrize("resident", [True, False])
 def test_features_of_each_epochs_view_train_as_the_images_do(
     data: Path, pretrained: Path, tmp_path: Path, resident: bool
@@ -95,11 +103,6 @@ def test_a_stopped_run_goes_on_to_the_bit_without_the_first_weights(
     weights.write_bytes((pretrained / "best.safetensors").read_bytes())
     whole = train(data, weights, tmp_path / "whole")
 
-    class Stopping(TrainingProgress):
-        def step(self, step: int, tally: Any) -> None:
-            if step == 7:
-                os.kill(os.getpid(), signal.SIGINT)
-
     settings = GIVEN | {"model.weights": str(weights)}
     with pytest.raises(Interrupted):
         start(str(data), settings, tmp_path / "stopped", Stopping(quiet=True))
@@ -117,13 +120,8 @@ def test_a_stopped_run_goes_on_to_the_bit_without_the_first_weights(
 def test_a_run_whose_frozen_network_is_gone_does_not_go_on(
     data: Path, pretrained: Path, tmp_path: Path
 ) -> None:
-    class Stopping(TrainingProgress):
-        def step(self, step: int, tally: Any) -> None:
-            if step == 7:
-                os.kill(os.getpid(), signal.SIGINT)
-
+    settings = GIVEN | {"model.weights": str(pretrained)}
     with pytest.raises(Interrupted):
-        settings = GIVEN | {"model.weights": str(pretrained)}
         start(str(data), settings, tmp_path / "run", Stopping(quiet=True))
     (tmp_path / "run" / FROZEN).unlink()
     with pytest.raises(InputError, match="frozen"):
@@ -147,6 +145,15 @@ def test_exact_norm_leaves_the_frozen_network_as_it_was(
     run = train(data, pretrained, tmp_path / "run", exact_norm=True)
     before, after = (read_state(path)[0] for path in (pretrained, run / "best.safetensors"))
     assert all(torch.equal(after[k], v) for k, v in before.items() if not k.startswith("fc."))
+
+
+def test_features_that_do_not_fit_are_told(
+    data: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skipway.training.features.free_memory", lambda: 1000)
+    with pytest.raises(InputError, match=r"data\.views = 4: .* GiB are free"):
+        train(data, pretrained, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

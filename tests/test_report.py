@@ -259,6 +259,21 @@ def test_memory_and_odd_epochs(tmp_path):
     assert max(ticks) < 10_000
 
 
+@pytest.mark.parametrize(
+    ("freeze", "views", "said"),
+    [
+        ("all", 8, "of features computed before."),
+        ("all", 0, "loading and augmentation included."),
+        (2, 8, "loading and augmentation included."),
+    ],
+)
+def test_what_the_speed_counts(tmp_path, freeze, views, said):
+    config = record()["config"]
+    config = config | {"model": config["model"] | {"freeze": freeze}, "data": {"views": views}}
+    page = read(make_run(tmp_path, record(config=config), metrics(3)))
+    assert re.search(rf"Median [\d,]+ a second, {said}", page.text)
+
+
 def test_run_json_alone_is_enough(tmp_path):
     page = read(make_run(tmp_path))
     assert "98.9 %" in page.text

@@ -394,6 +394,18 @@ def test_norms_and_biases_are_spared_from_decay() -> None:
         assert scale == (10 if name.startswith("fc.") else 1), name
 
 
+@pytest.mark.parametrize("kind", ["sgd", "muon"])
+def test_without_momentum_a_step_is_the_gradient(kind: Any) -> None:
+    weight = nn.Linear(3, 2)
+    config = OptimConfig(kind=kind, lr=0.5, momentum=0.0, nesterov=True, weight_decay=0.0)
+    optimizer = make_optimizer(weight, config)
+    expected, gradient = weight.weight.detach().clone(), torch.randn(2, 3)
+    for _ in range(2):
+        weight.weight.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(weight.weight, expected - 2 * 0.5 * gradient)
+
+
 def test_ema_warms_up_and_carries_the_buffers() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     ema = make_ema(net, 0.9)
@@ -445,6 +457,17 @@ def test_exact_statistics_are_those_of_all_images() -> None:
         torch.testing.assert_close(norm.running_mean, mean[name], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(norm.running_var, var[name], rtol=1e-4, atol=1e-5)
         assert norm.momentum == 0.1
+
+
+def test_exact_statistics_leave_frozen_norms_alone() -> None:
+    net = tiny()
+    freeze(net, 2)
+    before = copy.deepcopy(net.state_dict())
+    set_exact_statistics(net, [torch.randn(24, 1, 8, 8) + 1])
+    for name, value in net.state_dict().items():
+        if "running" in name:
+            frozen = name.split(".")[0] in ("bn1", "layer1")
+            assert torch.equal(value, before[name]) == frozen, name
 
 
 def test_exact_statistics_average_over_batches() -> None:

@@ -172,7 +172,7 @@ def count(arch: Architecture) -> tuple[int, int]:
     """Learnable parameters, and multiply-adds of convolutions and classifier for one image.
 
     At the native size; batch norm, ReLU, pooling and addition are not counted, as in 2015,
-    Table 1. By arithmetic alone; `resnet.count` counts what was built.
+    Table 1. By arithmetic alone: nothing is built.
     """
     params = macs = 0
 

@@ -110,7 +110,8 @@ class AugmentConfig(Slice):
 
 class OptimConfig(Slice):
     kind: Literal["sgd", "muon"] = "sgd"
-    """muon: fewer epochs to the same loss, at more work a step (Jordan et al. 2024)."""
+    """muon: fewer epochs to the same loss, at more work a step (Jordan et al. 2024); its momentum
+    is Nesterov's."""
     lr: float = Field(0.1, gt=0)
     """The highest learning rate, of what SGD updates."""
     muon_lr: float = Field(0.03, gt=0)

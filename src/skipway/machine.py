@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import sys
 from pathlib import Path
 
 
@@ -19,6 +20,22 @@ def cores() -> int:
     except (OSError, ValueError):
         pass  # no control group of version 2
     return n
+
+
+def free_memory() -> int:
+    """Bytes that this process can still take: the system's, within its control group's limit."""
+    free = sys.maxsize
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) << 10
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass  # another system: nothing is known
+    return free
 
 
 @functools.cache

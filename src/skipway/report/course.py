@@ -130,6 +130,9 @@ def _single(run: Run, epochs: Axis, key: str) -> Html | None:
         median = float(np.median(values))
         top = min(max(values), 3 * median) if median > 0 else max(values)
         title, name, axis = "Speed", "speed", linear("training images a second", top)
-        caption = f"Median {median:,.0f} a second, loading and augmentation included."
+        config = dig(run.record, "config")
+        once = dig(config, "model", "freeze") == "all" and number(dig(config, "data", "views"))
+        what = "of features computed before" if once else "loading and augmentation included"
+        caption = f"Median {median:,.0f} a second, {what}."
     caption += off_scale(values, axis)
     return plot(title, caption, epochs, axis, [Line(name, clipped(points, axis))])

@@ -8,6 +8,7 @@ many epochs as there are views, both see the same images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from skipway.config import RunConfig
 from skipway.data import Key
 from skipway.data.feed import Batch, Feed, batches
 from skipway.data.keyed import permutation
+from skipway.errors import InputError
+from skipway.machine import free_memory
 from skipway.resnet import ResNet
 from skipway.tasks import Evaluator, Task
 from skipway.training.loop import autocast
@@ -96,22 +99,26 @@ def head(net: nn.Module) -> nn.Sequential:
 
 @torch.inference_mode()
 def feature_feeds(
-    net: ResNet, task: Task, feeds: Mapping[str, Feed], config: RunConfig, device: torch.device
+    net: ResNet,
+    task: Task,
+    feeds: Mapping[str, Feed],
+    config: RunConfig,
+    views: int,
+    device: torch.device,
 ) -> dict[str, Feed]:
-    """Feeds of features in place of feeds of images, for train and val.
+    """Feeds of features in place of feeds of images, for train and, where it is used, val.
 
-    Training images are computed in `data.views` views and the training's precision, the others as
-    they are and in float32.
+    Training images are computed in so many views and the training's precision, the others as they
+    are and in float32. Raises InputError where they would not fit into the memory that is free.
     """
     net.eval()
     made: dict[str, Feed] = {}
-    for name in ("train", "val"):
-        if name not in feeds:
-            continue
+    held_out = ("val",) if config.data.val != "none" else ()
+    for name in [n for n in ("train", *held_out) if n in feeds]:
         feed, precision = feeds[name], config.precision
         passes: list[tuple[int | None, Iterable[Batch]]] = [(None, feed.in_order())]
         if name == "train":
-            passes = [(view, feed.epoch(view)) for view in range(config.data.views)]
+            passes = [(view, feed.epoch(view)) for view in range(views)]
         else:
             precision = "float32"
         features, labels = torch.empty(0), torch.empty(len(feed), dtype=torch.int64)
@@ -122,8 +129,20 @@ def feature_feeds(
                 with autocast(device, precision):
                     embedded = net.embed(batch.images).float().cpu()
                 if not len(features):
-                    features = torch.empty(len(passes), len(feed), embedded.shape[1])
+                    shape = (len(passes), len(feed), embedded.shape[1])
+                    _check_memory(4 * math.prod(shape), config.data.views)
+                    features = torch.empty(shape)
                 rows = torch.from_numpy(batch.index)
                 features[view, rows], labels[rows] = embedded, batch.targets.cpu()
         made[name] = FeatureFeed(features, labels, config.batch_size, config.seed)
     return made
+
+
+def _check_memory(needed: int, views: int) -> None:
+    free = free_memory()
+    if needed > free:
+        raise InputError(
+            f"data.views = {views}: the features take {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB are free\n"
+            "Take fewer views, or 0 to compute them in each epoch."
+        )

@@ -24,10 +24,10 @@ PROBED_STEPS = 8
 """Steps of an epoch at which the signal is looked at."""
 
 
-def probed(at: int, steps_per_epoch: int) -> bool:
-    """Whether step `at` of an epoch is looked at: the first, and of ten at most one, so that short
-    epochs do not pay more."""
-    return at % max(steps_per_epoch // PROBED_STEPS, 10) == 0
+def probed(step: int, steps_per_epoch: int) -> bool:
+    """Whether step `step` of a run is looked at: the first, and of ten at most one, so that short
+    epochs do not pay more. Some of less than ten steps are not looked at at all."""
+    return step % max(steps_per_epoch // PROBED_STEPS, 10) == 0
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             batch = self.task.to_input(batch.to(self.device), Key(self.seed, epoch, batch.index))
-            look = probed(self.clock.position(self.step)[1], self.clock.steps_per_epoch)
+            look = probed(self.step, self.clock.steps_per_epoch)
             watched = self.signal.forward() if look else contextlib.nullcontext()
             with watched, autocast(self.device, self.precision):
                 terms = self.task.losses(self.net, batch)

@@ -45,7 +45,7 @@ class Muon(torch.optim.SGD):
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
         groups = [{"orthogonal": False} | group for group in groups]
-        super().__init__(groups, lr=lr, momentum=momentum, nesterov=True)
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -19,10 +19,10 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     """SGD with momentum over the trainable parameters, grouped by decay and rate; or Muon, which
-    takes the convolutions after the first and leaves the others to SGD.
+    takes the convolutions of the stages and leaves the others to SGD.
 
     Each group's `scale` multiplies the scheduled learning rate. Momentum is PyTorch's: the step
-    is lr * v with v = m v + g.
+    is lr * v with v = m v + g. Without momentum Nesterov's step is the plain one.
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     last = max(_stage(name, 0) for name, _ in net.named_parameters())
@@ -46,8 +46,9 @@ def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         return Muon(chosen, config.lr, config.momentum)
     for group in chosen:
         del group["orthogonal"]
+    nesterov = config.nesterov and config.momentum > 0
     return torch.optim.SGD(
-        chosen, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
+        chosen, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True
     )
 
 
@@ -98,9 +99,11 @@ def set_exact_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
     """Batch norm's statistics as the plain mean over these batches [B, C, H, W].
 
     As the authors' code does after training (github.com/KaimingHe/deep-residual-networks,
-    "Disclaimer and known issues"), in place of a moving average.
+    "Disclaimer and known issues"), in place of a moving average. Frozen norms keep theirs: what
+    follows them was trained on these.
     """
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    every = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in every if m.weight.requires_grad]
     momenta = [m.momentum for m in norms]
     for module in norms:
         module.reset_running_stats()

@@ -220,17 +220,18 @@ class _Training:
             progress.say(f"  {len(skipped):,} damaged images left out; {first}")
         for remark in self.prepared.data.notes[len(plan.data.notes) :]:
             progress.say(f"  {remark}")
+        self.on_features = self.config.model.freeze == "all" and self.config.data.views > 0
+        """Whether the loop trains the classifier alone, on features that are computed here."""
         self.net = self._network(resumed)
         self.keep_frozen = freeze(self.net, self.config.model.freeze)
         self.task: Task = self.prepared.task
         self.feeds = self.prepared.feeds
         trained: nn.Module = self.net
-        self.on_features = self.config.model.freeze == "all" and self.config.data.views > 0
-        """Whether the loop trains the classifier alone, on features that are computed here."""
+        clock = self._clock()
         if self.on_features:
             trained, self.task = head(self.net), OnFeatures(self.task)
-            self.feeds = self._features()
-        self.loop = self._loop(trained)
+            self.feeds = self._features(min(self.config.data.views, clock.epochs))
+        self.loop = self._loop(trained, clock)
         self.best: dict[str, Any] = {}
         self.spent = {"images": 0, "seconds": 0.0, "elapsed": 0.0}
         """Over all sittings: images and seconds of training, and seconds in all."""
@@ -251,14 +252,12 @@ class _Training:
         for choice in self.plan.choices:
             say(f"  {choice.key} = {harmless(choice.value)}  ({choice.reason})")
 
-    def _features(self) -> dict[str, Feed]:
-        begun, views = time.perf_counter(), self.config.data.views
+    def _features(self, views: int) -> dict[str, Feed]:
+        begun, task = time.perf_counter(), self.prepared.task
         self.progress.say(
             f"  all but the classifier is frozen: computing its features of {views} views once"
         )
-        feeds = feature_feeds(
-            self.net, self.prepared.task, self.prepared.feeds, self.config, self.device
-        )
+        feeds = feature_feeds(self.net, task, self.prepared.feeds, self.config, views, self.device)
         self.progress.say(f"  features computed in {time.perf_counter() - begun:.1f} s")
         return feeds
 
@@ -267,22 +266,24 @@ class _Training:
             torch.manual_seed(self.config.seed)
             net = self.prepared.task.build(self.plan.architecture)
         assert isinstance(net, ResNet)
-        frozen = None if resumed is None else resumed / FROZEN
-        if frozen is not None and frozen.exists():
-            net.load_state_dict(checkpoint.load(frozen))
-        elif self.config.model.weights is not None and not resumed:  # a checkpoint has them all
+        if resumed is not None:  # its checkpoint has all weights, or those of the classifier
+            if self.on_features:
+                net.load_state_dict(checkpoint.load(resumed / FROZEN))
+        elif self.config.model.weights is not None:
             state, _ = read_state(self.config.model.weights)
             for line in load_weights(net, state).lines():
                 self.progress.say(f"  {line}")
         return net.to(self.device).to(memory_format=torch.channels_last)
 
-    def _loop(self, net: nn.Module) -> Loop:
-        config = self.config
-        feed = self.feeds["train"]
+    def _clock(self) -> Clock:
+        steps = len(batches(len(self.feeds["train"]), self.config.batch_size))
         try:
-            clock = Clock.of(config.schedule.length, len(batches(len(feed), config.batch_size)))
+            return Clock.of(self.config.schedule.length, steps)
         except ValueError as error:
             raise InputError(f"schedule.length: {error}") from None
+
+    def _loop(self, net: nn.Module, clock: Clock) -> Loop:
+        config = self.config
         for milestone in config.schedule.milestones:
             if clock.steps(milestone) >= clock.total:
                 self.progress.say(f"  note: the milestone {milestone} is past the end of the run")
@@ -290,7 +291,7 @@ class _Training:
         return Loop(
             self.task,
             net,
-            feed,
+            self.feeds["train"],
             make_optimizer(net, config.optim),
             clock,
             Schedule(config.schedule, clock, config.optim.lr),
@@ -436,6 +437,7 @@ class _Training:
         net, _, _ = load_model(path if self.best else self.run_path / "last.safetensors")
         net = net.to(self.device).to(memory_format=torch.channels_last)
         if self.config.exact_norm:
+            freeze(net, self.config.model.freeze)
             task, feed = self.prepared.task, self.prepared.feeds["train"]
             shuffled = feed.shuffled(self.loop.clock.epochs)  # in order, a batch would be one class
             inputs = (task.to_input(b.to(self.device), None).images for b in shuffled)
