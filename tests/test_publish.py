@@ -632,8 +632,10 @@ def pushable(tmp_path: Path, **fields: Any) -> Path:
                  data="/home/me/my | pets"),
         Measured(name="loss", value=0.3, split="test", n=1000, data="/home/me/my | pets"),
     )  # fmt: skip
-    card = {"metrics": metrics, "licence": "CC-BY-4.0", "recipe": {"lr": 0.1}} | fields
-    ours(path, small(), provenance={"command": "skipway train pets"}, **card)
+    recipe = {"data_path": "/home/me/pets", "model": {"weights": "/home/me/w.pth"}}
+    card = {"metrics": metrics, "licence": "CC-BY-4.0", "recipe": recipe} | fields
+    command = "skipway train /home/me/pets --out /home/me/run --set model.weights=/home/me/w.pth"
+    ours(path, small(), provenance={"command": command}, **card)
     return path
 
 
@@ -660,10 +662,10 @@ def test_push_sends_weights_and_a_model_card(tmp_path: Path, hub: Hub, form: str
     assert result["metrics"][0]["value"] == 0.91
     assert result["dataset"]["name"] == "my | pets"
     assert "| Accuracy | 91.00% | 90.00% to 92.00% | 1,000 | test | my \\| pets |" in body
-    assert "skipway train pets" in body
+    assert "skipway train pets --out run --set model.weights=w.pth" in body
     assert "skipway predict hf:me/pets image.jpg" in body
     assert '["a cat", "dog ✓", "horse"]' in body
-    assert "/home/me" not in body
+    assert not any(b"/home/me" in sent for sent in hub.committed.values())
     # and what was sent is what every command takes
     hub.repositories["me/pets"] = hub.committed
     net, card, _ = load_model("hf:me/pets")

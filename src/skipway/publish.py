@@ -162,6 +162,7 @@ def push(
         raise InputError(f"{harmless(name)}: push to hf:USER/NAME, without a revision")
     package, api = client("push")
     net, card = open_network(model)
+    card = without_places(card)
     with tempfile.TemporaryDirectory(prefix="skipway-") as temporary:
         folder = Path(temporary)
         _write_folder(folder, net, card, form)
@@ -182,6 +183,31 @@ def push(
                 commit_message=f"{harmless(card.model)}, written by Skipway {__version__}",
             )
     return Pushed(str(url), files, kept)
+
+
+def without_places(card: Card) -> Card:
+    """The card with the last part of each path in place of the whole: what is published tells
+    nothing of the folders of who trained."""
+    recipe, command = card.recipe, card.provenance.get("command")
+    update: dict[str, Any] = {
+        "metrics": tuple(m.model_copy(update={"data": _data_name(m)}) for m in card.metrics)
+    }
+    if recipe:
+        model = recipe.get("model")
+        update["recipe"] = recipe | {"data_path": _last(str(recipe.get("data_path", "")))}
+        if isinstance(model, dict) and isinstance(model.get("weights"), str):
+            update["recipe"]["model"] = model | {"weights": _last(str(model["weights"]))}
+    if isinstance(command, str):
+        told = re.sub(r"(?<![\w:.-])~?/(?:[^\s'\"=/]+/)+", "", command)
+        update["provenance"] = card.provenance | {"command": told}
+    return card.model_copy(update=update)
+
+
+def _last(text: str) -> str:
+    """The last part of a path; other text, a hub's name among it, as it is."""
+    if is_hub_name(text):
+        return text
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
 
 
 @contextmanager
@@ -305,7 +331,7 @@ def _metrics_table(metrics: list[Measured]) -> str:
 
 def _data_name(metric: Measured) -> str:
     """The data set's own name: a path would tell of the folders of who measured."""
-    return re.split(r"[\\/]", metric.data.rstrip("\\/"))[-1] or "data"
+    return _last(metric.data) or "data"
 
 
 def _plain(text: str) -> str:
