@@ -323,6 +323,28 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         assert said in error_of(lambda path=path: open_data(path)), path
 
 
+def test_a_member_that_unpacks_to_more_than_an_image_is_left_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = files("ants", "bees", each=20) | {"ants/bomb.png": bytes(5000)}
+    whole = open_data(in_zip(tmp_path / "data.zip", content), "none").splits["train"]
+    monkeypatch.setattr("skipway.data.split._LARGEST", 4999)
+    ((i, reason),) = scan(whole, 1, verify).failed
+    assert whole.names[i] == "ants/bomb.png"
+    assert reason.endswith("data.zip: ants/bomb.png: 5,000 bytes unpacked, too many for an image")
+    monkeypatch.setattr("skipway.data.split._LARGEST", 5000)
+    ((_, reason),) = scan(whole, 1, verify).failed
+    assert "not an image" in reason
+
+
+@pytest.mark.parametrize("names", [("training", "testing"), ("Training", "validation")])
+def test_other_names_of_splits_are_no_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    content = files(*(f"{name}/{c}" for name in names for c in ("ants", "bees")))
+    found = open_data(in_folder(tmp_path, content), "none")
+    assert found.classes == ("ants", "bees")
+    assert list(found.splits) == ["train", "val" if "validation" in names else "test"]
+
+
 def test_a_damaged_zip_is_named(tmp_path: Path) -> None:
     path = Path(in_zip(tmp_path / "data.zip", SPLITS))
     content = bytearray(path.read_bytes())

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
+import os
 import shlex
 import subprocess
 import tarfile
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +141,34 @@ def test_a_tar_that_changed_since_is_told(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DecodeError, match="No such file"):
         again.image(0, 3)
+
+
+def test_threads_that_open_a_tar_at_once_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first opens it and waits; the second opens it too and is about to read meanwhile."""
+    path = writers.tarred(tmp_path / "data.tar", HELD)
+    train = open_data(str(path), "none").splits["train"]
+    opens, opened, pread = itertools.count(), Path.open, os.pread
+    second_reads, both_read = threading.Event(), threading.Event()
+
+    def slow(self: Path, *arguments: Any) -> Any:
+        file = opened(self, *arguments)
+        if next(opens) == 0:
+            second_reads.wait(10)
+        return file
+
+    def late(*arguments: Any) -> bytes:
+        (both_read if second_reads.is_set() else second_reads).set()
+        both_read.wait(10)
+        return pread(*arguments)
+
+    monkeypatch.setattr(Path, "open", slow)
+    monkeypatch.setattr(os, "pread", late)
+    with ThreadPoolExecutor(2) as pool:
+        images = list(pool.map(lambda i: train.image(i, 1)[..., 0], (0, 1)))
+    assert next(opens) == 2
+    assert np.array_equal(images, MADE["train"][0][:2])
 
 
 def test_an_empty_class_folder_in_a_tar_is_told(tmp_path: Path) -> None:
@@ -298,6 +330,7 @@ def test_npz_that_is_damaged(tmp_path: Path) -> None:
         "no header": b"\x93NUMPY\x01\x00",
         "version 9": b"\x93NUMPY\x09\x00" + bytes(100),
         "no dtype": b"\x93NUMPY\x01\x00\x10\x00{'descr': 3}    \n",
+        "no width": whole["train_images"].getvalue().replace(b"'|u1'", b"'|S0'"),
         "lying": lying.replace(b" " * -old, b"", 1),
         "cut": whole["train_images"].getvalue()[:-1],
     }

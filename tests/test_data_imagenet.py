@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,8 @@ def test_a_development_kit_at_fault(tmp_path: Path) -> None:
     devkit(tmp_path / "devkit/data")
     truth = tmp_path / "devkit/data/ILSVRC2012_validation_ground_truth.txt"
     before = truth.read_text()
-    for line in ("5", "4", "x", ""):  # 4 has children: no class of its own
-        truth.write_text(f"{line}\n{before}")
+    for line in (b"5", b"4", b"x", b"", b"\xe9"):  # 4 has children: no class of its own
+        truth.write_bytes(line + b"\n" + before.encode())
         assert "ground_truth.txt, line 1: no class" in error_of(lambda: open_data(str(tmp_path)))
     (tmp_path / "devkit/data/meta.mat").write_bytes(b"nonsense")
     assert "meta.mat: damaged" in error_of(lambda: open_data(str(tmp_path)))
@@ -193,6 +194,32 @@ def test_an_empty_class_folder_of_training_is_told(tmp_path: Path) -> None:
     solution(tmp_path / "LOC_val_solution.csv")
     (tmp_path / "train" / WNIDS[9]).mkdir()
     assert f"{WNIDS[9]!r}" in error_of(lambda: open_data(str(tmp_path)))
+
+
+def test_what_is_no_class_of_training_makes_none(tmp_path: Path) -> None:
+    laid_out(tmp_path)
+    solution(tmp_path / "LOC_val_solution.csv")
+    writers.folder(tmp_path / "train", {"cover.JPEG": b"", ".cache/x.JPEG": b""})
+    assert_right(tmp_path)
+    note = "1 images outside class folders are left out"
+    assert note in open_data(str(tmp_path)).notes
+
+
+def test_a_file_that_the_system_does_not_give_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid_out(tmp_path)
+    solution(tmp_path / "LOC_val_solution.csv")
+    opened = Path.open
+
+    def refused(self: Path, *arguments: Any, **more: Any) -> Any:
+        if self.name == "LOC_val_solution.csv":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refused)
+    text = error_of(lambda: open_data(str(tmp_path)))
+    assert text == f"{tmp_path / 'LOC_val_solution.csv'}: Permission denied"
 
 
 # --- a model's 1,000 human names ----------------------------------------------------------------

@@ -114,6 +114,18 @@ def test_a_folder_of_idx_files(tmp_path: Path, inner: str) -> None:
     assert split.labels.tolist() == (9 - TEN["test"][1]).tolist()
 
 
+def test_a_number_that_no_label_has_moves_none(tmp_path: Path) -> None:
+    """The classes of training are those that occur; what is held out counts the same."""
+    gap = {name: (pixels, labels + 1 + (labels > 4)) for name, (pixels, labels) in TEN.items()}
+    path = str(writers.idx_folder(tmp_path, gap))
+    data = open_data(path)
+    assert data.classes == tuple(map(str, (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)))
+    for classes in (None, data.classes):
+        _, split, names = open_split(path, "val", classes, 0, "auto")
+        assert names == data.classes
+        assert split.labels.tolist() == data.splits["val"].labels.tolist()
+
+
 def test_names_of_files_with_a_dot(tmp_path: Path) -> None:
     writers.idx_folder(tmp_path, TEN)
     for file in list(tmp_path.iterdir()):

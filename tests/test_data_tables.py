@@ -346,6 +346,15 @@ def test_files_of_no_split(tmp_path: Path) -> None:
     assert len(open_data(str(tmp_path), "none").splits["train"]) == 24
 
 
+def test_a_column_of_splits_beside_images_is_told(tmp_path: Path) -> None:
+    table = image_table().append_column("Split", pa.array(["train", "test"] * 6))
+    (note,) = open_data(written(tmp_path / "x.parquet", table), "none").notes
+    assert "the column Split is not used: splits of images are told by the names of files" in note
+    for name in ("train", "test"):
+        written(tmp_path / "hf" / f"{name}.parquet", table)
+    assert open_data(str(tmp_path / "hf"), "none").notes == ()
+
+
 def test_a_missing_file_of_a_set_is_told(tmp_path: Path) -> None:
     for i in (0, 2):
         written(tmp_path / "data" / f"train-{i:05}-of-00003.parquet", image_table())

@@ -146,7 +146,8 @@ def open_split(
             if "all" in found.splits:
                 _matched(path, "all", found, classes)  # its rows are known
             made = _made(path, found, val, seed)
-            found = replace(found, splits=found.splits | made.splits, rows={})
+            splits = found.splits | made.splits  # what was made counts the classes of training
+            found = replace(found, classes=made.classes, splits=splits, rows={})
     if split not in found.splits:
         known = ", ".join(found.splits)
         raise InputError(f"--split {harmless(split)}: {harmless(path)} has {known}")

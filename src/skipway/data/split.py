@@ -21,6 +21,9 @@ from skipway.images import Channels, DecodeError, ImageLike, decode, header_size
 
 Array = npt.NDArray[Any]
 
+_LARGEST = 1 << 30
+"""Bytes of a member of a zip from above which it is not unpacked: no image is so large."""
+
 
 class Names(Sequence[str]):
     """Many strings in two arrays, so that processes share them without copying."""
@@ -77,13 +80,17 @@ class ZipReader:
         try:
             if pid not in self._handles:
                 self._handles = {pid: zipfile.ZipFile(self.path)}
-            return self._handles[pid].read(self.root + name)
+            member = self._handles[pid].getinfo(self.root + name)
+            if member.file_size <= _LARGEST:  # no more than that is unpacked
+                return self._handles[pid].read(member)
         except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
             where = harmless(f"{self.path}: {self.root}{name}")
             raise DecodeError(f"{where}: cannot be read: {harmless(error)[:100]}") from None
         except Exception as error:  # zlib.error and the like on damaged members
             where = harmless(f"{self.path}: {self.root}{name}")
             raise DecodeError(f"{where}: damaged in the zip: {harmless(error)[:100]}") from None
+        where = harmless(f"{self.path}: {self.root}{name}")
+        raise DecodeError(f"{where}: {member.file_size:,} bytes unpacked, too many for an image")
 
 
 @dataclass(frozen=True)

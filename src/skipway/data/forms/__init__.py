@@ -53,10 +53,11 @@ def find(data: str) -> Found:
     try:
         forms = _FOLDERS if path.is_dir() else _FILES if path.is_file() else ()
         opened = next((opened for recognise, opened in forms if recognise(path)), None)
+        found = None if opened is None else opened(path)
     except OSError as error:
-        raise InputError(f"{harmless(data)}: {error.strerror or harmless(error)}") from None
-    if opened is not None:
-        found = opened(path)
+        why = error.strerror or harmless(error)
+        raise InputError(f"{harmless(error.filename or data)}: {why}") from None
+    if found is not None:
         if data in NAMED:
             note = f"what is called {data} here is taken, not the data set of that name"
             found = replace(found, notes=(note, *found.notes))

@@ -105,12 +105,13 @@ def _array(path: Path, archive: zipfile.ZipFile, key: str) -> Array:
             content = file.read(expected)
             if len(content) < expected:
                 raise EOFError(f"{len(content):,} of {expected:,} bytes")
+        # Copied: torch warns of arrays that cannot be written.
+        values = np.frombuffer(content, dtype).copy()
+        return values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # zlib.error, BadZipFile and what headers of nonsense raise
         raise InputError(f"{where} is damaged: {harmless(error)[:100]}") from None
-    values = np.frombuffer(content, dtype).copy()  # torch warns of arrays that cannot be written
-    return values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -21,10 +21,12 @@ SUFFIXES = frozenset(
 )
 SPLIT_NAMES = {  # in any case
     "train": "train",
+    "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
     "test": "test",
+    "testing": "test",
 }
 
 

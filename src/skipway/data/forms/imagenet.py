@@ -42,8 +42,12 @@ def open_imagenet(path: Path) -> Found:
     base = _base(path)
     assert base is not None
     train: dict[str, list[str]] = {}
+    loose = 0
     for name in walk(base / "train"):
-        train.setdefault(name.split("/")[0], []).append(f"train/{name}")
+        if "/" in name:
+            train.setdefault(name.split("/")[0], []).append(f"train/{name}")
+        else:
+            loose += 1
     labels = _labels(path, base)
     val: dict[str, list[str]] = {}
     for name in walk(base / "val"):
@@ -52,9 +56,10 @@ def open_imagenet(path: Path) -> Found:
             raise InputError(f"{harmless(base / 'val' / name)}: its label is not told")
         val.setdefault(label, []).append(f"val/{name}")
     empty = tuple(e.name for e in _folders(base / "train") if e.name not in train)
-    unlabelled = ("the test images have no labels and are left out",)
-    notes = unlabelled if (base / "test").is_dir() else ()
-    return by_class(FolderReader(base), {"train": train, "val": val}, empty, notes)
+    notes = [f"{loose:,} images outside class folders are left out"] if loose else []
+    if (base / "test").is_dir():
+        notes.append("the test images have no labels and are left out")
+    return by_class(FolderReader(base), {"train": train, "val": val}, empty, tuple(notes))
 
 
 def refuse_name() -> Found:
@@ -90,7 +95,7 @@ def _base(path: Path) -> Path | None:
 
 def _folders(path: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(path) as entries:
-        yield from (entry for entry in entries if entry.is_dir())
+        yield from (e for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def _flat(path: Path) -> Iterator[str]:
@@ -151,7 +156,7 @@ def _devkit(place: Path) -> dict[str, str]:
             f"{harmless(place / 'meta.mat')}: damaged: {harmless(error)[:100]}"
         ) from None
     labels = {}
-    for i, line in enumerate((place / _TRUTH).read_text("utf-8").splitlines(), 1):
+    for i, line in enumerate((place / _TRUTH).read_text("utf-8", "replace").splitlines(), 1):
         number = int(line) if line.strip().isdecimal() else -1
         if number not in ids:
             raise InputError(f"{harmless(place / _TRUTH)}, line {i}: no class of meta.mat")

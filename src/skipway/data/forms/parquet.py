@@ -109,6 +109,7 @@ class _Layout(NamedTuple):
     path: str | None
     label: str
     split: str | None
+    """Of a table of paths; images have their splits from the names of their files."""
     names: tuple[str, ...] | None
     """Of the classes, in the order of their numbers, where the metadata gives them."""
     whole: bool
@@ -136,7 +137,7 @@ class _Layout(NamedTuple):
         try:
             label = column(names, _IMAGE_LABELS if images else LABELS)
             file = None if images else column(names, PATHS)
-            split = None if images else column(names, SPLIT)
+            split = column(names, SPLIT)
         except ValueError as error:
             raise InputError(f"{where}: {harmless(error)}; leave one of these columns") from None
         shown = ", ".join(f"{harmless(item.name)} ({item.type})"[:60] for item in list(schema)[:6])
@@ -220,6 +221,11 @@ def _images(folder: Path, files: dict[str, list[Path]], notes: tuple[str, ...]) 
     assert layout.image is not None
     reader = ParquetReader(folder, layout.image)
     remarks = [*notes, *_remarks(files, layout.image)]
+    if "all" in files and layout.split is not None:
+        remarks.append(
+            f"the column {layout.split} is not used: splits of images are told by the names of "
+            "files, as train-0.parquet and test-0.parquet"
+        )
     held: dict[str, tuple[list[str], list[Any]]] = {}
     for split, paths in files.items():
         columns = [_columns(path, [layout.label])[0] for path in paths]

@@ -52,11 +52,10 @@ class TarReader:
         pid, i = os.getpid(), bisect.bisect_left(self.names, name)
         where = harmless(f"{self.path}: {name}")
         try:
-            if pid not in self._handles:
-                self._handles = {pid: self.path.open("rb")}
-            # Threads share the handle: its position is not used.
-            handle = self._handles[pid].fileno()
-            content = os.pread(handle, int(self.sizes[i]), int(self.offsets[i]))
+            # Threads share the handle: its position is not used. Where two open it at once, the
+            # first that is kept stays, so that no thread's is closed under it.
+            file = self._handles.get(pid) or self._handles.setdefault(pid, self.path.open("rb"))
+            content = os.pread(file.fileno(), int(self.sizes[i]), int(self.offsets[i]))
         except OSError as error:
             raise DecodeError(f"{where}: cannot be read: {error.strerror}") from None
         if len(content) != self.sizes[i]:
