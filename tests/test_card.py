@@ -229,3 +229,12 @@ def test_reading_a_card_takes_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'torchvision', 'safetensors', 'sklearn'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_setting_of_the_run_by_its_dotted_key() -> None:
+    found = card(recipe={"seed": 3, "data": {"val": 0.2}, "odd": 1})
+    assert found.setting("seed", 0) == 3
+    assert found.setting("data.val", "auto") == 0.2
+    assert found.setting("data.on_bad", "error") == "error"
+    assert found.setting("odd.val", "auto") == "auto"
+    assert card(recipe={"data": 7}).setting("data.val", "auto") == "auto"

@@ -20,7 +20,7 @@ from skipway.data import DataSet, open_data, open_split
 from skipway.data.feed import Batch, DecodedFeed
 from skipway.data.forms import NAMED
 from skipway.data.preflight import scan
-from skipway.data.sources import Split, image_sizes
+from skipway.data.split import Split, image_sizes
 from skipway.errors import InputError
 from skipway.images import Preprocess, verify
 from skipway.tasks.classify import Classify

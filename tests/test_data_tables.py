@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import writers
 from skipway.data import open_data, open_split
-from skipway.data.forms import parquet, rowgroups
+from skipway.data.forms import find, parquet, rowgroups
 from skipway.data.preflight import scan
-from skipway.data.sources import find, image_sizes
+from skipway.data.split import image_sizes
 from skipway.errors import InputError
 from skipway.images import DecodeError, verify
 

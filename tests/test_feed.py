@@ -26,7 +26,7 @@ from skipway.data.feed import (
     widened,
 )
 from skipway.data.keyed import permutation
-from skipway.data.sources import ArrayReader, Names
+from skipway.data.split import ArrayReader, Names
 from skipway.errors import InputError
 from skipway.images import Preprocess
 from skipway.tasks.classify import Classify

@@ -20,7 +20,7 @@ from skipway.architecture import Architecture, architecture
 from skipway.config import AugmentConfig, OptimConfig, ScheduleConfig
 from skipway.data.feed import Batch, DecodedFeed, ResidentFeed, batches
 from skipway.data.keyed import Key, permutation
-from skipway.data.sources import ArrayReader, Split
+from skipway.data.split import ArrayReader, Split
 from skipway.errors import InputError
 from skipway.images import Preprocess
 from skipway.resnet import ResNet

@@ -76,6 +76,13 @@ class Card(BaseModel):
             )
         return self
 
+    def setting(self, key: str, default: Any) -> Any:
+        """A setting of the run by its dotted key; `default` where the card has none."""
+        value: Any = self.recipe
+        for part in key.split("."):
+            value = value.get(part, default) if isinstance(value, dict) else default
+        return value
+
     def to_json(self, indent: int | None = None) -> str:
         """The card as JSON text."""
         return json.dumps(self.model_dump(mode="json"), indent=indent, ensure_ascii=False)

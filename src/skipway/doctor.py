@@ -29,7 +29,7 @@ from torch import nn
 
 from skipway.answers import softmax
 from skipway.architecture import Architecture, count, name_of, replaced
-from skipway.card import Card, Measured
+from skipway.card import Card
 from skipway.data import Split, open_split
 from skipway.data.feed import decode_all
 from skipway.data.keyed import hashed, permutation
@@ -47,10 +47,11 @@ from skipway.weights import load_model, save_weights
 
 Array = npt.NDArray[Any]
 
-FEWEST = 16
+FEWEST = 32
 """Labelled images below which nothing is said."""
 CHANCE = 0.001
-"""A claim's chance of being wrong, two-sided: some thirty readings are compared."""
+"""A claim's chance of being wrong, two-sided, as the bootstrap has it: small, as many readings are
+compared on the same images, and as with few of them it promises more than it keeps."""
 MATTERS = 0.03
 """Share of the loss by which a reading must be better to be preferred to the declared one."""
 MATTERS_IN_SIZE = 0.10
@@ -354,8 +355,8 @@ def check(
     torch.set_num_threads(threads)
     name = os.fspath(file)
     net, card, _ = load_model(file)
-    recipe: Any = card.recipe if card else {}
-    seed, val = recipe.get("seed", 0), recipe.get("data", {}).get("val", "auto")
+    seed: Any = card.setting("seed", 0) if card else 0
+    val: Any = card.setting("data.val", "auto") if card else "auto"
     known = card.classes if card else None
     split_name, found, classes = open_split(data, split, known, seed, val)
     outputs = net.arch.num_classes
@@ -431,16 +432,12 @@ def correct(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> None:
         f.trait: [f.declared, f.found] for f in diagnosis.findings if f.state == "wrong"
     }
     row = name_of(arch)
-    measured = Measured(
-        name="accuracy", value=found.accuracy, low=found.low, high=found.high,
-        split=diagnosis.split, n=found.n, data=diagnosis.data,
-    )  # fmt: skip
     fields = card.model_dump() | {
         "model": card.model if row == "custom" else row,
         "architecture": dataclasses.asdict(arch),
         "classes": diagnosis.names,
         "preprocess": diagnosis.preprocess.model_dump(),
-        "metrics": (measured.model_dump(),),
+        "metrics": (),  # of another reading; and these images have chosen this one
         "provenance": card.provenance | {"check-weights": {"read otherwise": changed}},
     }
     save_weights(path, state, Card.model_validate(fields))

@@ -38,13 +38,16 @@ def check_weights(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Ask labelled images whether a weight file is read as it was trained."""
+    """Ask labelled images whether a weight file is read as it was trained; exit code 1 if not."""
+    from skipway.files import refuse_existing
     from skipway.machine import cores
 
     try:
         from skipway.doctor import check, correct
     except ImportError as error:
         raise missing_part("check-weights", "train", error) from None
+    if out is not None:
+        refuse_existing(Path(out))
     diagnosis = check(file, on, images, split, threads or cores())
     written = out is not None and diagnosis.clear
     if out is not None and written:

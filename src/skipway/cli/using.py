@@ -46,8 +46,8 @@ def evaluate(
 
     threads = threads or cores()
     predictor = load(model, threads, device, precision.value)
-    recipe: Any = predictor.card.recipe
-    seed, val = recipe.get("seed", 0), recipe.get("data", {}).get("val", "auto")
+    setting = predictor.card.setting
+    seed, val = setting("seed", 0), setting("data.val", "auto")
     known = predictor.classes if predictor.classes_known else None
     split = split or held_out(predictor.card, data, seed, val)
     name, found, classes = open_split(data, split, known, seed, val)
@@ -61,7 +61,7 @@ def evaluate(
         print(note, file=sys.stderr)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    policy = on_bad.value if on_bad else recipe.get("data", {}).get("on_bad", "error")
+    policy = on_bad.value if on_bad else setting("data.on_bad", "error")
     scored, skipped = score(predictor, found, threads, policy)
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)

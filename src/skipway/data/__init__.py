@@ -4,6 +4,7 @@ What is named here needs no torch; `data.feed` and `data.augment` do.
 """
 
 from skipway.data.keyed import Key
-from skipway.data.sources import DataSet, Skipped, Split, open_data, open_split
+from skipway.data.sources import open_data, open_split
+from skipway.data.split import DataSet, Skipped, Split
 
 __all__ = ["DataSet", "Key", "Skipped", "Split", "open_data", "open_split"]

@@ -15,33 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.data.forms import find
-from skipway.data.forms.folders import walk
 from skipway.data.forms.imagenet import in_models_order
 from skipway.data.split import (
     ArrayReader,
     DataSet,
     Found,
     Names,
-    Skipped,
     Split,
     hold_out,
-    image_sizes,
 )
 from skipway.errors import InputError, harmless, missing_part
-
-__all__ = [
-    "LARGEST_VALIDATION",
-    "ArrayReader",
-    "DataSet",
-    "Names",
-    "Skipped",
-    "Split",
-    "hold_out",
-    "image_sizes",
-    "open_data",
-    "open_split",
-    "walk",
-]
 
 Array = npt.NDArray[Any]
 

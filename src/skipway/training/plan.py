@@ -14,7 +14,7 @@ from skipway.card import Card
 from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
 from skipway.data.preflight import default_size
-from skipway.data.sources import image_sizes
+from skipway.data.split import image_sizes
 from skipway.dialects import State, guess_architecture, translate
 from skipway.errors import InputError, harmless
 from skipway.images import SMALL_IMAGE, Preprocess, plain_preprocess
