@@ -176,7 +176,9 @@ def main() -> None:
                 correct(diagnosis, mended)
                 row_["accuracy_mended"] = accuracy(mended, images)
             print(row_, file=sys.stderr)  # a sign of life
-            cases.append(row_ | {"readings": diagnosis.readings, "images": diagnosis.passes})
+            undecided = {f.trait: list(f.undecided) for f in diagnosis.findings if f.undecided}
+            row_ |= {"undecided": undecided, "readings": diagnosis.readings}
+            cases.append(row_ | {"images": diagnosis.passes})
         for net, file in nets.items():
             diagnosis = check(file, options.data, split="test", threads=cores())
             controls.append({"net": net, "verdict": diagnosis.verdict, "accuracy": right[net]})
