@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     card = read_card(weight_file(options.weights))
