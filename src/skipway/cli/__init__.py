@@ -16,8 +16,10 @@ from skipway.cli import checking, comparing, doctoring, exporting, publishing, t
 from skipway.cli.shared import app
 from skipway.errors import SkipwayError, harmless
 
-COMMANDS = (training, using, exporting, checking, comparing, doctoring, publishing)
+COMMANDS = (training, using, comparing, exporting, checking, doctoring, publishing)
 """The modules whose commands the app has, in the order in which help lists them."""
+_PLACES = {module.__name__: place for place, module in enumerate(COMMANDS)}
+app.registered_commands.sort(key=lambda c: _PLACES[getattr(c.callback, "__module__", "")])
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -20,7 +20,9 @@ def check_data(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Look for what is wrong with labelled images; exit code 1 where train should wait.
+    """Find what is wrong with labelled images.
+
+    Exit code 1 where train should wait.
 
     Problems, which give 1: files that cannot be read, classes without a training image, the same
     file in two splits, or with two labels. Data that train cannot even open gives 2.

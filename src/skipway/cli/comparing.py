@@ -24,7 +24,10 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare runs: accuracy, whether the difference is more than chance, settings, speed."""
+    """Compare runs on one page.
+
+    Accuracy, whether the difference is more than chance, settings, speed.
+    """
     from skipway import report
 
     comparison = report.compare([Path(run) for run in runs])

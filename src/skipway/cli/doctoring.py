@@ -38,7 +38,10 @@ def check_weights(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Ask labelled images whether a weight file is read as it was trained; exit code 1 if not."""
+    """Ask images whether a weight file is read rightly.
+
+    Labelled images tell how it was trained to be read. Exit code 1 where that is otherwise.
+    """
     from skipway.files import refuse_existing
     from skipway.machine import cores
 

@@ -34,7 +34,7 @@ def convert(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model so that torchvision, timm or transformers loads it."""
+    """Write a model for torchvision, timm, transformers."""
     try:
         from skipway import publish
     except ImportError as error:
@@ -63,7 +63,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="If it is made: not public.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Send a model with a model card to a repository on the Hugging Face hub."""
+    """Send a model and its card to the Hugging Face hub."""
     try:
         from skipway import publish
     except ImportError as error:

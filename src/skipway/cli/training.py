@@ -54,7 +54,10 @@ def train(
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier; writes a run with weights, metrics and a report."""
+    """Train a classifier.
+
+    Writes a run with weights, metrics and a report.
+    """
     from skipway.config import parse_setting
 
     try:

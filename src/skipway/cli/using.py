@@ -133,7 +133,10 @@ def predict(
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the networks, with parameters and multiply-adds, and the trained models that ship."""
+    """List the networks and the models that ship.
+
+    With parameters and multiply-adds of each network.
+    """
     from skipway import shipped
     from skipway.architecture import ARCHITECTURES, count
     from skipway.card import read_card
