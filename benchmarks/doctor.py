@@ -41,7 +41,9 @@ NETS: dict[str, tuple[str, tuple[str, ...], int]] = {
     "epsilon": ("resnet20", ("bn_eps=0.01",), 2),
 }
 """The nets that are trained here: row, fields and epochs. The last goes on from `shrunk`."""
-SHRINK = 0.2
+SHRINK = 0.1
+"""Of the convolutions, so that epsilon matters. With 0.2 the mistake costs 3.3 points, and the
+doctor says of 256 images that they cannot tell."""
 
 
 @dataclass(frozen=True)
