@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from recorded import record, skipway
 
-TIMED = ("seconds", "images_per_second", "waiting")
+TIMED = ("seconds", "images_per_second", "waiting", "memory_mib")
 
 
 def zipped(folder: Path, into: Path) -> Path:

@@ -24,7 +24,7 @@ from skipway import shipped
 from skipway.architecture import ARCHITECTURES
 
 METRICS = {"accuracy", "top5", "loss", "ece"}
-TIMED = {"seconds", "images_per_second", "waiting"}
+TIMED = {"seconds", "images_per_second", "waiting", "memory_mib"}
 
 
 COLOURS = ["blue", "green", "red"]

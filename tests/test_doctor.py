@@ -313,7 +313,7 @@ def test_bad_input_is_told_in_a_line(tmp_path: Path) -> None:
         assert 1 <= len(answer.error) <= 3
         return answer.err
 
-    assert "8 labelled images say too little; give 16 at least" in refused(
+    assert "8 labelled images say too little; give 32 at least" in refused(
         file, "--on", truth.data, "--images=8"
     )
     few = draw(tmp_path / "few", CLASSES, n=2)

@@ -334,12 +334,12 @@ def test_the_loop_carries_a_ragged_task(workers: int) -> None:
     loop.epoch(lambda _: False)
     begun = loop.tally.means()
     assert set(begun) == {"near", "small"}
+    assert set(loop.signal.means()["gradient_norm"]) == {"conv"}
     go(loop)
     assert loop.tally.means()["near"] < begun["near"] / 2
     halves = [evaluate(task, loop.weights, feed, CPU) for _ in range(2)]
     halves[0].merge(halves[1])
     assert halves[0].metrics() == {"images": 8.0}
-    assert set(loop.signal.means()["gradient_norm"]) == {"conv"}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
