@@ -117,8 +117,8 @@ def more_rows() -> list[tuple[str, str, str]]:
         "doctor",
         "The import doctor on mislabelled checkpoints, and on right ones",
         lambda found: (
-            f"{found['found']} of {found['mistakes']} found; "
-            f"{found['controls_right']} of {found['controls']} right ones called right"
+            f"{found['right_diagnoses']} found; {found['false_alarms']} false alarms "
+            f"on {len(found['controls'])} right ones"
         ),
     )
     add(

@@ -551,5 +551,15 @@ def test_weight_files_name_what_the_base_install_lacks(run: Path) -> None:
         [sys.executable, "-c", HIDE + code], capture_output=True, text=True, env=environment()
     )
     assert done.returncode == 1
-    assert "a weight file needs the package 'torch'" in done.stderr
+    assert f"{run} needs the package 'torch'" in done.stderr
     assert "skipway[train]" in done.stderr
+
+
+def test_a_shipped_model_says_what_for_torch_is_needed() -> None:
+    code = "import skipway\nskipway.load('cifar10-resnet20', precision='bf16')\n"
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE + code], capture_output=True, text=True, env=environment()
+    )
+    assert "cifar10-resnet20 with --device cpu and --precision bf16 needs" in done.stderr
+    with pytest.raises(InputError, match="--device gpu: give cpu, cuda or cuda:N"):
+        load("cifar10-resnet20", 1, "gpu")

@@ -120,6 +120,8 @@ def load(
     A weight file without a card gets ImageNet's normalisation and numbers for class names; see
     `Predictor.classes_known`. Raises InputError.
     """
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"--device {harmless(device)}: give cpu, cuda or cuda:N")
     source = _source(model, plain=(device, precision) == ("cpu", "float32"))
     if isinstance(source, Path) and is_onnx(source):
         return _onnx_predictor(source, threads, device, precision)
@@ -127,7 +129,10 @@ def load(
         net, card = open_network(source, threads)
         return torch_predictor(net, card, str(source), device, precision)
     except ImportError as error:
-        raise missing_part("a weight file", "train", error) from None
+        what = harmless(model)
+        if os.fspath(model) in shipped.NAMES:
+            what += f" with --device {device} and --precision {precision}"
+        raise missing_part(what, "train", error) from None
 
 
 def _source(model: str | os.PathLike[str], plain: bool) -> str | Path:

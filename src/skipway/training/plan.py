@@ -188,7 +188,8 @@ def _from_images(data: DataSet, config: RunConfig) -> list[Choice]:
     if config.model.name == "auto":
         small = (config.data.size or short) <= SMALL_IMAGE
         name, kind = ("resnet20", "small") if small else ("resnet18", "large")
-        choices.append(Choice("model.name", name, f"{kind} images, {short} px the short side"))
+        of = f"{short} px the short side" if config.data.size is None else f"{config.data.size} px"
+        choices.append(Choice("model.name", name, f"{kind} images, {of}"))
     if config.data.size is None:
         size, why = default_size(short), f"the median short side is {short} px"
         if short > SMALL_IMAGE:
