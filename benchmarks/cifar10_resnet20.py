@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recorded import keep, record, skipway, trained
+from recorded import keep, record, skipway, tested, trained
 
 
 def main() -> None:
@@ -22,20 +22,7 @@ def main() -> None:
     run, rows = trained(options.out, options.data)
     answer = skipway("eval", options.out, options.data, "--split", "test")
     keep(options.out, "cifar10-resnet20", Path(options.data).parent)
-    figures = {
-        "accuracy": answer["metrics"]["accuracy"],
-        "interval": run["result"]["interval"],
-        "n": answer["n"],
-        "split": answer["split"],
-        "epochs": len(rows),
-        "training_images": run["data"]["splits"]["train"]["n"],
-        "seconds_of_training": round(sum(row["seconds"] for row in rows)),
-        "precision": run["config"]["precision"],
-        "trained_with_threads": run["environment"]["threads"],
-        "seeds": [run["config"]["seed"]],
-        "bar": 0.905,
-    }
-    record("cifar10_resnet20", figures)
+    record("cifar10_resnet20", tested(run, rows, answer) | {"bar": 0.905})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recorded import keep, record, skipway, trained
+from recorded import keep, record, skipway, tested, trained
 
 FLAGS = ("--model", "resnet20", "--epochs", 20, "--set", "optim.kind=muon")
 
@@ -23,20 +23,7 @@ def main() -> None:
     run, rows = trained(options.out, "fashion-mnist", *FLAGS)
     answer = skipway("eval", options.out, "fashion-mnist", "--split", "test")
     keep(options.out, "fashion-mnist-resnet20", options.out.parent)
-    figures = {
-        "accuracy": answer["metrics"]["accuracy"],
-        "interval": run["result"]["interval"],
-        "n": answer["n"],
-        "split": answer["split"],
-        "epochs": len(rows),
-        "training_images": run["data"]["splits"]["train"]["n"],
-        "seconds_of_training": round(sum(row["seconds"] for row in rows)),
-        "precision": run["config"]["precision"],
-        "threads": run["environment"]["threads"],
-        "seeds": [run["config"]["seed"]],
-        "bar": 0.94,
-    }
-    record("fashion_mnist_resnet20", figures)
+    record("fashion_mnist_resnet20", tested(run, rows, answer) | {"bar": 0.94})
 
 
 if __name__ == "__main__":

@@ -89,3 +89,19 @@ def keep(run: Path, name: str, folder: Path) -> None:
     state, card = read_state(run / "best.safetensors")
     assert card is not None
     save_weights(place / "best.safetensors", state, parse_card(bare(card.to_json()), "card"))
+
+
+def tested(run: dict[str, Any], rows: list[dict[str, Any]], answer: Any) -> dict[str, Any]:
+    """The figures of a training of one seed, scored on its test images by `skipway eval`."""
+    return {
+        "accuracy": answer["metrics"]["accuracy"],
+        "interval": run["result"]["interval"],
+        "n": answer["n"],
+        "split": answer["split"],
+        "epochs": len(rows),
+        "training_images": run["data"]["splits"]["train"]["n"],
+        "seconds_of_training": round(sum(row["seconds"] for row in rows)),
+        "precision": run["config"]["precision"],
+        "trained_with_threads": run["environment"]["threads"],
+        "seeds": [run["config"]["seed"]],
+    }

@@ -20,20 +20,11 @@ import pytest
 import writers
 from skipway.data import open_data, open_split
 from skipway.data.preflight import scan
-from skipway.errors import InputError
 from skipway.images import DecodeError, verify
+from writers import error_of
 
 MADE = writers.content(side=8)
 HELD = writers.files(MADE, ("ants", "bees"))
-
-
-def error_of(action: Any) -> str:
-    with pytest.raises(InputError) as error:
-        action()
-    text = str(error.value)
-    assert len(text.splitlines()) <= 3
-    assert not any(ord(char) < 32 and char != "\n" for char in text)
-    return text
 
 
 def described(path: Path) -> Any:

@@ -21,10 +21,10 @@ from skipway.data.feed import Batch, DecodedFeed
 from skipway.data.forms import NAMED
 from skipway.data.preflight import scan
 from skipway.data.split import Split, image_sizes
-from skipway.errors import InputError
 from skipway.images import Preprocess, verify
 from skipway.tasks.classify import Classify
 from skipway.training.plan import make_plan
+from writers import error_of
 
 CLASSES = ("0", "1")
 """Numbers, as forms without names call theirs."""
@@ -32,15 +32,6 @@ MADE = writers.content()
 FORMS = writers.forms(MADE, CLASSES)
 GREY = {"npz", "idx", "idx.gz"}
 UNNAMED = GREY | {"npz in colour"}
-
-
-def error_of(action: Any) -> str:
-    with pytest.raises(InputError) as error:
-        action()
-    text = str(error.value)
-    assert len(text.splitlines()) <= 3
-    assert not any(ord(char) < 32 and char != "\n" for char in text)
-    return text
 
 
 @pytest.fixture

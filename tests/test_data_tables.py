@@ -22,22 +22,13 @@ from skipway.data import open_data, open_split
 from skipway.data.forms import find, parquet, rowgroups
 from skipway.data.preflight import scan
 from skipway.data.split import image_sizes
-from skipway.errors import InputError
 from skipway.images import DecodeError, verify
+from writers import error_of
 
 MADE = writers.content(side=8)
 HELD = writers.files(MADE, ("ants", "bees"))
 ROWS = [(name, name.split("/")[1]) for name in HELD]
 HEADER = ("path", "label")
-
-
-def error_of(action: Any) -> str:
-    with pytest.raises(InputError) as error:
-        action()
-    text = str(error.value)
-    assert len(text.splitlines()) <= 3
-    assert not any(ord(char) < 32 and char != "\n" for char in text)
-    return text
 
 
 @pytest.fixture

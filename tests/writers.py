@@ -23,6 +23,7 @@ from PIL import Image
 from torchvision import datasets
 
 from skipway.data.forms import cifar
+from skipway.errors import InputError
 
 Content = dict[str, tuple[np.ndarray, np.ndarray]]
 """By split: grey pixels uint8 [N, H, W] and labels [N], ordered by label."""
@@ -204,3 +205,13 @@ def forms(made: Content, classes: tuple[str, ...]) -> dict[str, Writer]:
         "idx.gz": lambda place, _: idx_folder(place / "idx", made, ".gz"),
         "cifar": lambda place, patch: cifar_files(place / "cifar", made, classes, patch),
     }
+
+
+def error_of(action: Any) -> str:
+    """The text of the InputError that an action raises: of three lines at most, and harmless."""
+    with pytest.raises(InputError) as error:
+        action()
+    text = str(error.value)
+    assert len(text.splitlines()) <= 3
+    assert not any(ord(char) < 32 and char != "\n" for char in text)
+    return text
