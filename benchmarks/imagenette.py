@@ -30,6 +30,8 @@ FLAGS = {
 MODEL = "resnet50"
 ARCHITECTURE = {"width": 0.5, "stem": "deep", "shortcut": "D", "squeeze": 16}
 ARCHITECTURE |= {"zero_init_last": True}
+DROP_PATH = {5: 0.0, 20: 0.1}
+"""By epochs: without it the training accuracy of 20 epochs ends at 98 %."""
 BARS, LEADERBOARD = {5: 0.84, 20: 0.90}, {5: 0.8743, 20: 0.9157}
 
 
@@ -38,13 +40,11 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, choices=SETTINGS, required=True)
-    parser.add_argument("--crop", type=int, help="size of the training crops, where not 128")
     options = parser.parse_args()
     settings = FLAGS | SETTINGS[options.epochs]
-    if options.crop:
-        settings["augment.size"] = options.crop
     sets = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-    sets.append(f"--set=model.architecture={json.dumps(ARCHITECTURE)}")
+    architecture = ARCHITECTURE | {"drop_path": DROP_PATH[options.epochs]}
+    sets.append(f"--set=model.architecture={json.dumps(architecture)}")
     arguments = ["--model", MODEL, "--epochs", options.epochs, "--val", "none", *sets]
     run, rows = trained(options.out, options.data, *arguments)
     result = run["result"]
@@ -53,7 +53,6 @@ def main() -> None:
         "architecture": run["config"]["model"]["architecture"],
         "params": run["params"],
         "epochs": len(rows),
-        "crop": run["config"]["augment"]["size"],
         "accuracy": result["metrics"]["accuracy"],
         "interval": result["interval"],
         "n": result["n"],

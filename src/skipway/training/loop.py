@@ -25,9 +25,9 @@ PROBED_STEPS = 8
 
 
 def probed(step: int, steps_per_epoch: int) -> bool:
-    """Whether step `step` of a run is looked at: the first, and of ten at most one, so that short
-    epochs do not pay more. Some of less than ten steps are not looked at at all."""
-    return step % max(steps_per_epoch // PROBED_STEPS, 10) == 0
+    """Whether step `step` of a run is looked at: the first, and of twenty at most one, so that
+    short epochs do not pay more. Some of less than twenty steps are not looked at at all."""
+    return step % max(steps_per_epoch // PROBED_STEPS, 20) == 0
 
 
 @dataclass
