@@ -11,6 +11,7 @@ import base64
 import contextlib
 import functools
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -272,6 +273,9 @@ class Preprocess(BaseModel):
     squash: resize both sides, the aspect ratio is lost."""
     short_side: int | None = Field(None, gt=0)
     """For crop: the short side in pixels before the centre is taken; None is min(size)."""
+    odd_border: Literal["even", "down"] = "even"
+    """For crop: where half a border is no whole pixel, take the even neighbour, as torchvision and
+    timm do, or the lower, as transformers does."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     fill: float = Field(0.5, ge=0, le=1)
     """For letterbox: the grey of the border, 0 black to 1 white."""
@@ -330,7 +334,8 @@ class Preprocess(BaseModel):
             scale, offset = (w / width, h / height), (float(left), float(top))
             return framed, Geometry((height, width), scale, offset)
         h, w = self._resized(height, width)
-        top, left = round((h - goal_h) / 2), round((w - goal_w) / 2)
+        half = round if self.odd_border == "even" else math.floor
+        top, left = half((h - goal_h) / 2), half((w - goal_w) / 2)
         scale, offset = (w / width, h / height), (float(-left), float(-top))
         if h * w <= _WHOLE:
             resized = resize(image, (h, w), self.interpolation)

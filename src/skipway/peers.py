@@ -371,6 +371,7 @@ class _Processor(BaseModel):
             channels=_image_channels(channels),
             resize="crop" if short else "squash",
             short_side=short,
+            odd_border="down" if short else "even",
             interpolation=_RESAMPLE[self.resample],
             mean=mean if exact else tuple(m / scale for m in mean),
             std=std if exact else tuple(s / scale for s in std),

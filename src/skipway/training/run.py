@@ -338,18 +338,13 @@ class _Training:
         self.record.pop("error", None)  # of an earlier sitting
         remove_unfinished(path)
         self._write_record(status="running")
-        if self.on_features and state is None:
-            checkpoint.write(path / FROZEN, self.net.state_dict())
-        if state is None:
-            write_samples(path, self.prepared, self.config)
-        else:
-            self.loop.load_state(state["loop"])
-            self.best, self.spent = state["best"], state["spent"]
-            self.began -= self.spent["elapsed"]
-            self.saved_at = self.loop.step
-            cut_rows(path, self.loop.step)
-            self.progress.say(f"going on at step {self.loop.step:,}")
         try:
+            if state is None:
+                if self.on_features:
+                    checkpoint.write(path / FROZEN, self.net.state_dict())
+                write_samples(path, self.prepared, self.config)
+            else:
+                self._go_on(state)
             with _signals() as came:
                 self.progress.begin(self.loop.clock, self.loop.step)
                 self._epochs(came)
@@ -363,6 +358,15 @@ class _Training:
             self.progress.end()
         self._write_record(status="interrupted")
         raise Interrupted(self.run_path, came[0])
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
+        """Take up a checkpoint's state."""
+        self.loop.load_state(state["loop"])
+        self.best, self.spent = state["best"], state["spent"]
+        self.began -= self.spent["elapsed"]
+        self.saved_at = self.loop.step
+        cut_rows(self.run_path, self.loop.step)
+        self.progress.say(f"going on at step {self.loop.step:,}")
 
     def _epochs(self, came: list[int]) -> None:
         loop = self.loop
