@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -29,7 +30,7 @@ from pages import (
     record,
 )
 from skipway.metrics import Outcomes, wilson_interval
-from skipway.report import compare, verdicts, write_comparison
+from skipway.report import compare, verdicts, write_comparison, write_report
 
 N = 1000
 LABELS = np.random.default_rng(0).integers(0, 10, N)
@@ -64,6 +65,7 @@ def scored_run(folder: Path, predicted: np.ndarray, digest: str = "d1", **fields
              "image": png(8, int(i))}
             for i in wrong[:24]
         ],
+        "doubtful": [],
         "images": kept | {"digest": digest, "wrong": [f"test/{i}.png" for i in wrong]},
     }  # fmt: skip
     made = record(name=folder.name, result=result) | fields
@@ -92,6 +94,7 @@ def test_significance_against_scipy(two: tuple[Path, Path]) -> None:
     ).confidence_interval  # fmt: skip
     assert pair["interval"] == pytest.approx([drawn.low, drawn.high], abs=0.004)
     assert pair["reason"] is None
+    assert pair["paired_by"] == "path"
 
 
 def test_a_clear_and_an_unclear_difference(tmp_path: Path, two: tuple[Path, Path]) -> None:
@@ -162,6 +165,190 @@ def test_what_cannot_be_tested_is_said_and_not_tested(
     assert not re.search("better|p = |McNemar|differ clearly", text)
 
 
+def contents(seed: int = 7) -> np.ndarray:
+    """A digest of each image."""
+    return np.random.default_rng(seed).integers(0, 2**64, N, np.uint64)
+
+
+def moved(
+    run: Path,
+    name: str = "elsewhere/{}.png",
+    order: np.ndarray | None = None,
+    content: np.ndarray | None = None,
+    digest: str = "moved",
+) -> Path:
+    """The same run, as if its images had those names, and digests of content, and came in that
+    order."""
+    kept = json.loads((run / "evaluation.json").read_text())
+    order = np.arange(N) if order is None else order
+    found = Outcomes.unpacked(kept["images"], 10)
+    label, predicted = found.label[order], found.predicted[order]
+    wrong = np.flatnonzero(label != predicted)
+    images = Outcomes(label, predicted, found.confidence[order]).packed(10) | {
+        "digest": digest,
+        "wrong": [name.format(order[i]) for i in wrong],
+    }
+    if content is not None:
+        images["content"] = base64.b64encode(content[order].astype("<u8").tobytes()).decode()
+    mistakes = [
+        {"index": int(i), "name": name.format(order[i]), "label": str(label[i]),
+         "predicted": str(predicted[i]), "score": 0.9, "image": png(8, int(order[i]))}
+        for i in wrong[:24]
+    ]  # fmt: skip
+    changed(run, "evaluation.json", images=images, mistakes=mistakes, doubtful=[])
+    return run
+
+
+NUMBERS = ("n", "both", "only_first", "only_second", "difference", "interval", "p")
+
+
+def test_images_at_other_paths_are_paired_by_content(
+    tmp_path: Path, two: tuple[Path, Path]
+) -> None:
+    (straight,) = call("compare", *two, "--json").value["pairs"]
+    moved(two[0], "test/{}.png", content=contents(), digest="d1")
+    shuffled = np.random.default_rng(3).permutation(N)
+    moved(two[1], "a/{}.png", shuffled, contents())
+    path = tmp_path / "c.html"
+    (pair,) = call("compare", *two, "--json", "--out", path).value["pairs"]
+    assert pair["paired_by"] == "content"
+    assert {key: pair[key] for key in NUMBERS} == {key: straight[key] for key in NUMBERS}
+    page = Page(path.read_text("utf-8"))
+    said = "Images were paired by content: the runs have them at other paths."
+    assert said in page.text
+    assert said in call("compare", *two).out
+    right, other = answers(0.9, 1) == LABELS, answers(0.8, 2) == LABELS
+    for winner, folder, mask in (("A", "a", right & ~other), ("B", "test", other & ~right)):
+        part = page.raw.split(f"Only {winner} is right, not")[1].split("Only B")[0]
+        listed = [int(i) for i in re.findall(rf'scope="row">{folder}/(\d+)\.png', part)]
+        assert len(listed) == min(int(mask.sum()), 100)
+        assert set(listed) <= set(np.flatnonzero(mask).tolist())
+        row = re.search(rf'scope="row">{folder}/(\d+)\.png</th><td>(\d)</td><td>(\d)', part)
+        loser = answers(0.8, 2) if winner == "A" else answers(0.9, 1)
+        assert (int(row[2]), int(row[3])) == (LABELS[int(row[1])], loser[int(row[1])])
+        names = re.findall(rf'alt="class \d {folder}/(\d+)\.png"|src="([^"]+)" alt', part)
+        assert all(png(8, int(i)) in part for i, _ in names if i)
+
+
+def test_content_that_is_there_twice_and_content_that_differs(
+    tmp_path: Path, two: tuple[Path, Path]
+) -> None:
+    order, twice = np.random.default_rng(4).permutation(N), contents()
+    places = np.flatnonzero(LABELS == 3)[:2]
+    twice[places[1]] = twice[places[0]]
+    moved(two[0], content=twice)
+    moved(two[1], "a/{}.png", order, twice, "other")
+    (pair,) = compare(two).pairs
+    assert (pair.paired_by, pair.n) == ("content", N)
+    one_more = twice.copy()
+    one_more[5] += np.uint64(1)
+    moved(scored_run(two[1], answers(0.8, 2)), "a/{}.png", order, one_more, "other")
+    (pair,) = compare(two).pairs
+    assert pair.reason == "999 of the 1,000 and 1,000 images are the same"
+    moved(scored_run(two[1], answers(0.8, 2)), "elsewhere/{}.png", content=one_more)
+    (pair,) = compare(two).pairs
+    assert pair.reason == "under the same paths 1 of 1,000 images have other content"
+    relabelled = contents()
+    relabelled[places[0]], other = relabelled[np.flatnonzero(LABELS == 4)[0]], relabelled[places[0]]
+    relabelled[np.flatnonzero(LABELS == 4)[0]] = other
+    moved(scored_run(two[0], answers(0.9, 1)), content=contents())
+    moved(scored_run(two[1], answers(0.8, 2)), "a/{}.png", content=relabelled, digest="other")
+    (pair,) = compare(two).pairs
+    assert pair.reason == "they were scored with other labels"
+
+
+def test_without_digests_of_content_file_names_in_order_pair(
+    tmp_path: Path, two: tuple[Path, Path]
+) -> None:
+    (straight,) = compare(two).pairs
+    moved(two[1], "copy/of/{}.png")
+    (pair,) = call("compare", *two, "--json", "--out", tmp_path / "c.html").value["pairs"]
+    assert pair["paired_by"] == "file name"
+    assert pair["p"] == straight.p
+    said = "Images were paired by order, label and file name: the runs have them at other paths"
+    assert said in Page((tmp_path / "c.html").read_text("utf-8")).text
+
+
+@pytest.mark.parametrize(
+    "ambiguous",
+    [
+        lambda run: moved(run, "copy/{}.jpg"),  # other files
+        lambda run: moved(run, "copy/{}/image.png"),  # one name for all
+        lambda run: moved(run, "test/{}.png"),  # the same paths, yet other ones among the rest
+        lambda run: moved(run, "copy/{}.png", np.arange(N)[::-1]),
+        lambda run: moved(run, "copy/{}.png", np.argsort(LABELS, kind="stable")),
+        lambda run: changed(
+            moved(run),
+            "evaluation.json",
+            images=json.loads((run / "evaluation.json").read_text())["images"] | {"wrong": []},
+            mistakes=[],
+        ),
+    ],
+)
+def test_images_that_may_be_others_are_not_paired(two: tuple[Path, Path], ambiguous: Any) -> None:
+    ambiguous(two[1])
+    (pair,) = compare(two).pairs
+    assert pair.reason == "they were scored on other images, or with other labels"
+    assert (pair.paired_by, pair.p) == (None, None)
+
+
+def test_the_speed_on_cached_features_stands_apart(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    config = record()["config"]
+    cached = config | {"model": config["model"] | {"freeze": "all"}, "data": {"views": 8}}
+    changed(two[1], "run.json", config=cached)
+    path = tmp_path / "c.html"
+    found = call("compare", *two, "--json", "--out", path).value
+    assert [run["on_cached_features"] for run in found["runs"]] == [False, True]
+    page = Page(path.read_text("utf-8"))
+    assert "1,234 *" in page.text
+    assert "Images/s with *: the classifier on cached features." in page.text
+    for title in ("Speed", "Waiting for data"):
+        figure = page.raw.split(f'aria-label="{title}')[1].split("</figure>")[0]
+        assert re.findall(r'class="letter"[^>]*>(\w)<', figure) == ["A"]
+        assert "B: the classifier on cached features, left out here." in figure
+    assert "1,234 (the classifier on cached features)" in call("compare", *two).out
+    changed(two[0], "run.json", config=cached)
+    both = Page(write_comparison(compare(two), path).read_text("utf-8")).raw
+    figure = both.split('aria-label="Speed')[1].split("</figure>")[0]
+    assert re.findall(r'class="letter"[^>]*>(\w)<', figure) == ["A", "B"]
+    assert "A, B: the classifier on cached features." in figure
+
+
+def test_the_axis_of_speed_holds_the_fastest_run(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    fast = scored_run(tmp_path / "fast", answers(0.9, 3))
+    rows = [row | {"images_per_second": 12_000.0 + row["epoch"]} for row in metrics(12)]
+    rows[3]["images_per_second"] = 900_000.0  # an odd epoch
+    (fast / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_comparison(compare([*two, fast]), tmp_path / "c.html").read_text("utf-8")
+    figure = page.split('aria-label="Speed')[1].split("</figure>")[0]
+    assert "1 value is off the scale." in figure
+    assert "training images a second, in 10³" in figure
+
+
+def test_an_accuracy_that_is_too_good_is_named(two: tuple[Path, Path]) -> None:
+    data = record()["data"]
+    note = (
+        "WARNING: 1,012 of 2,000 test images are in train too, so scores on test will be too good"
+    )
+    changed(two[1], "run.json", data=data | {"notes": [note]})
+    said = verdicts(compare(two))
+    text = "B was trained on 1,012 test images too: its accuracy is too good."
+    assert said[1:] == [(None, text)]
+    assert text in call("compare", *two).out
+    found = call("compare", *two, "--json").value
+    assert [run["leaked"] for run in found["runs"]] == [0, 1012]
+
+
+def test_the_page_has_the_head_and_style_of_a_report(
+    tmp_path: Path, two: tuple[Path, Path]
+) -> None:
+    heads = [
+        re.sub("<title>.*?</title>", "", path.read_text("utf-8").split("</head>")[0])
+        for path in (write_report(two[0]), write_comparison(compare(two), tmp_path / "c.html"))
+    ]
+    assert heads[0] == heads[1]
+
+
 def test_pairs_with_one_reason_stand_together(tmp_path: Path, two: tuple[Path, Path]) -> None:
     other = scored_run(tmp_path / "other", answers(0.5, 3), digest="d2")
     said = verdicts(compare([*two, other]))
@@ -225,7 +412,7 @@ def test_images_that_one_gets_right(tmp_path: Path, two: tuple[Path, Path]) -> N
 
 def test_lines_bear_letters_and_the_colour_of_their_kind(tmp_path: Path) -> None:
     runs = [scored_run(tmp_path / name, answers(0.9, 1)) for name in ("one", "two", "plain")]
-    plain = card(TEN, "resnet20", shortcut="none")
+    plain = card(TEN, "plain20")
     (runs[2] / "card.json").write_text(plain.to_json())
     page = Page(write_comparison(compare(runs), tmp_path / "c.html").read_text("utf-8"))
     figure = page.raw.split('aria-label="Validation accuracy')[1].split("</svg>")[0]

@@ -24,6 +24,7 @@ from skipway.metrics import (
     Outcomes,
     Scored,
     calibration,
+    calibration_by_chance,
     class_scores,
     expected_calibration_error,
     holm,
@@ -200,6 +201,25 @@ def test_mcnemar_against_the_binomial_test(first: int, second: int) -> None:
     expected = stats.binomtest(first, n).pvalue if n else 1.0
     assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
     assert mcnemar(first, second) == mcnemar(second, first)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.floats(0, 1) | st.sampled_from([0.25, 0.5])))
+    .filter(len)
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_calibration_error_by_chance_against_the_binomial(bins: list[tuple[int, float]]) -> None:
+    n, p = map(np.array, zip(*bins, strict=True))
+    mean, variance = 0.0, 0.0
+    for size, confidence in bins:
+        right = np.arange(size + 1)
+        weights = stats.binom.pmf(right, size, confidence)
+        off = abs(right - size * confidence)
+        mean += weights @ off
+        variance += weights @ off**2 - (weights @ off) ** 2
+    found = calibration_by_chance(p, n)
+    assert found[0] == pytest.approx(mean / n.sum(), abs=1e-9)
+    assert found[1] == pytest.approx(np.sqrt(max(variance, 0)) / n.sum(), abs=1e-6)
 
 
 def test_mcnemar_of_many_images_is_a_number() -> None:

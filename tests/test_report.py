@@ -39,6 +39,7 @@ from pages import (
 from skipway.cli import app
 from skipway.errors import InputError
 from skipway.report import write_report
+from skipway.report.plot import linear
 
 
 def test_page_is_self_contained_and_navigable(tmp_path):
@@ -262,7 +263,7 @@ def test_memory_and_odd_epochs(tmp_path):
 @pytest.mark.parametrize(
     ("freeze", "views", "said"),
     [
-        ("all", 8, "of features computed before."),
+        ("all", 8, "the classifier on cached features."),
         ("all", 0, "loading and augmentation included."),
         (2, 8, "loading and augmentation included."),
     ],
@@ -272,6 +273,22 @@ def test_what_the_speed_counts(tmp_path, freeze, views, said):
     config = config | {"model": config["model"] | {"freeze": freeze}, "data": {"views": views}}
     page = read(make_run(tmp_path, record(config=config), metrics(3)))
     assert re.search(rf"Median [\d,]+ a second, {said}", page.text)
+    card = page.text.split("How long")[1].split("What next")[0]
+    cached = freeze == "all" and views > 0
+    assert ("1,234 a second, the classifier on cached features\n" in card) == cached
+    assert ("Waiting for data" in card) != cached
+
+
+@hypothesis.given(st.floats(1e-12, 1e12))
+def test_ticks_fit_and_count_in_the_power_that_the_label_names(top):
+    axis = linear("step size", top)
+    label, _, power = axis.label.partition(", in 10")
+    assert label == "step size"
+    scale = 10.0 ** int(unicodedata.normalize("NFKC", power).replace("\u2212", "-") or 0)
+    assert axis.high >= top * (1 - 1e-8)
+    for value, text in axis.ticks:
+        assert len(text) <= 5
+        assert float(text.replace(",", "")) * scale == pytest.approx(value)
 
 
 def test_run_json_alone_is_enough(tmp_path):
@@ -375,7 +392,7 @@ def test_long_runs_show_a_sample_of_epochs_with_the_last(tmp_path):
     ("model", "fields", "family"),
     [
         ("resnet20", {}, "residual"),
-        ("resnet20", {"shortcut": "none"}, "plain"),
+        ("plain20", {}, "plain"),
         ("resnet20", {"order": "pre"}, "preactivation"),
     ],
 )

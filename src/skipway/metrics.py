@@ -55,6 +55,26 @@ def expected_calibration_error(confidence: Array, correct: Array, bins: int = 15
     return sum(r["n"] * abs(r["confidence"] - r["accuracy"]) for r in rows) / len(confidence)
 
 
+def calibration_by_chance(confidence: Array, n: Array) -> tuple[float, float]:
+    """The expected calibration error that confidence without fault has on so few images, and its
+    standard deviation, 0..1 both.
+
+    confidence: float [B], mean of each bin; n: whole numbers [B], its images. How many of them are
+    right is then binomial, whose mean deviation is de Moivre's (Diaconis and Zabell 1991).
+    """
+    total, mean, variance = float(np.sum(n)), 0.0, 0.0
+    for p, images in zip(np.asarray(confidence, np.float64).tolist(), n.tolist(), strict=True):
+        size = round(images)
+        if size < 1 or not 0 < p < 1:  # nothing deviates
+            continue
+        k = math.floor(size * p) + 1
+        choices = math.lgamma(size + 1) - math.lgamma(k + 1) - math.lgamma(size - k + 1)
+        likelihood = math.exp(choices + k * math.log(p) + (size - k + 1) * math.log1p(-p))
+        mean += 2 * k * likelihood
+        variance += size * p * (1 - p) - (2 * k * likelihood) ** 2
+    return mean / total, math.sqrt(max(variance, 0.0)) / total
+
+
 def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """The 95 % interval of a share of n (Wilson 1927); holds at 0 and 1 and for small n."""
     p = correct / n

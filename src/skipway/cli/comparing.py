@@ -45,13 +45,13 @@ def compare(
 def show_comparison(comparison: Comparison) -> None:
     """A small table of the runs, the settings that differ, and a line a pair."""
     from skipway.report import verdicts
-    from skipway.report.comparison import facts
+    from skipway.report.comparison import facts, speed_in_words
 
     rows = [("", "run", "network", "accuracy", "95 % interval", "images", "time", "images/s")]
     for letter, run in comparison.runs.items():
         known = facts(run)
         accuracy, ends = known["accuracy"], known["interval"]
-        speed, seconds = known["images_per_second"], known["seconds"]
+        seconds = known["seconds"]
         rows.append(
             (
                 letter,
@@ -61,7 +61,7 @@ def show_comparison(comparison: Comparison) -> None:
                 f"{ends[0]:.2%} to {ends[1]:.2%}" if ends else "–",
                 f"{run.scored:,} {harmless(run.split)}" if run.scored else "–",
                 f"{seconds:,.0f} s" if seconds else "–",
-                f"{speed:,.0f}" if speed else "–",
+                speed_in_words(run) or "–",
             )
         )
     _columns(rows)

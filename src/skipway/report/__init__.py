@@ -27,11 +27,7 @@ def write_report(run: Path) -> Path:
     or not at all. Raises InputError where a file of the run is damaged or cannot be written.
     """
     run = Path(run)
-    text = build_page(read_run(run))
-    path = run / "report.html"
-    with atomic_write(path) as file:
-        file.write(text.encode("utf-8"))
-    return path
+    return _written(build_page(read_run(run)), run / "report.html")
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
@@ -43,7 +39,10 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
         raise InputError(f"--out {harmless(path)}: is a folder; name a file, as compare.html")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--out {harmless(path)}: there is no folder {harmless(path.parent)}")
-    text = build_comparison(comparison)
+    return _written(build_comparison(comparison), path)
+
+
+def _written(page: str, path: Path) -> Path:
     with atomic_write(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(page.encode("utf-8"))
     return path

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from skipway.report.comparison import Comparison, Pair, disagreements, facts
-from skipway.report.course import clipped, off_scale
+from skipway.report.course import QUANTITIES, clipped, off_scale
 from skipway.report.document import document
+from skipway.report.gallery import gallery
 from skipway.report.markup import (
     MOST_ROWS,
     OPEN_ROWS,
@@ -16,6 +18,7 @@ from skipway.report.markup import (
     duration,
     joined,
     large,
+    marked_list,
     mebibytes,
     percent,
     plural,
@@ -23,14 +26,20 @@ from skipway.report.markup import (
     table,
     tag,
 )
-from skipway.report.mistakes import gallery
-from skipway.report.plot import Axis, Line, intervals, linear, plot, shares
-from skipway.report.run import Run
+from skipway.report.pairing import Pairing, pair_images
+from skipway.report.plot import Axis, Line, intervals, linear, plot
+from skipway.report.run import CACHED, Run
 
 TONES = 4
 """Shades of one kind of network; the letters tell more than that apart."""
 SHOWN_IMAGES = 12
 NAMED_IMAGES = 100
+PAIRED = {
+    "content": "Images were paired by content: the runs have them at other paths.",
+    "file name": "Images were paired by order, label and file name: the runs have them at other "
+    "paths and kept no digest of their content.",
+}
+"""How images were paired, where it was not by their path inside the data."""
 
 
 def build_comparison(comparison: Comparison) -> str:
@@ -61,7 +70,7 @@ def _styles(comparison: Comparison) -> dict[str, str]:
 
 def _short(letter: str, run: Run) -> str:
     """As much of the name as stands beside a plot."""
-    return f"{letter} {run.name if len(run.name) <= 9 else run.name[:8] + '…'}"
+    return f"{letter} {run.name if len(run.name) <= 7 else run.name[:6] + '…'}"
 
 
 def _badge(letter: str, style: str) -> Html:
@@ -89,27 +98,25 @@ def _runs(comparison: Comparison) -> Html:
                 large(known["params"]) if known["params"] else None,
                 shown(known["epochs"]),
                 duration(known["seconds"]) if known["seconds"] else None,
-                shown(known["images_per_second"]),
+                shown(run.speed, unit=" *" if run.on_features else ""),
                 mebibytes(known["memory_mib"]) if known["memory_mib"] else None,
                 known["device"],
             )
         )
-    return table(head, rows, words=2)
+    cached = any(run.on_features for run in comparison.runs.values())
+    return table(head, rows, 2, f"Images/s with *: {CACHED}." if cached else None)
 
 
 def _verdicts(comparison: Comparison) -> Html:
     signs = {True: "≠", False: "≈", None: "i"}
-    items = [
-        tag("li", tag("span", signs[clear], class_="sign", aria_hidden="true"), tag("p", text))
-        for clear, text in verdicts(comparison)
-    ]
+    said = marked_list((signs[clear], None, tag("p", text)) for clear, text in verdicts(comparison))
     caution = (
         "The test asks whether these weights differ on these images. Training again with another "
         "seed moves the accuracy as well; to compare recipes, compare several seeds of each."
     )
     return tag(
         "div",
-        tag("ul", *items, class_="findings"),
+        said,
         tag("p", caution, class_="quiet") if any(p.p is not None for p in comparison.pairs) else "",
         class_="verdicts",
     )
@@ -117,7 +124,7 @@ def _verdicts(comparison: Comparison) -> Html:
 
 def verdicts(comparison: Comparison) -> list[tuple[bool | None, str]]:
     """Each pair in a sentence, and whether it clearly differs; then, with None, the pairs that
-    cannot be tested, together where the reason is the same."""
+    cannot be tested, together where the reason is the same, and accuracies that are too good."""
     found: list[tuple[bool | None, str]] = []
     reasons: dict[str, list[str]] = {}
     for pair in comparison.pairs:
@@ -127,6 +134,10 @@ def verdicts(comparison: Comparison) -> list[tuple[bool | None, str]]:
             found.append((pair.clear, _verdict(pair)))
     for reason, pairs in reasons.items():
         found.append((None, f"Not tested: {', '.join(pairs)}: {reason}."))
+    for letter, run in comparison.runs.items():
+        if run.leaked:
+            images = plural(run.leaked, f"{run.split} image", f"{run.split} images")
+            found.append((None, f"{letter} was trained on {images} too: its accuracy is too good."))
     return found
 
 
@@ -134,14 +145,15 @@ def _verdict(pair: Pair) -> str:
     first, second = pair.first, pair.second
     difference, p = pair.difference or 0.0, 1.0 if pair.p_adjusted is None else pair.p_adjusted
     low, high = pair.interval or (0.0, 0.0)
+    paired = f" {PAIRED[pair.paired_by]}" if pair.paired_by in PAIRED else ""
     if not pair.only_first and not pair.only_second:
-        return f"{first} and {second} are right on the same images."
+        return f"{first} and {second} are right on the same images.{paired}"
     numbers = (
         f"{second} minus {first}: {100 * difference:+.2f} points "
         f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}). Only {first} is right on "
         f"{plural(pair.only_first or 0, 'image', 'images')}, only {second} on "
         f"{plural(pair.only_second or 0, 'image', 'images')} ("
-        f"{'p < 0.0001' if p < 1e-4 else f'p = {p:.2g}'})."
+        f"{'p < 0.0001' if p < 1e-4 else f'p = {p:.2g}'}).{paired}"
     )
     if pair.clear:
         better, worse = (second, first) if difference > 0 else (first, second)
@@ -195,33 +207,30 @@ def _curves(comparison: Comparison) -> Html | None:
     if not longest:
         return None
     epochs = linear("epoch", longest, whole=True)
-    panels = (
-        ("Validation accuracy", "val_accuracy", "of the images"),
-        ("Validation loss", "val_loss", "nats an image"),
-        ("Training loss", "train_loss", "nats an image"),
-        ("Learning rate", "lr", "step size"),
-        ("Speed", "images_per_second", "training images a second"),
-        ("Waiting for data", "waiting", "of the training time"),
-    )
-    plots = [_panel(comparison, epochs, *panel) for panel in panels]
+    plots = [_panel(comparison, epochs, key) for key in QUANTITIES if key != "memory_mib"]
     return tag("div", *plots, class_="plots") if any(plots) else None
 
 
-def _panel(comparison: Comparison, epochs: Axis, title: str, key: str, unit: str) -> Html | None:
-    styles = _styles(comparison)
+def _panel(comparison: Comparison, epochs: Axis, key: str) -> Html | None:
+    quantity, styles = QUANTITIES[key], _styles(comparison)
     dashed = " training" if key.startswith("train_") else ""
     series = {letter: run.series(key) for letter, run in comparison.runs.items()}
     known = {letter: points for letter, points in series.items() if points}
+    cached = [letter for letter in known if comparison.runs[letter].on_features]
+    said = ""
+    if key in ("images_per_second", "waiting") and cached:
+        said = f" {', '.join(cached)}: {CACHED}"
+        if len(cached) < len(known):  # of another order, and no measure of the same work
+            known = {letter: points for letter, points in known.items() if letter not in cached}
+            said += ", left out here"
+        said += "."
     if not known:
         return None
-    values = sorted(value for points in known.values() for _, value in points)
-    top = values[-1]
-    if key == "images_per_second":  # an odd epoch would flatten all others
-        top = min(top, 5 * values[len(values) // 2] or top)
-    elif key == "val_loss":
-        trained = [v for run in comparison.runs.values() for _, v in run.series("train_loss")]
-        top = min(top, 3 * max(trained, default=0) or top)
-    axis = shares(unit) if key in ("val_accuracy", "waiting") else linear(unit, top)
+    each = [[value for _, value in points] for points in known.values()]
+    values = [value for run in each for value in run]
+    trained = [v for run in comparison.runs.values() for _, v in run.series("train_loss")]
+    top = 3 * max(trained, default=0) if key == "val_loss" else 0
+    axis = quantity.axis(*each, top=top or math.inf)
     lines = [
         Line(
             _short(letter, comparison.runs[letter]),
@@ -231,13 +240,12 @@ def _panel(comparison: Comparison, epochs: Axis, title: str, key: str, unit: str
         )
         for letter, points in known.items()
     ]
-    form = ".1%" if key in ("val_accuracy", "waiting") else ",.0f" if "images" in key else ".3g"
-    last = ", ".join(f"{letter} {shown(points[-1][1], form)}" for letter, points in known.items())
-    caption = f"At the end: {last}.{off_scale(values, axis)}"
+    ends = (f"{at} {shown(points[-1][1], quantity.form)}" for at, points in known.items())
+    caption = f"At the end: {', '.join(ends)}.{off_scale(values, axis)}{said}"
     if key == "lr":
         highest = (f"{at} {max(v for _, v in points):.3g}" for at, points in known.items())
         caption = f"Highest: {', '.join(highest)}."
-    return plot(title, caption, epochs, axis, lines)
+    return plot(quantity.title, caption, epochs, axis, lines)
 
 
 def _settings(comparison: Comparison) -> Html | None:
@@ -276,8 +284,10 @@ def _images(comparison: Comparison) -> Html | None:
         if pair.first != first or pair.difference is None:
             continue
         a, b = comparison.runs[first], comparison.runs[pair.second]
+        pairing = pair_images(a, b)
+        assert isinstance(pairing, Pairing)
         for rows, winner, loser in zip(
-            disagreements(a, b), (first, pair.second), (pair.second, first), strict=True
+            disagreements(a, b, pairing), (first, pair.second), (pair.second, first), strict=True
         ):
             if rows:
                 parts.append(_one_right(rows, pair, winner, loser))

@@ -13,8 +13,9 @@ import numpy as np
 
 from skipway.errors import InputError
 from skipway.metrics import class_scores, holm, mcnemar, paired_interval
-from skipway.report.markup import as_text
-from skipway.report.run import Run, read_run
+from skipway.report.markup import flat, shown
+from skipway.report.pairing import By, Pairing, pair_images
+from skipway.report.run import CACHED, Run, read_run
 from skipway.report.values import dig, mapping, number, objects
 
 LARGEST = len(string.ascii_uppercase)
@@ -44,6 +45,8 @@ class Pair:
     """Of McNemar's exact test."""
     p_adjusted: float | None = None
     """For all pairs of this comparison together (Holm)."""
+    paired_by: By | None = None
+    """How the images of the two runs were told to be the same."""
 
     @property
     def clear(self) -> bool:
@@ -110,8 +113,6 @@ def compare(paths: Sequence[Path]) -> Comparison:
 
 def facts(run: Run) -> dict[str, Any]:
     """What is told of one run; None where it is not known."""
-    spent = [value for _, value in run.series("seconds")]
-    memory = [value for _, value in run.series("memory_mib")]
     return {
         "run": str(run.path),
         "name": run.name,
@@ -124,13 +125,20 @@ def facts(run: Run) -> dict[str, Any]:
         "n": run.scored,
         "accuracy": run.metric("accuracy"),
         "interval": run.interval,
+        "leaked": run.leaked,
         "loss": run.metric("loss"),
         "ece": run.metric("ece"),
-        "seconds": number(dig(run.record, "result", "seconds")) or (sum(spent) if spent else None),
-        "images_per_second": number(dig(run.record, "result", "images_per_second")),
-        "memory_mib": max(memory) if memory else None,
+        "seconds": run.seconds,
+        "images_per_second": run.speed,
+        "on_cached_features": run.on_features,
+        "memory_mib": run.memory,
         "device": dig(run.record, "environment", "device"),
     }
+
+
+def speed_in_words(run: Run) -> str | None:
+    """Training images a second, and what trained on them where that was the classifier alone."""
+    return shown(run.speed, unit=f" ({CACHED})" if run.on_features else "")
 
 
 def _settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | None]]]:
@@ -143,15 +151,6 @@ def _settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | None]]]:
             yield key, values
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted keys and values."""
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", as_text(value)
-
-
 def _pair(one: tuple[str, Run], other: tuple[str, Run]) -> Pair:
     (first, a), (second, b) = one, other
     for letter, run in (one, other):
@@ -162,16 +161,13 @@ def _pair(one: tuple[str, Run], other: tuple[str, Run]) -> Pair:
     if a.split != b.split:
         return Pair(first, second, f"{first} was scored on {a.split}, {second} on {b.split} images")
     for letter, run in (one, other):
-        if run.outcomes is None or not isinstance(_digest(run), str):
+        if run.outcomes is None or not isinstance(dig(run.evaluation, "images", "digest"), str):
             why = f"{letter} did not keep the outcome of each image; train it anew to compare"
             return Pair(first, second, why)
-    if _digest(a) != _digest(b):
-        return Pair(first, second, "they were scored on other images, or with other labels")
-    assert a.outcomes is not None
-    assert b.outcomes is not None
-    if len(a.outcomes.label) != len(b.outcomes.label):
-        return Pair(first, second, "their records of the same images do not fit together")
-    right, other_right = a.outcomes.correct, b.outcomes.correct
+    pairing = pair_images(a, b)
+    if isinstance(pairing, str):
+        return Pair(first, second, pairing)
+    right, other_right = _right(a, b, pairing)
     n = len(right)
     only_first, only_second = int((right & ~other_right).sum()), int((other_right & ~right).sum())
     return Pair(
@@ -184,11 +180,15 @@ def _pair(one: tuple[str, Run], other: tuple[str, Run]) -> Pair:
         difference=(only_second - only_first) / n,
         interval=paired_interval(only_first, only_second, n),
         p=mcnemar(only_first, only_second),
+        paired_by=pairing.by,
     )
 
 
-def _digest(run: Run) -> Any:
-    return dig(run.evaluation, "images", "digest")
+def _right(a: Run, b: Run, pairing: Pairing) -> tuple[Any, Any]:
+    """Whether each run got each image right, in the order of the first."""
+    assert a.outcomes is not None
+    assert b.outcomes is not None
+    return a.outcomes.correct, b.outcomes.correct[pairing.order]
 
 
 def _adjusted(pairs: list[Pair]) -> list[Pair]:
@@ -201,38 +201,41 @@ def _adjusted(pairs: list[Pair]) -> list[Pair]:
     ]
 
 
-def disagreements(a: Run, b: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Images that only `a` got right, and that only `b` did: index, name (None where it was not
-    kept), label, the two answers, and the picture where one was. Both were scored on the same."""
+def disagreements(
+    a: Run, b: Run, pairing: Pairing
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Images that only `a` got right, and that only `b` did: index in the loser's split, name
+    (None where it was not kept), label, the two answers, and the picture where one was."""
     assert a.outcomes is not None
     assert b.outcomes is not None
-    right, other_right = a.outcomes.correct, b.outcomes.correct
+    right, other_right = _right(a, b, pairing)
+    places = np.stack([np.arange(len(right)), pairing.order], axis=1)
+    answers = [
+        [run.classes[k] for k in run.outcomes.predicted[own].tolist()]
+        for run, own in ((a, places[:, 0]), (b, places[:, 1]))
+        if run.outcomes is not None
+    ]
     found = []
-    for mask, loser in ((right & ~other_right, b), (other_right & ~right, a)):
+    for mask, side, loser in ((right & ~other_right, 1, b), (other_right & ~right, 0, a)):
         assert loser.outcomes is not None
-        wrong = np.flatnonzero(~loser.outcomes.correct)
-        names = dig(loser.evaluation, "images", "wrong")
-        named = dict(zip(wrong.tolist(), names if isinstance(names, list) else (), strict=False))
         kept = {
             row.get("index"): row.get("image")
             for row in objects(loser.evaluation.get("mistakes"))
             if isinstance(row.get("index"), int)
         }
-        places = np.flatnonzero(mask)
-        surest = places[np.argsort(-loser.outcomes.confidence[places], kind="stable")]
-        found.append(
-            [
+        only = np.flatnonzero(mask)
+        sure = loser.outcomes.confidence[places[only, side]]
+        rows = []
+        for i in only[np.argsort(-sure, kind="stable")].tolist():
+            own = int(places[i, side])
+            rows.append(
                 {
-                    "index": i,
-                    "name": named.get(i),
-                    "label": loser.classes[loser.outcomes.label[i]],
-                    "answers": tuple(
-                        run.classes[run.outcomes.predicted[i]] if run.outcomes else None
-                        for run in (a, b)
-                    ),
-                    "image": kept.get(i),
+                    "index": own,
+                    "name": loser.names.get(own),
+                    "label": loser.classes[loser.outcomes.label[own]],
+                    "answers": (answers[0][i], answers[1][i]),
+                    "image": kept.get(own),
                 }
-                for i in surest.tolist()
-            ]
-        )
+            )
+        found.append(rows)
     return found[0], found[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,11 +20,45 @@ from skipway.report.markup import (
     tag,
 )
 from skipway.report.plot import Axis, Line, linear, plot, shares
-from skipway.report.run import Run
+from skipway.report.run import CACHED, Run
 from skipway.report.values import dig, number
 
 SHOWN_EPOCHS = 60
 """Rows of the table of epochs; longer runs are sampled evenly."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is recorded each epoch, as it stands on an axis."""
+
+    title: str
+    name: str
+    unit: str
+    form: str
+    """Of a value in words (`markup.shown`)."""
+    most: float = math.inf
+    """Times a run's median at which the axis ends: an odd epoch would flatten all others."""
+
+    def axis(self, *runs: Sequence[float], top: float = math.inf) -> Axis:
+        """The axis that holds the values of each run, no further than `top`; of shares, always all
+        of it."""
+        if self.form.endswith("%"):
+            return shares(self.unit)
+        median = max(float(np.median(values)) for values in runs)
+        most = self.most * median if median > 0 else math.inf
+        return linear(self.unit, min(max(map(max, runs)), top, most))
+
+
+QUANTITIES = {
+    "val_accuracy": Quantity("Validation accuracy", "validation", "of the images", ".1%"),
+    "val_loss": Quantity("Validation loss", "validation", "nats an image", ".3g"),
+    "train_loss": Quantity("Training loss", "training", "nats an image", ".3g"),
+    "lr": Quantity("Learning rate", "rate", "step size", ".3g"),
+    "images_per_second": Quantity("Speed", "speed", "training images a second", ",.0f", 3),
+    "waiting": Quantity("Waiting for data", "waiting", "of the training time", ".1%"),
+    "memory_mib": Quantity("Peak memory", "memory", "MiB of this process", ",.0f"),
+}
+"""By key of `metrics.jsonl`."""
 
 
 def course(run: Run) -> Html | None:
@@ -82,12 +117,12 @@ def _losses(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> Html 
     broken = sum("train_loss" in r and number(r["train_loss"]) is None for r in run.epochs)
     if broken:
         caption += f" Training loss was not finite in {plural(broken, 'epoch', 'epochs')}."
-    top = max(value for line in lines for _, value in line.points)
+    values, top = [value for line in lines for _, value in line.points], math.inf
     if len(lines) == 2:  # averaged weights may begin with a huge validation loss
-        top = min(top, 3 * max(value for _, value in lines[0].points) or top)
-    axis = linear("nats an image", top)
+        top = 3 * max(value for _, value in lines[0].points) or math.inf
+    axis = QUANTITIES["val_loss"].axis(values, top=top)
     kept = [Line(line.name, clipped(line.points, axis), line.style) for line in lines]
-    caption += off_scale([value for line in lines for _, value in line.points], axis)
+    caption += off_scale(values, axis)
     return plot("Loss", caption, epochs, axis, kept, marks)
 
 
@@ -108,7 +143,8 @@ def _accuracies(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> H
         return None
     at, highest = max(lines[-1].points, key=lambda point: point[1])
     caption = f"Highest {lines[-1].name} accuracy: {percent(highest)}, at epoch {at:g}."
-    return plot("Accuracy", caption, epochs, shares("of the images"), lines, marks)
+    axis = shares(QUANTITIES["val_accuracy"].unit)
+    return plot("Accuracy", caption, epochs, axis, lines, marks)
 
 
 def _single(run: Run, epochs: Axis, key: str) -> Html | None:
@@ -116,23 +152,17 @@ def _single(run: Run, epochs: Axis, key: str) -> Html | None:
     points = run.series(key)
     if not points:
         return None
-    values = [value for _, value in points]
+    quantity, values = QUANTITIES[key], [value for _, value in points]
     if key == "lr":
-        title, name, axis = "Learning rate", "rate", linear("step size", max(values))
         caption = f"Highest {max(values):.3g}, {values[-1]:.3g} at the end."
     elif key == "waiting":
-        title, name, axis = "Waiting for data", "waiting", shares("of the training time")
         caption = f"{percent(float(np.mean(values)))} on average."
     elif key == "memory_mib":
-        title, name, axis = "Peak memory", "memory", linear("MiB of this process", max(values))
         caption = f"{mebibytes(max(values))} at most since the start; workers and GPU not counted."
     else:
-        median = float(np.median(values))
-        top = min(max(values), 3 * median) if median > 0 else max(values)
-        title, name, axis = "Speed", "speed", linear("training images a second", top)
-        config = dig(run.record, "config")
-        once = dig(config, "model", "freeze") == "all" and number(dig(config, "data", "views"))
-        what = "of features computed before" if once else "loading and augmentation included"
-        caption = f"Median {median:,.0f} a second, {what}."
+        what = CACHED if run.on_features else "loading and augmentation included"
+        caption = f"Median {float(np.median(values)):,.0f} a second, {what}."
+    axis = quantity.axis(values)
     caption += off_scale(values, axis)
-    return plot(title, caption, epochs, axis, [Line(name, clipped(points, axis))])
+    line = Line(quantity.name, clipped(points, axis))
+    return plot(quantity.title, caption, epochs, axis, [line])

@@ -13,10 +13,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from skipway.metrics import class_scores, wilson_interval
-from skipway.report.markup import Html, percent, plural, tag
-from skipway.report.run import Run
+from skipway.metrics import calibration_by_chance, class_scores, wilson_interval
+from skipway.report.markup import Html, marked_list, percent, plural, tag
+from skipway.report.run import SPLITS, Run
 from skipway.report.values import dig, mapping, number, objects
+
+LITTLE = 0.2
+"""Of the way from guessing to no mistake at all; less of it is little learned."""
+CALIBRATED = 0.03
+"""Up to which calibration error a score can be read as a probability."""
+MOST_IMAGES = 1e12
+"""Past any data set; a count above it is no count."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Finding:
 def findings(run: Run) -> list[Finding]:
     """Everything that stands out, what asks for an action first."""
     parts = (
-        _chance, _one_answer, _few_images, _broken_loss, _unsteady, _overfitting, _rising,
+        _leaks, _chance, _one_answer, _few_images, _broken_loss, _unsteady, _overfitting, _rising,
         _unfinished, _imbalance, _weakest, _confidence, _waiting,
     )  # fmt: skip
     found = [finding for part in parts for finding in part(run)]
@@ -43,31 +50,71 @@ def in_words(run: Run) -> Html | None:
         return None
     told = findings(run) or [Finding("good", "Nothing stands out in what was recorded.")]
     marks = {"warn": ("!", "Look at this: "), "note": ("i", "Note: "), "good": ("✓", "Good: ")}
-    items = [
-        tag(
-            "li",
-            tag("span", marks[finding.kind][0], class_="sign", aria_hidden="true"),
+    return marked_list(
+        (
+            marks[finding.kind][0],
+            finding.kind,
             tag("p", tag("span", marks[finding.kind][1], class_="heard"), finding.text),
-            class_=finding.kind,
         )
         for finding in told
-    ]
-    return tag("ul", *items, class_="findings")
+    )
 
 
 def _points(share: float) -> str:
     return f"{100 * share:.1f} points"
 
 
+def _leaks(run: Run) -> Iterator[Finding]:
+    """Images that two splits share: which numbers are too good for it."""
+    for (first, second), n in run.leaks.items():
+        one, other = SPLITS.get(first, first), SPLITS.get(second, second)
+        said = f"{plural(n, f'{other} image is', f'{other} images are')} among the {one} images too"
+        if first == "train" and run.split in ("", other):
+            said += f", so the accuracy on {other} images is too good.{_without_leaked(run)}"
+        elif first == "train":
+            said += (
+                f", so what was measured on {other} images by epoch is too good; the {run.split} "
+                "accuracy is not touched."
+            )
+        else:
+            said += ", so what was chosen on the one looks too good on the other."
+        yield Finding("warn", f"{said} skipway check-data lists them; keep each in one split.")
+
+
+def _without_leaked(run: Run) -> str:
+    """How low the accuracy on the other images may be: were all that leaked right."""
+    accuracy, n = run.metric("accuracy"), run.scored
+    if accuracy is None or n is None or n <= run.leaked:
+        return ""
+    least = max(accuracy * n - run.leaked, 0) / (n - run.leaked)
+    return f" On the other {n - run.leaked:,} it may be as low as {percent(least)}."
+
+
+def _learned(run: Run) -> float | None:
+    """How much of the way from guessing to no mistake was made; None where it is not known."""
+    accuracy, guessing = run.metric("accuracy"), run.guessing
+    if accuracy is None or guessing is None or guessing >= 1:
+        return None
+    return (accuracy - guessing) / (1 - guessing)
+
+
 def _chance(run: Run) -> Iterator[Finding]:
-    low, guessing = (run.interval or (None,))[0], run.guessing
-    if low is not None and guessing is not None and low <= guessing:
-        yield Finding(
-            "warn",
-            f"The accuracy of {percent(run.metric('accuracy') or 0)} is not clearly above always "
-            f"naming the commonest class ({percent(guessing)}): so far little was learned. Train "
-            "longer, start from --weights, or look whether labels and images belong together.",
-        )
+    accuracy, guessing, learned = run.metric("accuracy"), run.guessing, _learned(run)
+    if run.interval is None or accuracy is None or guessing is None or learned is None:
+        return
+    low, high = run.interval
+    said = (
+        f"{percent(accuracy)} of the {run.split} images are right (95 % interval {percent(low)} to "
+        f"{percent(high)}); always naming their commonest class gets {percent(guessing)}"
+    )
+    advice = "Train longer, start from --weights, or look whether labels and images fit together."
+    if high < guessing:
+        yield Finding("warn", f"It is worse than guessing: {said}. {advice}")
+    elif low <= guessing:
+        yield Finding("warn", f"It is not clearly better than guessing: {said}. {advice}")
+    elif learned < LITTLE:
+        above = _points(accuracy - guessing)
+        yield Finding("warn", f"It learned little: {said}, {above} less. {advice}")
 
 
 def _one_answer(run: Run) -> Iterator[Finding]:
@@ -139,12 +186,18 @@ def _overfitting(run: Run) -> Iterator[Finding]:
             f"{percent(held)} of the validation images, {_points(fitted - held)} fewer. More "
             "images, stronger augmentation, more weight decay or pretrained --weights narrow this.",
         )
-    elif len(val) > 2 and fitted > 0.5:
+    elif len(val) > 2 and ("train", "val") not in run.leaks and _fits(run, fitted):
         yield Finding(
             "good",
             f"It generalises: {percent(fitted)} right in training (on augmented images), "
             f"{percent(held)} in validation at the end.",
         )
+
+
+def _fits(run: Run, fitted: float) -> bool:
+    """Whether enough was learned for the word "generalises"."""
+    learned = _learned(run)
+    return fitted > 0.5 and (learned is None or learned >= LITTLE)
 
 
 def _rising(run: Run) -> Iterator[Finding]:
@@ -246,33 +299,49 @@ def _confidence(run: Run) -> Iterator[Finding]:
     ]
     bins = np.array([row for row in rows if None not in row], np.float64).reshape(-1, 3)
     n = bins[:, 0].sum()
-    if n < 1 or (bins < 0).any() or (bins[:, 1:] > 1).any():
+    if not 1 <= n <= MOST_IMAGES or (bins < 0).any() or (bins[:, 1:] > 1).any():
         return
     sure, right = (float((bins[:, 0] * bins[:, column]).sum() / n) for column in (1, 2))
+    error = float((bins[:, 0] * abs(bins[:, 1] - bins[:, 2])).sum() / n)
+    by_chance, deviation = calibration_by_chance(bins[:, 1], bins[:, 0])
     low, high = wilson_interval(round(right * n), int(n))
-    if sure > max(high, right + 0.03):
+    images = plural(int(n), "image", "images")
+    on = f"{percent(sure)} sure on average, right in {percent(right)} of {images}"
+    one_sided = error > CALIBRATED and abs(sure - right) > error / 2
+    if one_sided and sure > high:
         yield Finding(
             "warn",
-            f"It is over-confident: {percent(sure)} sure on average, right in {percent(right)}. Do "
-            "not read its scores as probabilities; label_smoothing and fewer epochs lower them.",
+            f"It is too confident by about {_points(sure - right)}: {on}. Do not read its scores "
+            "as probabilities; label_smoothing and fewer epochs lower them.",
         )
-    elif sure < min(low, right - 0.03):
+    elif one_sided and sure < low:
         yield Finding(
             "note",
-            f"It is more often right ({percent(right)}) than it says ({percent(sure)} sure on "
-            "average): a score understates how certain an answer is. Label smoothing does this.",
+            f"It is too modest by about {_points(right - sure)}: {on}. A score understates how "
+            "certain an answer is; label smoothing does this.",
         )
-    else:
+    elif error > max(CALIBRATED, by_chance + 2 * deviation):
+        yield Finding(
+            "warn",
+            f"Its confidence is off by about {_points(error)}, too high for some answers and too "
+            f"low for others: {on}. Do not read its scores as probabilities.",
+        )
+    elif error > CALIBRATED or high - low > 2 * CALIBRATED:
+        yield Finding(
+            "note",
+            f"Whether its confidence can be read as it is, {images} cannot tell: the calibration "
+            f"error is {percent(error)}, and chance alone would make about {percent(by_chance)}.",
+        )
+    elif not run.leaked:
         yield Finding(
             "good",
-            f"Its confidence can be read as it is: {percent(sure)} sure on average, right in "
-            f"{percent(right)}.",
+            f"Its confidence can be read as it is: {on}; calibration error {percent(error)}.",
         )
 
 
 def _waiting(run: Run) -> Iterator[Finding]:
     waiting = [value for _, value in run.series("waiting")]
-    if not waiting:
+    if not waiting or run.on_features:
         return
     share = float(np.mean(waiting))
     if share > 0.2:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from skipway.errors import harmless
@@ -89,6 +89,18 @@ def details(summary: str, content: object, opened: bool = False) -> Html:
     return tag("details", tag("summary", summary), content, open="" if opened else None)
 
 
+def marked_list(items: Iterable[tuple[str, str | None, Html]]) -> Html:
+    """Sentences, each behind a sign in a circle: sign, class of the style sheet, and paragraph."""
+    return tag(
+        "ul",
+        *(
+            tag("li", tag("span", sign, class_="sign", aria_hidden="true"), said, class_=style)
+            for sign, style, said in items
+        ),
+        class_="findings",
+    )
+
+
 def code_line(text: str) -> Html:
     """A line to copy into a terminal or program."""
     return tag("code", text, class_="command")
@@ -140,6 +152,15 @@ def duration(seconds: float) -> str:
 def plural(count: int, one: str, many: str) -> str:
     """The count with the word that it takes: "1 file", "2 files"."""
     return f"{count:,} {one if count == 1 else many}"
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted keys and text."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", as_text(value)
 
 
 def as_text(value: Any) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from skipway.metrics import class_scores, wilson_interval
+from skipway.report.gallery import gallery, pictures
 from skipway.report.markup import (
     MOST_ROWS,
     OPEN_ROWS,
@@ -31,20 +29,16 @@ from skipway.report.values import dig, number, objects
 MATRIX_CLASSES = 30
 """Up to this many classes the confusion matrix is shown whole, beyond it the worst pairs."""
 SHOWN_MISTAKES = 24
-SMALL_IMAGE = 96
-"""Pictures with both sides below this many pixels are enlarged without blur."""
 MOSTLY_RIGHT = 0.75
 """Accuracy from which a network may doubt labels."""
-PNG = re.compile(r"data:image/png;base64,(iVBORw0KGgo[A-Za-z0-9+/]+={0,2})")
-"""The only images the page takes: inline PNGs, told by their signature."""
 
 
 def mistakes(run: Run) -> Html | None:
     """The section, or None where nothing was evaluated."""
     counts = run.confusion
-    pictures = [_matrix(run.classes, counts) if counts is not None else None, _calibration(run)]
+    plots = [_matrix(run.classes, counts) if counts is not None else None, _calibration(run)]
     parts = [
-        tag("div", *pictures, class_="row") if any(pictures) else None,
+        tag("div", *plots, class_="row") if any(plots) else None,
         _worst(run),
         _doubted(run),
         _doubtful(run),
@@ -54,8 +48,15 @@ def mistakes(run: Run) -> Html | None:
         return None
     split = str(dig(run.evaluation, "split"))
     count = shown(dig(run.evaluation, "n"), unit=" ") or ""
-    said = f"Measured on {count}{SPLITS.get(split, split)} images, which training did not see."
+    said = f"Measured on {count}{SPLITS.get(split, split)} images, {_seen(run)}."
     return joined([tag("p", said, class_="quiet"), *parts])
+
+
+def _seen(run: Run) -> str:
+    """What training saw of the images that were scored, as a clause."""
+    if run.leaked:
+        return f"{run.leaked:,} of which training saw too"
+    return "which training did not see"
 
 
 def _matrix(classes: list[str], counts: Counts) -> Html:
@@ -201,8 +202,8 @@ def _doubted(run: Run) -> Html | None:
     if not rows or n < 1:
         return tag("div", title, tag("p", "None was found.", class_="quiet"))
     said = (
-        f"{plural(int(n), 'label looks', 'labels look')} wrong on these images, which training did "
-        "not see: another class got at least the probability that its own images get on average "
+        f"{plural(int(n), 'label looks', 'labels look')} wrong on these images, {_seen(run)}: "
+        "another class got at least the probability that its own images get on average "
         "(confident learning). Some are mistakes of the network; look before you change a label. "
         "Those among the worst mistakes are marked there."
     )
@@ -231,7 +232,7 @@ def _doubted(run: Run) -> Html | None:
         "div",
         title,
         tag("p", said),
-        _pictures(pictured, caption) if pictured else None,
+        pictures(pictured, caption) if pictured else None,
         details("The files", files, opened=False),
     )
 
@@ -247,30 +248,3 @@ def _doubtful(run: Run) -> Html | None:
     rows = objects(run.evaluation.get("doubtful"))[:SHOWN_MISTAKES]
     note = "The images whose two most probable classes are the closest, right or wrong."
     return gallery("Most doubtful", note, rows, caption)
-
-
-Caption = Callable[[dict[str, Any]], list[Html | None]]
-
-
-def gallery(title: str, note: str, rows: list[dict[str, Any]], caption: Caption) -> Html | None:
-    """Pictures under a title; None without any."""
-    if not rows:
-        return None
-    return tag("div", tag("h3", title), tag("p", note, class_="quiet"), _pictures(rows, caption))
-
-
-def _pictures(rows: list[dict[str, Any]], caption: Caption) -> Html:
-    return tag("ul", *(tag("li", _picture(row, caption(row))) for row in rows), class_="pictures")
-
-
-def _picture(row: dict[str, Any], caption: list[Html | None]) -> Html:
-    """The row's image with its caption and, last, its file's name."""
-    image, name = row.get("image"), str(row.get("name", ""))
-    picture = tag("div", "no picture", class_="missing")
-    if isinstance(image, str) and (png := PNG.fullmatch(image)):
-        size = np.frombuffer(base64.b64decode(png[1][:32])[16:24], ">u4")  # of the PNG's header
-        style = "small" if size.max() < SMALL_IMAGE else None
-        said = " ".join(("class", str(row.get("label")), name))
-        picture = tag("img", src=image, alt=said, class_=style, loading="lazy")
-    file = tag("span", name, class_="file") if name else None
-    return tag("figure", picture, tag("figcaption", *caption, file))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from skipway.report.comparison import flat
 from skipway.report.course import course
 from skipway.report.document import document
 from skipway.report.findings import in_words
+from skipway.report.gallery import gallery
 from skipway.report.markup import (
     MOST_ROWS,
     OPEN_ROWS,
@@ -22,6 +22,7 @@ from skipway.report.markup import (
     details,
     duration,
     fact_list,
+    flat,
     joined,
     large,
     mebibytes,
@@ -31,9 +32,9 @@ from skipway.report.markup import (
     table,
     tag,
 )
-from skipway.report.mistakes import gallery, mistakes
+from skipway.report.mistakes import mistakes
 from skipway.report.plot import bar, gauge
-from skipway.report.run import SPLITS, Run
+from skipway.report.run import CACHED, SPLITS, Run
 from skipway.report.signal import signal
 from skipway.report.values import dig, mapping, number, objects
 from skipway.version import __version__
@@ -120,9 +121,13 @@ def _how_good(run: Run) -> Html:
         if dig(result, "split") == "val" and dig(result, "best_epoch") is not None
         else None
     )
+    leaked = (
+        f"Too good: {plural(run.leaked, 'of these images was', 'of these images were')} trained on."
+    )
     return _card(
         "How good",
         tag("p", percent(accuracy, places), class_="big"),
+        tag("p", leaked, class_="warn") if run.leaked else None,
         gauge(accuracy, run.interval, run.guessing),
         tag("p", said, class_="quiet"),
         spread,
@@ -132,24 +137,22 @@ def _how_good(run: Run) -> Html:
 
 
 def _how_long(run: Run) -> Html:
-    result, environment = dig(run.record, "result"), dig(run.record, "environment")
-    spent = sum(value for _, value in run.series("seconds"))
-    seconds = number(dig(result, "seconds")) or spent
-    waiting = [value for _, value in run.series("waiting")]
-    memory = [value for _, value in run.series("memory_mib")]
+    environment = dig(run.record, "environment")
+    waiting = [] if run.on_features else [value for _, value in run.series("waiting")]
+    speed = f" a second, {CACHED}" if run.on_features else " a second"
     begun = dig(run.record, "created")
     facts = [
         ("Epochs", shown(len(run.epochs) or None)),
-        ("Best epoch", shown(dig(result, "best_epoch"))),
-        ("Training images", shown(dig(result, "images_per_second"), unit=" a second")),
+        ("Best epoch", shown(dig(run.record, "result", "best_epoch"))),
+        ("Training images", shown(run.speed, unit=speed)),
         ("Waiting for data", percent(float(np.mean(waiting))) if waiting else None),
-        ("Peak memory", mebibytes(max(memory)) if memory else None),
+        ("Peak memory", mebibytes(run.memory) if run.memory else None),
         ("Device", dig(environment, "device")),
         ("Processor", dig(environment, "cpu")),
         ("Threads", shown(dig(environment, "threads"))),
         ("Begun", begun.replace("T", " ")[:16] if isinstance(begun, str) else None),
     ]
-    time = duration(seconds) if seconds else "–"
+    time = duration(run.seconds) if run.seconds else "–"
     return _card("How long", tag("p", time, class_="big"), fact_list(facts))
 
 

@@ -11,6 +11,9 @@ from skipway.report.markup import Html, tag
 WIDTH, HEIGHT = 380, 244
 LEFT, RIGHT, TOP, BOTTOM = 48, WIDTH - 74, 34, HEIGHT - 38
 """The plotting area; the labels of the lines stand to its right."""
+WIDEST = 5
+"""Characters of a tick that fit to its left, on a telephone too."""
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Axis:
 def linear(label: str, top: float, whole: bool = False) -> Axis:
     """From 0, so that no difference looks larger than it is, to the tick at or above `top`.
 
+    Ticks too wide for their place are counted in a power of ten, which the label then names.
     `whole`: only integer ticks, and the axis ends at `top`.
     """
     top = top if top > 1e-300 else 1
@@ -48,6 +52,11 @@ def linear(label: str, top: float, whole: bool = False) -> Axis:
     step = max(step, 1) if whole else step
     count = math.floor(top / step) if whole else math.ceil(top / step - 1e-9)
     ticks = [(n * step, f"{n * step:,.12g}") for n in range(count + 1)]
+    if not whole and any(len(text) > WIDEST or "e" in text for _, text in ticks):
+        power = 3 * math.floor(math.log10(count * step) / 3)
+        unit = step / 10.0**power
+        label = f"{label}, in 10{str(power).translate(RAISED)}"
+        ticks = [(value, f"{n * unit:.6g}") for n, (value, _) in enumerate(ticks)]
     return Axis(label, 0, top if whole else ticks[-1][0], ticks)
 
 
@@ -62,9 +71,8 @@ def decades(label: str, values: Sequence[float]) -> Axis:
     high = max(math.ceil(math.log10(max(values))), low + 1)
     every = math.ceil((high - low) / 6)
     low = high - every * math.ceil((high - low) / every)
-    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     ticks = [
-        (10.0**n, f"{10.0**n:g}" if -3 <= n <= 3 else f"10{str(n).translate(raised)}")
+        (10.0**n, f"{10.0**n:g}" if -3 <= n <= 3 else f"10{str(n).translate(RAISED)}")
         for n in range(low, high + 1, every)
     ]
     return Axis(label, 10.0**low, 10.0**high, ticks, log=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,10 @@ Counts = npt.NDArray[np.float64]
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 """Splits in words, by the names that a run has for them."""
+CACHED = "the classifier on cached features"
+"""What the speed of a run counts whose backbone ran only once, see `Run.on_features`."""
+LEAK = re.compile(r"WARNING: (\d[\d,]*) of [\d,]+ (\w+) images are in (\w+) too\b.*", re.DOTALL)
+"""How a run notes that two of its splits share images (`data.preflight.remarks`)."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,43 @@ class Run:
         return max(counts) / sum(counts) if sum(counts) > 0 else None
 
     @cached_property
+    def leaks(self) -> dict[tuple[str, str], int]:
+        """Images of the second split that are in the first too, by the names of the two, as the
+        preflight found them; empty too where it did not look."""
+        notes = dig(self.record, "data", "notes")
+        found = [LEAK.fullmatch(str(note)) for note in notes] if isinstance(notes, list) else []
+        return {(leak[3], leak[2]): int(leak[1].replace(",", "")) for leak in found if leak}
+
+    @property
+    def leaked(self) -> int:
+        """How many of the images that were scored are training images too, as far as is known."""
+        return self.leaks.get(("train", str(dig(self.record, "result", "split"))), 0)
+
+    @property
+    def on_features(self) -> bool:
+        """Whether the loop trained the classifier alone, on features that were computed before:
+        images a second and waiting then tell of nothing else."""
+        config = dig(self.record, "config")
+        views = number(dig(config, "data", "views")) or 0
+        return dig(config, "model", "freeze") == "all" and views > 0
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole command; of the training alone where it did not come to its end."""
+        spent = sum(value for _, value in self.series("seconds"))
+        return number(dig(self.record, "result", "seconds")) or spent or None
+
+    @property
+    def speed(self) -> float | None:
+        """Training images a second; see `on_features`."""
+        return number(dig(self.record, "result", "images_per_second"))
+
+    @property
+    def memory(self) -> float | None:
+        """The most MiB that the process held."""
+        return max((value for _, value in self.series("memory_mib")), default=None)
+
+    @cached_property
     def classes(self) -> list[str]:
         """Class names of the evaluation, safe to show."""
         names = dig(self.evaluation, "classes")
@@ -106,6 +149,36 @@ class Run:
         kept = dig(self.evaluation, "images")
         known = isinstance(kept, dict) and self.classes
         return Outcomes.unpacked(kept, len(self.classes)) if known else None
+
+    @cached_property
+    def contents(self) -> npt.NDArray[np.uint64] | None:
+        """A digest of the content of each image that was scored, in the order of `outcomes`; None
+        where the run kept none."""
+        kept = dig(self.evaluation, "images", "content")
+        try:
+            found = np.frombuffer(base64.b64decode(kept, validate=True), "<u8")
+        except (TypeError, ValueError):
+            return None
+        known = self.outcomes is not None and len(found) == len(self.outcomes.label)
+        return found.astype(np.uint64) if known else None
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """The paths of the images whose path was kept, by their place in the split."""
+        if self.outcomes is None:
+            return {}
+        rows = [
+            row
+            for kept in ("mistakes", "doubtful")
+            for row in objects(self.evaluation.get(kept))
+            if isinstance(row.get("index"), int)
+        ]
+        wrong = dig(self.evaluation, "images", "wrong")
+        places = np.flatnonzero(~self.outcomes.correct).tolist()
+        named = zip(places, wrong if isinstance(wrong, list) else (), strict=False)
+        return {row["index"]: str(row.get("name")) for row in rows} | {
+            place: str(name) for place, name in named
+        }
 
     @cached_property
     def confusion(self) -> Counts | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from skipway.errors import harmless
-from skipway.report.markup import Html, details, joined, percent, shown, table, tag
+from skipway.report.markup import Html, details, joined, marked_list, percent, shown, table, tag
 from skipway.report.plot import Axis, Line, decades, plot, shares
 from skipway.report.run import Run
 from skipway.report.values import mapping, number
@@ -404,16 +404,14 @@ def _words(found: Sequence[Finding], look: _Look) -> Html:
     if not found:
         said = "Nothing looks unhealthy. " + " ".join(_summary(look))
         return tag("p", said)
-    items = [
-        tag(
-            "li",
-            tag("span", "!" if f.kind == "warn" else "i", class_="sign", aria_hidden="true"),
+    return marked_list(
+        (
+            "!" if f.kind == "warn" else "i",
+            f.kind,
             tag("p", tag("b", f"{f.name.capitalize()}: {f.where}. "), f.what, " ", f.advice),
-            class_=f.kind,
         )
         for f in found
-    ]
-    return tag("ul", *items, class_="findings")
+    )
 
 
 def _summary(look: _Look) -> Iterator[str]:

@@ -31,6 +31,8 @@ class Prepared:
     task: Classify
     feeds: dict[str, Feed]
     """By split."""
+    contents: dict[str, Array]
+    """By split that was read: a digest of each image's content, uint8 [N, 8]."""
 
 
 def prepare(plan: Plan) -> Prepared:
@@ -53,6 +55,9 @@ def prepare(plan: Plan) -> Prepared:
     data, kept = _without_damaged(data, failed, config.data.on_bad)
     data = replace(data, notes=data.notes + remarks(plan.data, scans))
     frames = {name: f if name not in kept else f[kept[name]] for name, f in frames.items()}
+    contents = {
+        name: found.digests[kept.get(name, slice(None)), :8] for name, found in scans.items()
+    }
     if frames and plan.preprocess is None:
         preprocess = _measured(preprocess, frames["train"], config)
     task = Classify(preprocess, config.augment, config.label_smoothing)
@@ -71,7 +76,7 @@ def prepare(plan: Plan) -> Prepared:
                 config.data.workers or 0,
                 persistent=name == "train",
             )
-    return Prepared(data, task, feeds)
+    return Prepared(data, task, feeds, contents)
 
 
 def _measured(preprocess: Preprocess, frames: Array, config: RunConfig) -> Preprocess:
