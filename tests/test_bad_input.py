@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from commands import QUICK, Answer, call, draw
+from skipway.training import checkpoint
 
 
 def listing(folder: Path) -> set[str]:
@@ -103,6 +104,7 @@ def test_data_that_is_none(here: Path, data: str, named: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
+        (["--precision=fp16"], ["precision = fp16", "'bf16'"]),
         (["--model=resnet22"], ["resnet22", "Did you mean 'resnet", "skipway models"]),
         (["--model=resnet_18"], ["Did you mean 'resnet18'?"]),
         (["--recipe=moderm"], ["moderm", "Did you mean 'modern'?", "he2015-cifar"]),
@@ -206,6 +208,7 @@ def test_one_image_a_step_that_batch_norm_cannot_use(here: Path) -> None:
         (["predict", "run", "absent.png"], ["absent.png"]),
         (["predict", "run", "text.txt"], ["text.txt: not an image"]),
         (["predict", "run", "photo.jpg", "--top", "0"], ["--top"]),
+        (["predict", "run", "photo.jpg", "--precision", "fp16"], ["--precision", "'fp16' is not"]),
         (["train"], ["DATA"]),
         (["train", "--resume", "empty"], ["empty: not a run"]),
         (["train", "--resume", "absent"], ["absent: not a run"]),
@@ -358,6 +361,7 @@ def test_weights_of_other_classes_are_adapted_and_it_is_said(here: Path, tmp_pat
 
 # --- a full disk ------------------------------------------------------------------------------
 
+FIRST_TWO = ["step-00000000", "step-00000003"]
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
@@ -365,22 +369,23 @@ from skipway import cli
 from skipway.training import checkpoint
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-save = checkpoint.save
+save = checkpoint.Writer.save
 
-def save_then_fill(*arguments):
-    path = save(*arguments)
-    limit = {limit}
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    return path
+def save_then_fill(writer, step, state):
+    save(writer, step, state)
+    writer.wait()
+    if step:
+        limit = {limit}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
-checkpoint.save = save_then_fill
+checkpoint.Writer.save = save_then_fill
 cli.main()
 """
 
 
 @pytest.mark.parametrize("limit", [100, 9000, 30_000], ids=["all", "weights", "checkpoints"])
 def test_a_full_disk_leaves_the_last_checkpoint(here: Path, tmp_path: Path, limit: int) -> None:
-    """After the first checkpoint no file can grow beyond the limit, as if the disk were full."""
+    """From the first epoch's checkpoint on no file can grow beyond the limit: a full disk."""
     run = tmp_path / "run"
     flags = [*QUICK[:-1], "--epochs=30", "--batch-size=8", "--out", run]
     script = FULL_DISK.format(limit=limit)
@@ -390,8 +395,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(here: Path, tmp_path: Path, limi
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
     )  # fmt: skip
     assert_refused(Answer(done.returncode, done.stdout, done.stderr), str(run), "File too large")
-    before = list((run / "checkpoints").iterdir())
-    assert [path.name for path in before] == ["step-00000003"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == FIRST_TWO
     assert not [name for name in listing(run) if Path(name).name.startswith((".", "tmp"))]
     assert not [name for name in listing(run) if name.endswith((".part", ".tmp"))]
     json.loads((run / "run.json").read_text())
@@ -414,12 +418,12 @@ def test_a_loss_that_is_no_number(here: Path, tmp_path: Path) -> None:
     wild += ["--set=optim.nesterov=false", "--set=schedule.warmup=1 epochs"]
     found = call("train", "data", *flags, *wild, "--set=schedule.warmup_lr=0.01")
     assert_refused(found, "not finite" if "not finite" in found.err else "loss became", "--lr")
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000003"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == FIRST_TWO
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "failed"
     assert record["error"]
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
-    state = torch.load(run / "checkpoints/step-00000003", weights_only=True)
+    state, _ = checkpoint.newest(run)
     assert all(t.isfinite().all() for t in state["loop"]["model"].values())
     assert call("eval", run, "data").code == 0  # of the sound epoch
 
@@ -428,7 +432,8 @@ def test_outputs_that_are_no_numbers(here: Path, tmp_path: Path) -> None:
     """One step so large that the weights are still numbers and the outputs are not."""
     found = call("train", "data", *QUICK, "--lr=1e30", "--json", "--out", tmp_path / "run")
     assert_refused(found, "not finite", "--lr")
-    assert listing(tmp_path / "run") == {"run.json", "samples.json"}
+    start = {"checkpoints", "checkpoints/step-00000000"}
+    assert listing(tmp_path / "run") == {"run.json", "samples.json"} | start
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
 
 

@@ -17,6 +17,7 @@ from skipway.config import (
     from_flags,
     keys,
     merge,
+    minutes_of,
     parse_setting,
     resolve,
     split_duration,
@@ -51,6 +52,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "optim.kind": ("muon", "muon"),
     "optim.lr": ("1e-3", 1e-3),
     "optim.muon_lr": ("0.1", 0.1),
+    "optim.betas": ("[0.8, 0.99]", (0.8, 0.99)),
+    "optim.eps": ("1e-8", 1e-8),
     "optim.momentum": ("0", 0.0),
     "optim.nesterov": ("true", True),
     "optim.weight_decay": ("0", 0.0),
@@ -217,6 +220,9 @@ BAD: list[tuple[str, Any]] = [
     ("precision", "fp16"),
     ("threads", 0),
     ("checkpoint_every", "often"),
+    ("checkpoint_every", "0m"),
+    ("checkpoint_every", "0"),
+    ("optim.betas", [0.9, 1]),
     ("task", "detect"),
     ("model.architecture", 5),
 ]
@@ -235,6 +241,23 @@ def test_all_that_a_key_takes_is_told() -> None:
     text = refused({"data.val": "abc"})
     assert "number" in text
     assert "'auto' or 'none'" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("5m", "5 minutes"),
+        ("0.5 min", "0.5 minutes"),
+        (200, "200 steps"),
+        ("200", "200 steps"),
+        ("2 epochs", "2 epochs"),
+        ("5 %", "5 %"),
+    ],
+)
+def test_checkpoints_by_time_steps_or_epochs(given: Any, expected: str) -> None:
+    found = resolve(BASE, {"checkpoint_every": given}).checkpoint_every
+    assert found == expected
+    assert minutes_of(found) == (float(expected.split()[0]) if "minutes" in expected else None)
 
 
 def test_a_number_alone_is_told_the_units() -> None:
@@ -325,6 +348,7 @@ GIVEN: dict[str, Any] = {
     "threads": 1,
     "precision": "float32",
     "on_bad": "skip",
+    "checkpoint_every": "5 minutes",
 }
 
 

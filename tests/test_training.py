@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import io
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -205,11 +206,11 @@ def test_resume_is_exact_to_the_bit(stop: int, precision: Any, tmp_path: Path) -
     first = loop()
     while first.step < stop:
         first.epoch(lambda at: at.step == stop)
-    path = checkpoint.save(tmp_path, first.step, first.state(), keep=2)
+    checkpoint.write(tmp_path / "step-1", first.state())
     second = loop()
-    second.load_state(checkpoint.load(path))
+    second.load_state(checkpoint.load(tmp_path / "step-1"))
     torch.rand(3)  # what happened between does not matter
-    second.load_state(checkpoint.load(path))
+    second.load_state(checkpoint.load(tmp_path / "step-1"))
     go(second)
     assert same(decisive(second.state()), decisive(whole.state()))
     assert second.tally.means() == whole.tally.means()
@@ -482,18 +483,91 @@ def test_exact_statistics_average_over_batches() -> None:
 # Checkpoints
 
 
-def test_old_checkpoints_go_after_the_new_one_is_safe(tmp_path: Path) -> None:
-    for step in (10, 20, 30):
-        checkpoint.save(tmp_path / "checkpoints", step, {"step": step}, keep=2)
-    names = [p.name for p in checkpoint.saved(tmp_path / "checkpoints")]
-    assert names == ["step-00000020", "step-00000030"]
-    assert checkpoint.load(checkpoint.newest(tmp_path)) == {"step": 30}
+def test_old_checkpoints_go_after_the_new_one_is_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints"
+    with checkpoint.Writer(folder, keep=2) as writer:
+        for step in (10, 20, 30):
+            writer.save(step, {"step": step})
+        writer.wait()
+        assert [p.name for p in checkpoint.saved(folder)] == ["step-00000020", "step-00000030"]
+        monkeypatch.setattr(os, "fsync", refuse)
+        writer.save(40, {"step": 40})
+        with pytest.raises(InputError, match="step-00000040: cannot be written: No space"):
+            writer.wait()
+    assert [p.name for p in folder.iterdir()] == ["step-00000020", "step-00000030"]
+    assert checkpoint.newest(tmp_path) == ({"step": 30}, ())
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, {"a": torch.arange(1000)}, keep=1)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"step-00000001: damaged"):
+def refuse(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path: Path) -> None:
+    """What is written in the background is a copy: training goes on and changes the tensors."""
+    weights = torch.zeros(100_000)
+    with checkpoint.Writer(tmp_path, keep=2) as writer:
+        writer.save(1, {"w": weights})
+        weights += 1
+    assert not checkpoint.load(tmp_path / "step-00000001")["w"].any()
+
+
+def test_a_write_that_failed_is_told_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(InputError, match="cannot be written"), checkpoint.Writer(tmp_path, 2) as to:
+        to.save(1, {})
+    to = checkpoint.Writer(tmp_path, 2)
+    to.save(1, {})
+    to.__exit__(KeyError, KeyError(), None)  # the first error is told
+
+
+def test_the_one_before_a_damaged_checkpoint_is_taken_and_it_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for step in (1, 2, 3):
+        checkpoint.write(folder / f"step-{step:08}", {"step": step})
+    whole = (folder / "step-00000003").read_bytes()
+    (folder / "step-00000003").write_bytes(whole[:-100])
+    state, said = checkpoint.newest(tmp_path)
+    assert (state, len(said)) == ({"step": 2}, 1)
+    assert "step-00000003: damaged checkpoint" in said[0]
+    for step in (1, 2):
+        (folder / f"step-{step:08}").write_bytes(b"")
+    with pytest.raises(InputError, match=r"step-00000003: damaged .*\nNo other is left"):
+        checkpoint.newest(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    loop = make_loop(tiny(), ema=0.9)
+    loop.epoch(lambda at: at.step == 3)
+    path = tmp_path_factory.mktemp("damage") / "step-1"
+    checkpoint.write(path, loop.state())
+    return path, path.read_bytes()
+
+
+@given(data=st.data())
+@settings(max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_flipped_bit_is_detected(
+    whole_checkpoint: tuple[Path, bytes], data: st.DataObject
+) -> None:
+    path, whole = whole_checkpoint
+    bit = data.draw(st.integers(0, 8 * len(whole) - 1))
+    flipped = bytearray(whole)
+    flipped[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(flipped)
+    with pytest.raises(InputError, match="damaged checkpoint"):
+        checkpoint.load(path)
+
+
+@given(data=st.data())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_cut_is_detected(whole_checkpoint: tuple[Path, bytes], data: st.DataObject) -> None:
+    path, whole = whole_checkpoint
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    with pytest.raises(InputError, match="damaged checkpoint"):
         checkpoint.load(path)
 
 
@@ -502,9 +576,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return (Path.touch, (tmp_path / "ran",))
 
-    buffer = io.BytesIO()
-    torch.save({"x": Harm()}, buffer)
-    (tmp_path / "step-1").write_bytes(buffer.getvalue())
+    checkpoint.write(tmp_path / "step-1", {"x": Harm()})
     with pytest.raises(InputError, match="damaged"):
         checkpoint.load(tmp_path / "step-1")
     assert not (tmp_path / "ran").exists()

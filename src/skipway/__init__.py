@@ -47,9 +47,10 @@ def train(
     npz, or a name (digits, mnist, fashion-mnist, cifar10, cifar100); see `data.open_data`. out:
     where the run goes; None makes a dated name under ``runs``. resume: a run to go on with, in
     place of all else. flags: those of ``skipway train`` (model, recipe, epochs, batch_size, lr,
-    seed, val, weights, freeze, device, workers, threads, precision, on_bad). settings: any key of
-    `config.RunConfig`, dotted, as ``--set`` takes them. Returns the run, its metrics and speed.
-    Raises InputError for what cannot be used and `training.Interrupted` where a signal ended it.
+    seed, val, weights, freeze, device, workers, threads, precision, on_bad, checkpoint_every).
+    settings: any key of `config.RunConfig`, dotted, as ``--set`` takes them. Returns the run, its
+    metrics and speed. Raises InputError for what cannot be used and `training.Interrupted` where
+    a signal ended it.
     """
     from skipway import training
     from skipway.config import from_flags

@@ -21,6 +21,7 @@ from pydantic import (
 from skipway.errors import InputError, harmless, nearest
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(epochs?|steps?|%)")
+_MINUTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:m|min|minutes?)")
 
 
 def split_duration(text: str) -> tuple[float, Literal["epoch", "step", "%"]]:
@@ -46,8 +47,31 @@ def _positive(text: str) -> str:
     return text
 
 
+def minutes_of(interval: str) -> float | None:
+    """The minutes of an interval that is a time (`5 minutes`, `5m`), else None."""
+    match = _MINUTES.fullmatch(interval.strip())
+    return float(match[1]) if match else None
+
+
+def _interval(value: object) -> str:
+    text = str(value).strip()
+    if text.isdecimal():
+        text += " steps"
+    minutes = minutes_of(text)
+    if minutes is None:
+        try:
+            split_duration(text)
+        except ValueError:
+            raise ValueError(f"{text!r}: write 5m (minutes), 200 (steps) or 1 epoch") from None
+        return _positive(text)
+    if not minutes:
+        raise ValueError("write a time above 0")
+    return f"{minutes:g} minutes"
+
+
 Duration = Annotated[str, BeforeValidator(_checked)]
 Length = Annotated[Duration, AfterValidator(_positive)]
+Interval = Annotated[str, BeforeValidator(_interval)]
 
 
 def _rising(area: tuple[float, float]) -> tuple[float, float]:
@@ -60,6 +84,9 @@ class Slice(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelConfig(Slice):
@@ -109,15 +136,22 @@ class AugmentConfig(Slice):
 
 
 class OptimConfig(Slice):
-    kind: Literal["sgd", "muon"] = "sgd"
-    """muon: fewer epochs to the same loss, at more work a step (Jordan et al. 2024); its momentum
-    is Nesterov's."""
+    kind: Literal["sgd", "adamw", "lamb", "muon"] = "sgd"
+    """adamw: 1711.05101. lamb: Adam with a rate for each layer, for large batches (1904.00962).
+    muon: fewer epochs to the same loss, at more work a step (Jordan et al. 2024), SGD with
+    Nesterov's momentum for what is no convolution of a stage."""
     lr: float = Field(0.1, gt=0)
-    """The highest learning rate, of what SGD updates."""
+    """The highest learning rate; with muon, of what SGD updates."""
     muon_lr: float = Field(0.03, gt=0)
     """The highest learning rate of the convolutions that Muon updates."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of sgd and muon."""
     nesterov: bool = False
+    """Of sgd."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Of adamw and lamb: how long the averages of the gradient and of its square last."""
+    eps: float = Field(1e-6, gt=0)
+    """Of adamw and lamb: added to the root of the average square."""
     weight_decay: float = Field(1e-4, ge=0)
     decay_all: bool = True
     """Decay batch norm's gamma and beta and all biases too."""
@@ -168,7 +202,8 @@ class RunConfig(Slice):
     precision: Literal["float32", "bf16"] = "float32"
     """Of training; evaluation is in float32."""
     threads: int = Field(1, ge=1, le=1024)
-    checkpoint_every: Length = "1 epoch"
+    checkpoint_every: Interval = "1 epoch"
+    """5 minutes, 200 steps or 1 epoch."""
     keep_checkpoints: int = Field(2, ge=1)
 
 
@@ -269,6 +304,7 @@ FLAGS: dict[str, str] = {
     "threads": "threads",
     "precision": "precision",
     "on_bad": "data.on_bad",
+    "checkpoint_every": "checkpoint_every",
 }
 """What the command line and `skipway.train` call the settings that are most asked for."""
 

@@ -47,6 +47,9 @@ def train(
     on_bad: Annotated[
         str | None, typer.Option(help="error or skip: what to do with damaged images.")
     ] = None,
+    checkpoint_every: Annotated[
+        str | None, typer.Option(help="5m (minutes), 200 (steps) or 1 epoch.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run's configuration."),
@@ -85,6 +88,7 @@ def train(
             threads=threads,
             precision=precision,
             on_bad=on_bad,
+            checkpoint_every=checkpoint_every,
         )
     except Interrupted as stop:
         print(f"skipway: {stop}", file=sys.stderr)
@@ -111,6 +115,9 @@ def show_result(result: Result) -> None:
     from rich.text import Text
 
     run, found = shlex.quote(harmless(result.run)), result.record["result"]
+    config = result.record["config"]
+    on_features = config["model"]["freeze"] == "all" and config["data"]["views"] > 0
+    of = " of the classifier on cached features" if on_features else ""
     lines = []
     if found["metrics"]:
         low, high = found["interval"]
@@ -119,7 +126,7 @@ def show_result(result: Result) -> None:
             f"(95 % interval {low:.2%} to {high:.2%}, {found['n']:,} images)"
         )
     lines += [
-        f"{result.seconds:.0f} s, {result.images_per_second:,.0f} images/s in training",
+        f"{result.seconds:.0f} s, {result.images_per_second:,.0f} images/s{of} in training",
         f"report   {harmless(result.run / 'report.html')}",
         "",
         f"skipway eval {run} {shlex.quote(harmless(result.record['data']['path']))}",

@@ -1,10 +1,18 @@
-"""Checkpoints: everything that it takes to go on as if nothing had happened."""
+"""Checkpoints: everything that it takes to go on as if nothing had happened.
+
+A checkpoint is a line that says what it is, the BLAKE2b digest of what follows, and a state as
+`torch.save` writes it. torch itself loads a file with a flipped bit in a tensor without a word.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -12,26 +20,70 @@ import torch
 from skipway.errors import InputError, harmless
 from skipway.files import atomic_write
 
-
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write ``step-N`` whole or not at all, then remove all but the newest `keep`.
-
-    Raises InputError where the disk is full; what was there before survives.
-    """
-    path = folder / f"step-{step:08}"
-    write(path, state)
-    for old in saved(folder)[:-keep]:
-        old.unlink(missing_ok=True)
-    return path
+_MAGIC = b"skipway checkpoint 2\n"
+_DIGEST = 32
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
+def write(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state whole or not at all, its folder made. Raises InputError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, _packed(state))
+
+
+def _packed(state: Mapping[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    return buffer.getbuffer()
+
+
+def _write(path: Path, payload: memoryview) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        file.write(buffer.getbuffer())
+        file.write(_MAGIC)
+        file.write(hashlib.blake2b(payload, digest_size=_DIGEST).digest())
+        file.write(payload)
+
+
+class Writer:
+    """Writes ``step-N`` into a folder in the background and keeps the newest `keep`.
+
+    An older one is removed after the newer is safe on the disk. As a context it waits at the end
+    for what is being written.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Copy the state, which may change afterwards, and have it written.
+
+        Raises InputError where the one before could not be written, a full disk for instance;
+        those that were there survive.
+        """
+        self.wait()
+        self._pending = self._thread.submit(self._save, step, _packed(state))
+
+    def _save(self, step: int, payload: memoryview) -> None:
+        _write(self.folder / f"step-{step:08}", payload)
+        for old in saved(self.folder)[: -self.keep]:
+            old.unlink(missing_ok=True)
+
+    def wait(self) -> None:
+        """Until what was saved is on the disk. Raises InputError where it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+        if error is None:  # else the first error is told
+            self.wait()
 
 
 def saved(folder: Path) -> list[Path]:
@@ -43,16 +95,39 @@ def saved(folder: Path) -> list[Path]:
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint's state on the CPU; no code in it runs. Raises InputError where damaged."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        data = memoryview(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{harmless(path)}: cannot be read: {error.strerror}") from None
+    start = len(_MAGIC) + _DIGEST
+    digest, payload = data[len(_MAGIC) : start], data[start:]
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise _damaged(path, "it does not begin as one")
+    if hashlib.blake2b(payload, digest_size=_DIGEST).digest() != digest:
+        raise _damaged(path, "its checksum is another")
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:
-        detail = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise InputError(f"{harmless(path)}: damaged checkpoint: {harmless(detail)}") from None
+        raise _damaged(path, str(error).partition("\n")[0] or type(error).__name__) from None
+    if not isinstance(state, dict):
+        raise _damaged(path, "not a state")
     return state
 
 
-def newest(run: Path) -> Path:
-    """The last checkpoint of a run. Raises InputError where there is none."""
-    found = saved(run / "checkpoints")
-    if not found:
-        raise InputError(f"{harmless(os.fspath(run))}: no checkpoint to go on from")
-    return found[-1]
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{harmless(path)}: damaged checkpoint: {harmless(why)[:100]}")
+
+
+def newest(run: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The state of the last sound checkpoint of a run, and what is to be said of later ones.
+
+    Raises InputError where there is none.
+    """
+    damaged: list[str] = []
+    for path in reversed(saved(run / "checkpoints")):
+        try:
+            return load(path), tuple(damaged)
+        except InputError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise InputError(f"{damaged[0]}\nNo other is left; train anew.")
+    raise InputError(f"{harmless(os.fspath(run))}: no checkpoint to go on from")

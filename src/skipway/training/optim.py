@@ -12,17 +12,18 @@ from torch.optim.swa_utils import AveragedModel
 
 from skipway.config import OptimConfig
 from skipway.resnet import ResNet
+from skipway.training.lamb import Lamb
 from skipway.training.muon import Muon
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD with momentum over the trainable parameters, grouped by decay and rate; or Muon, which
-    takes the convolutions of the stages and leaves the others to SGD.
+def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters, grouped by decay and rate. Muon takes the
+    convolutions of the stages and leaves the others to SGD.
 
-    Each group's `scale` multiplies the scheduled learning rate. Momentum is PyTorch's: the step
-    is lr * v with v = m v + g. Without momentum Nesterov's step is the plain one.
+    Each group's `scale` multiplies the scheduled learning rate. SGD's momentum is PyTorch's: the
+    step is lr * v with v = m v + g. Without momentum Nesterov's step is the plain one.
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     last = max(_stage(name, 0) for name, _ in net.named_parameters())
@@ -46,6 +47,12 @@ def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         return Muon(chosen, config.lr, config.momentum)
     for group in chosen:
         del group["orthogonal"]
+    if config.kind == "lamb":
+        return Lamb(chosen, config.lr, config.betas, config.eps)
+    if config.kind == "adamw":
+        return torch.optim.AdamW(
+            chosen, lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+        )
     nesterov = config.nesterov and config.momentum > 0
     return torch.optim.SGD(
         chosen, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True

@@ -214,7 +214,12 @@ def _training(data: DataSet, config: RunConfig) -> list[Choice]:
     """Length, rate and augmentation from the number and the size of the images."""
     n = len(data.splits["train"])
     size = config.data.size or SMALL_IMAGE
-    rate = 0.2 * min(config.batch_size, n) / 128
+    batch = min(config.batch_size, n)
+    rates = {
+        "adamw": (0.001 * (batch / 128) ** 0.5, "0.001 for a batch of 128, with its root"),
+        "lamb": (0.005 * (batch / 2048) ** 0.5, "0.005 for a batch of 2,048, with its root"),
+    }
+    linear = 0.2 * batch / 128, "0.2 for a batch of 128, in proportion (1706.02677)"
     length = Choice(
         "schedule.length", f"{40 if n >= 5000 else 30} epochs", f"{n:,} training images"
     )
@@ -224,7 +229,7 @@ def _training(data: DataSet, config: RunConfig) -> list[Choice]:
             length = Choice("schedule.length", "60 epochs", "an epoch on kept features is short")
     choices = [
         length,
-        Choice("optim.lr", rate, "0.2 for a batch of 128, in proportion (1706.02677)"),
+        Choice("optim.lr", *rates.get(config.optim.kind, linear)),
     ]
     if size <= SMALL_IMAGE:
         choices.append(Choice("augment.pad_crop", max(size // 8, 1), f"an eighth of {size} px"))

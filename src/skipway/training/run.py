@@ -8,6 +8,7 @@ shows of the final score).
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import fcntl
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from skipway.architecture import count
 from skipway.card import Card, Measured, parse_card
-from skipway.config import resolve
+from skipway.config import minutes_of, resolve
 from skipway.data import open_data
 from skipway.data.feed import Feed, batches
 from skipway.errors import InputError, SkipwayError, harmless
@@ -60,6 +61,8 @@ from skipway.training.samples import write_samples
 from skipway.version import __version__
 from skipway.weights import load_model, load_weights, read_state, save_weights
 
+DECIDE_BITS = ("torch", "instruction_set", "threads", "device")
+"""What a run's environment must have in common for a resume to be equal to the bit."""
 FROZEN = "checkpoints/frozen"
 """The network of a run that trains on features, whose checkpoints hold the classifier alone."""
 
@@ -130,11 +133,11 @@ def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None
         if (path / "report.html").exists():
             raise InputError(f"--resume {harmless(run)}: this run is finished")
         return _result(path, record)
+    progress = progress or TrainingProgress()
     with _claimed(path):
-        file = checkpoint.newest(path)
-        state = checkpoint.load(file)
-        if not {"loop", "best", "spent", "data", "card"} <= state.keys():
-            raise InputError(f"{harmless(file)}: a checkpoint of another version of Skipway")
+        state, damaged = checkpoint.newest(path)
+        for line in damaged:
+            progress.say(f"{line}; going on from the one before")
         config, card = resolve(flat(record["config"])), parse_card(state["card"], str(run))
         check_device(config.device)
         data = open_data(config.data_path, config.data.val, config.seed)
@@ -144,7 +147,7 @@ def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None
                 "run began\nPut them back as they were, or train anew."
             )
         plan = Plan(config, data, card.architecture, card.preprocess, ())
-        training = _Training(plan, progress or TrainingProgress(), began, resumed=path)
+        training = _Training(plan, progress, began, resumed=path)
         return training.run(path, record, state)
 
 
@@ -235,7 +238,7 @@ class _Training:
         self.best: dict[str, Any] = {}
         self.spent = {"images": 0, "seconds": 0.0, "elapsed": 0.0}
         """Over all sittings: images and seconds of training, and seconds in all."""
-        self.saved_at = 0
+        self.saved_at, self.saved_when = 0, time.monotonic()
         self.digest = plan.data.digest()
         self.run_path, self.record = Path(), dict[str, Any]()
 
@@ -338,14 +341,17 @@ class _Training:
         self.record.pop("error", None)  # of an earlier sitting
         remove_unfinished(path)
         self._write_record(status="running")
+        folder = path / "checkpoints"
         try:
-            if state is None:
-                if self.on_features:
-                    checkpoint.write(path / FROZEN, self.net.state_dict())
-                write_samples(path, self.prepared, self.config)
-            else:
-                self._go_on(state)
-            with _signals() as came:
+            with _signals() as came, checkpoint.Writer(folder, self.config.keep_checkpoints) as to:
+                self.writer = to
+                if state is None:
+                    if self.on_features:
+                        checkpoint.write(path / FROZEN, self.net.state_dict())
+                    write_samples(path, self.prepared, self.config)
+                    self._checkpoint()  # so that what is killed early can go on
+                else:
+                    self._go_on(state)
                 self.progress.begin(self.loop.clock, self.loop.step)
                 self._epochs(came)
             if not came:
@@ -365,15 +371,27 @@ class _Training:
         self.best, self.spent = state["best"], state["spent"]
         self.began -= self.spent["elapsed"]
         self.saved_at = self.loop.step
+        self.saved_when = time.monotonic()
         cut_rows(self.run_path, self.loop.step)
         self.progress.say(f"going on at step {self.loop.step:,}")
+        before, now = self.record["environment"], environment(self.device, self.config.threads)
+        changed = {key: now[key] for key in DECIDE_BITS if now[key] != before.get(key)}
+        self.record.setdefault("resumed", []).append({"step": self.loop.step} | changed)
+        for key, value in changed.items():
+            self.progress.say(
+                f"  note: {key} was {harmless(before.get(key))} and is {harmless(value)}: bits may "
+                "differ from those of a run that never stopped"
+            )
 
     def _epochs(self, came: list[int]) -> None:
-        loop = self.loop
-        every = max(loop.clock.steps(self.config.checkpoint_every), 1)
+        loop, every = self.loop, self.config.checkpoint_every
+        minutes = minutes_of(every)
+        steps = 1 if minutes else max(loop.clock.steps(every), 1)
 
         def due() -> bool:
-            return loop.step - self.saved_at >= every
+            if minutes is not None:
+                return time.monotonic() - self.saved_when >= 60 * minutes
+            return loop.step - self.saved_at >= steps
 
         def pause(loop: Loop) -> bool:
             self.progress.step(loop.step, loop.tally)
@@ -429,9 +447,8 @@ class _Training:
             "data": self.digest,
             "card": self._card(()).to_json(),
         }
-        folder, keep = self.run_path / "checkpoints", self.config.keep_checkpoints
-        checkpoint.save(folder, self.loop.step, state, keep)
-        self.saved_at = self.loop.step
+        self.writer.save(self.loop.step, state)
+        self.saved_at, self.saved_when = self.loop.step, time.monotonic()
 
     # The end
 
@@ -458,6 +475,9 @@ class _Training:
             measured = self._measured(metrics, split, interval)
             images, classes = self.prepared.data.splits[split], self.prepared.data.classes
             shown = {"split": split, "n": n} | evaluator.details(images, classes)
+            if split in self.prepared.contents:  # so that runs on copies can be compared
+                content = self.prepared.contents[split].tobytes()
+                shown["images"]["content"] = base64.b64encode(content).decode("ascii")
             write_json(self.run_path / "evaluation.json", shown)
         card = self._save(net.state_dict(), "best", measured)
         write_json(self.run_path / "card.json", card.model_dump(mode="json"))

@@ -1,6 +1,9 @@
-"""Muon against PyTorch's own, which takes matrices only."""
+"""Muon and AdamW against PyTorch's own, LAMB against timm's."""
 
 from __future__ import annotations
+
+import copy
+from typing import Any
 
 import pytest
 import torch
@@ -79,7 +82,8 @@ def test_what_is_no_hidden_weight_is_left_to_sgd() -> None:
             torch.testing.assert_close(ours, theirs)
 
 
-def test_its_state_goes_on_to_the_bit() -> None:
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lamb", "muon"])
+def test_its_state_goes_on_to_the_bit(kind: Any) -> None:
     def steps(net: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:
         for seed in seeds:
             torch.manual_seed(seed)
@@ -89,7 +93,7 @@ def test_its_state_goes_on_to_the_bit() -> None:
 
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
         net = create_model("resnet20", depths=(1, 1, 1), width=0.25, seed=0)
-        return net, make_optimizer(net, OptimConfig(kind="muon"))
+        return net, make_optimizer(net, OptimConfig(kind=kind))
 
     whole, optimizer = fresh()
     steps(whole, optimizer, range(6))
@@ -102,3 +106,68 @@ def test_its_state_goes_on_to_the_bit() -> None:
     steps(second, optimizer, range(3, 6))
     for a, b in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+class Mixed(nn.Module):
+    """Weights of several shapes, a bias, and a tensor that is all 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3, bias=False)
+        self.fc = nn.Linear(8, 5)
+        self.silent = nn.Linear(4, 4, bias=False)
+        nn.init.zeros_(self.silent.weight)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+def test_lamb_is_timms(decay: float) -> None:
+    timm_optim = pytest.importorskip("timm.optim")
+    ours, theirs = Mixed(), Mixed()
+    config = OptimConfig(
+        kind="lamb", lr=0.01, weight_decay=decay, decay_all=False, betas=(0.8, 0.99), eps=1e-6
+    )
+    mine = make_optimizer(ours, config)
+    groups = [
+        {"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    oracle = timm_optim.Lamb(groups, lr=0.01, betas=(0.8, 0.99), eps=1e-6, max_grad_norm=None)
+    for step in range(12):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            a.grad = torch.randn(a.shape) * 10 ** (step % 4 - 2)
+            b.grad = a.grad.clone()
+        mine.step()
+        oracle.step()
+        for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=f"{name} at step {step}")
+
+
+def test_adamw_is_torchs_with_decay_on_weights_alone() -> None:
+    ours, theirs = Mixed(), Mixed()
+    config = OptimConfig(kind="adamw", lr=0.01, weight_decay=0.1, decay_all=False)
+    mine = make_optimizer(ours, config)
+    decayed = torch.optim.AdamW(
+        [p for p in theirs.parameters() if p.ndim > 1], lr=0.01, eps=1e-6, weight_decay=0.1
+    )
+    others = torch.optim.AdamW(
+        [p for p in theirs.parameters() if p.ndim == 1], lr=0.01, eps=1e-6, weight_decay=0.0
+    )
+    for _ in range(5):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            a.grad = torch.randn(a.shape)
+            b.grad = a.grad.clone()
+        for optimizer in (mine, decayed, others):
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_part_without_gradients_is_left_as_it_is() -> None:
+    net = Mixed()
+    before = copy.deepcopy(net.state_dict())
+    optimizer = make_optimizer(net, OptimConfig(kind="lamb", lr=0.1))
+    net.conv.weight.grad = torch.ones_like(net.conv.weight)
+    optimizer.step()
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]) == (name != "conv.weight"), name
