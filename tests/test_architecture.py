@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counting import counted
-from skipway.architecture import ARCHITECTURES, Architecture, count
+from skipway.architecture import ARCHITECTURES, Architecture, architecture, count, name_of
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -46,3 +46,8 @@ def test_any_fields_are_counted_as_built(fields: dict[str, Any]) -> None:
         fields["stem_width"] = min(fields["stem_width"], fields["widths"][0])
     arch = Architecture(**fields)
     assert count(arch) == counted(arch)
+
+
+def test_a_row_is_known_by_whatever_side_its_shortcuts_pad_on() -> None:
+    assert name_of(architecture("resnet20", shortcut="A-split", num_classes=3)) == "resnet20"
+    assert name_of(architecture("resnet20", shortcut="B")) == "custom"

@@ -89,7 +89,37 @@ def test_what_does_not_fit_is_refused_by_name(change: dict[str, Any], names: str
         parse_card(json.dumps(fields), "run\n1/card.json")
     assert str(caught.value).startswith(r"run\n1/card.json: the card is not valid: ")
     assert names in str(caught.value)
+    assert "Value error" not in str(caught.value)  # pydantic's words
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_name_that_is_another_networks_is_refused() -> None:
+    row = architecture("resnet18", num_classes=3)
+    fields = json.loads(card(model="resnet18", architecture=row).to_json())
+    with pytest.raises(InputError) as caught:
+        parse_card(json.dumps(fields | {"model": "resnet50"}), "x")
+    assert str(caught.value) == (
+        "x: the card is not valid: model is resnet50, but the architecture is that of resnet18; "
+        "write resnet18, or custom"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "recipe"),
+    [
+        ("resnet18", {}, {}),
+        ("custom", {}, {}),
+        ("my own", {}, {}),
+        ("resnet50", {"width": 0.5}, {}),  # no row: what it began as is not known
+        # the run made resnet34 a resnet18, or a resnet18 was made so before
+        ("resnet34", {}, {"model": {"architecture": {"depths": [2, 2, 2, 2]}, "weights": None}}),
+        ("resnet34", {}, {"model": {"architecture": {}, "weights": "before/best.safetensors"}}),
+    ],
+)
+def test_other_names_are_kept(model: str, fields: dict[str, Any], recipe: dict[str, Any]) -> None:
+    row = architecture("resnet18", num_classes=3, **fields)
+    before = card(model=model, architecture=row, recipe=recipe)
+    assert parse_card(before.to_json(), "x") == before
 
 
 def test_channels_must_agree() -> None:

@@ -106,12 +106,29 @@ def test_what_a_run_holds(trained: tuple[Path, Answer]) -> None:
         "best.safetensors", "last.safetensors", "checkpoints", "card.json", "run.json",
         "metrics.jsonl", "report.html",
     }  # fmt: skip
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000001"]
+    steps = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert steps == ["step-00000000", "step-00000001"]
     assert not [path for path in run.rglob("*") if path.name.startswith(".")]
     assert record(run)["status"] == "finished"
     assert json.loads((run / "card.json").read_text())["classes"] == COLOURS
     assert len(rows(run)) == 1
     assert "</html>" in (run / "report.html").read_text("utf-8")
+
+
+def test_a_recipe_of_many_parts_trains(data: Path, tmp_path: Path) -> None:
+    """LAMB, BCE, mixup, CutMix and RandAugment, and what the recipe leaves to choose."""
+    flags = [*QUICK[:-1], "--recipe=rsb-a3", "--batch-size=8", "--epochs=2", "--workers=0"]
+    flags += ["--set=data.size=16", "--set=augment.size=12", "--set=class_weights=balanced"]
+    found = call("train", data, *flags, "--out", tmp_path / "run", "--json")
+    assert found.code == 0, found.err
+    config = record(tmp_path / "run")["config"]
+    assert (config["optim"]["kind"], config["data"]["resident"]) == ("lamb", False)
+    assert len(json.loads((tmp_path / "run/samples.json").read_text())["images"]) == 8
+    frozen = ["--weights", tmp_path / "run", "--freeze=all", "--out", tmp_path / "no"]
+    refused = call("train", data, *flags, *frozen)
+    assert refused.code == 2
+    assert "augment.mixup, augment.cutmix: kept features" in refused.err
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_run_records_settings_and_choices(trained: tuple[Path, Answer]) -> None:
@@ -316,7 +333,7 @@ def test_help(command: str | None) -> None:
         assert set(options) >= {
             "--model", "--recipe", "--epochs", "--batch-size", "--lr", "--seed", "--val", "--out",
             "--weights", "--freeze", "--device", "--workers", "--threads", "--precision", "--set",
-            "--resume", "--on-bad",
+            "--resume", "--on-bad", "--checkpoint-every",
         }  # fmt: skip
 
 
@@ -371,6 +388,25 @@ def test_our_own_fault_is_exit_3(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--debug" in found.err
     assert "Traceback" not in found.err
     assert "\x1b" not in found.err
+
+
+def test_ctrl_c_in_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skipway.predictor.load", stopped)
+    assert call("eval", "run", "digits") == Answer(130, "", "skipway: interrupted\n")
+    monkeypatch.setattr("skipway.training.start", stopped)
+    assert call("train", "digits") == Answer(130, "", "skipway: interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["typer", "rich", "torch", "numpy"])
+def test_ctrl_c_during_imports_is_one_line(module: str, tmp_path: Path) -> None:
+    """A module that sends the signal itself, when it is imported."""
+    text = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / f"{module}.py").write_text(text)
+    found = spawn("train", "digits", cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
+    assert found == Answer(130, "", "skipway: interrupted\n")
 
 
 @pytest.mark.parametrize(

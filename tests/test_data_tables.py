@@ -250,6 +250,31 @@ def test_a_parquet_of_paths_and_numbers(place: Path) -> None:
     assert set(labelled(place / "list.parquet").values()) == {"12", "3"}
 
 
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint8(), "dictionary"])
+def test_whole_numbers_are_classes_in_their_order(place: Path, kind: Any) -> None:
+    """As in a parquet of images without names, whose labels are the same numbers."""
+    files = [n for n, _ in ROWS]
+    numbers = [(0, 1, 2, 9, 10, 11, 100)[i % 7] for i in range(len(files))]
+    labels = pa.array(numbers)
+    labels = labels.dictionary_encode() if kind == "dictionary" else labels.cast(kind)
+    pq.write_table(pa.table({"path": files, "label": labels}), place / "list.parquet")
+    one = find(str(place / "list.parquet"))
+    assert one.classes == ("0", "1", "2", "9", "10", "11", "100")
+    split = one.splits["all"]
+    named = {n: one.classes[y] for n, y in zip(split.names, split.labels.tolist(), strict=True)}
+    assert named == dict(zip(files, map(str, numbers), strict=True))
+    assert split.labels.tolist() == sorted(split.labels.tolist())
+    table = writers.image_table([HELD[n] for n in files], numbers)
+    pq.write_table(table, place / "images.parquet")
+    assert find(str(place / "images.parquet")).classes == one.classes
+
+
+def test_numbers_below_zero_are_in_order_too(place: Path) -> None:
+    columns = {"path": [n for n, _ in ROWS], "label": [(-2, 3, -10)[i % 3] for i in range(18)]}
+    pq.write_table(pa.table(columns), place / "list.parquet")
+    assert find(str(place / "list.parquet")).classes == ("-10", "-2", "3")
+
+
 def test_rows_of_a_parquet_at_fault(place: Path) -> None:
     columns = {"path": [ROWS[0][0], "x.png", None, ROWS[1][0]], "label": ["a", "b", "a", None]}
     pq.write_table(pa.table(columns), place / "list.parquet")
@@ -337,13 +362,67 @@ def test_files_of_no_split(tmp_path: Path) -> None:
     assert len(open_data(str(tmp_path), "none").splits["train"]) == 24
 
 
-def test_a_column_of_splits_beside_images_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int8(), pa.string())])
+def test_a_column_of_splits_beside_images(tmp_path: Path, kind: Any) -> None:
+    """Rows keep their images and labels, whatever split they go to."""
+    told = ["train", "TEST ", "Validation", "train"] * 3
+    table = image_table().append_column("Split", pa.array(told).cast(kind))
+    data = open_data(written(tmp_path / "x.parquet", table, row_group_size=5))
+    assert data.notes == ()
+    parts = {"train": [0, 3, 4, 7, 8, 11], "val": [2, 6, 10], "test": [1, 5, 9]}
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        name: len(rows) for name, rows in parts.items()
+    }
+    pixels, labels = MADE["train"]
+    for name, rows in parts.items():
+        split = data.splits[name]
+        assert split.names[:] == [f"x.parquet#{i}" for i in rows]
+        assert split.labels.tolist() == labels[rows].tolist()
+        for at, row in enumerate(rows):
+            assert np.array_equal(split.image(at, 1)[..., 0], pixels[row])
+    assert open_split(str(tmp_path / "x.parquet"), None, None, 0, "auto")[0] == "test"
+
+
+def test_the_names_of_files_go_before_a_column_of_splits(tmp_path: Path) -> None:
     table = image_table().append_column("Split", pa.array(["train", "test"] * 6))
-    (note,) = open_data(written(tmp_path / "x.parquet", table), "none").notes
-    assert "the column Split is not used: splits of images are told by the names of files" in note
     for name in ("train", "test"):
         written(tmp_path / "hf" / f"{name}.parquet", table)
-    assert open_data(str(tmp_path / "hf"), "none").notes == ()
+    data = open_data(str(tmp_path / "hf"), "none")
+    assert data.notes == ("the column Split is not used: the names of the files tell the splits",)
+    assert {n: len(s) for n, s in data.splits.items()} == {"train": 12, "test": 12}
+    for name in ("one", "two"):  # files of no split
+        written(tmp_path / "other" / f"{name}.parquet", table)
+    data = open_data(str(tmp_path / "other"), "none")
+    assert data.notes == ()
+    for name, odd in (("train", 0), ("test", 1)):
+        names = [f"{file}.parquet#{i}" for file in ("one", "two") for i in range(odd, 12, 2)]
+        assert data.splits[name].names[:] == names
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (["train", "test", "trian"], "x.parquet#2: the split 'trian', not one of train, val, test"),
+        (["train", "\x1b[2J", "test"], "x.parquet#1: the split '"),
+        (["", "train", "test"], "x.parquet#0: the split '', not one of"),
+        (["train", "test", None], "x.parquet#2: no split, not one of"),
+        ([0, 0, 1], "x.parquet#0: the split '0', not one of"),
+    ],
+)
+def test_a_split_of_an_image_that_is_none(tmp_path: Path, told: list[Any], said: str) -> None:
+    table = image_table().append_column("split", pa.array(told * 4))
+    text = error_of(lambda: open_data(written(tmp_path / "x.parquet", table)))
+    assert said in text
+    assert "give the column split another name" in text
+
+
+def test_a_split_whose_labels_are_held_back(tmp_path: Path) -> None:
+    labels = [-1 if i % 3 == 2 else y for i, y in enumerate(MADE["train"][1].tolist())]
+    table = image_table(labels=labels)
+    table = table.append_column("split", pa.array(["train", "val", "test"] * 4))
+    data = open_data(written(tmp_path / "x.parquet", table))
+    assert {n: len(s) for n, s in data.splits.items()} == {"train": 4, "val": 4}
+    assert data.notes == ("test has no labels and is left out",)
 
 
 def test_a_missing_file_of_a_set_is_told(tmp_path: Path) -> None:

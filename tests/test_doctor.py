@@ -4,6 +4,7 @@ true by construction; the file is then labelled otherwise, and the doctor must f
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def make(
         folder = root / "data" / CLASSES[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.squeeze()).save(folder / f"{i:03}.png")
-    card = Card(model="resnet20", architecture=arch, classes=CLASSES, preprocess=settled)
+    card = Card(model="custom", architecture=arch, classes=CLASSES, preprocess=settled)
     return Truth(card, net.state_dict(), root / "data")
 
 
@@ -285,7 +286,9 @@ def test_a_value_called_wrong_is_not_called_undecided(
     monkeypatch.setattr(doctor, "_LIGHT", 0)
     monkeypatch.setattr(doctor, "_FEW", 16)
     images = open_split(str(truth.data), "all", CLASSES, 0, "auto")[1]
-    bench = doctor._Bench(ResNet(truth.card.architecture), truth.card, images, (), 1)
+    bench = doctor._Bench(
+        ResNet(truth.card.architecture), truth.card, images, (), 1, lambda *_: None
+    )
 
     def said(reading: doctor.Reading, n: int) -> np.ndarray:
         logits = 4 * np.eye(len(CLASSES))[images.labels[:n]]
@@ -302,6 +305,24 @@ def test_a_value_called_wrong_is_not_called_undecided(
     assert colour.comparison.low > 0
 
 
+def test_how_far_it_is_is_told_on_stderr(tmp_path: Path) -> None:
+    truth = make(tmp_path, BASIC)
+    file = truth.write(tmp_path / "w.safetensors")
+    answer = call("check-weights", file, "--on", truth.data, "--images=32", "--json")
+    line = re.compile(r"(\d+) readings tried, ([\d,]+) images through the network")
+    told = [line.fullmatch(text) for text in answer.err.splitlines()]
+    found = [(int(m[1]), int(m[2].replace(",", ""))) for m in told if m is not None]
+    assert len(found) == len(told) >= 2
+    assert found == sorted(set(found))
+    tried = answer.value["tried"]
+    assert found[-1][0] <= tried["readings"] < found[-1][0] + 50
+    assert found[-1][1] <= tried["images"]
+    seen: list[tuple[int, int]] = []
+    diagnosis = doctor.check(file, str(truth.data), 32, progress=lambda *at: seen.append(at))
+    assert seen[0] == (1, 32)
+    assert seen[-1] == (diagnosis.readings, diagnosis.passes)
+
+
 def test_bad_input_is_told_in_a_line(tmp_path: Path) -> None:
     truth = make(tmp_path, BASIC)
     file = truth.write(tmp_path / "w.safetensors")
@@ -315,6 +336,9 @@ def test_bad_input_is_told_in_a_line(tmp_path: Path) -> None:
 
     assert "8 labelled images say too little; give 32 at least" in refused(
         file, "--on", truth.data, "--images=8"
+    )
+    assert "--images 2,049: give 2,048 at most" in refused(
+        file, "--on", truth.data, "--images=2049"
     )
     few = draw(tmp_path / "few", CLASSES, n=2)
     assert "8 labelled images say too little" in refused(file, "--on", few)

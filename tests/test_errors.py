@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipway.errors import InputError, SkipwayError, harmless, missing_part, nearest
+from skipway.errors import InputError, SkipwayError, harmless, missing_part, nearest, plain_words
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,14 @@ def test_any_text_becomes_one_encodable_line(text: str) -> None:
         "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
     }  # fmt: skip
     assert harmless(shown) == shown
+
+
+def test_pydantics_words_are_left_out() -> None:
+    assert plain_words("Value error, 3 is odd") == "3 is odd"
+    assert plain_words("Invalid value for '--x': Value error, 3 is odd") == (
+        "Invalid value for '--x': 3 is odd"
+    )
+    assert plain_words("Field required") == "Field required"
 
 
 def test_nearest() -> None:

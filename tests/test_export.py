@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import re
@@ -347,7 +348,8 @@ def test_a_run_is_exported_beside_its_weights(run: Path, data: Path) -> None:
     assert parity["source"] == str(data)
     assert parity["images"] == 8
     assert parity["batches"] == list(BATCHES) == [1, 3]
-    assert 0 < parity["logit"] < 1e-3
+    assert 0 < parity["relative"] <= parity["logit"] < 1e-3
+    assert 0 <= parity["saturated"] <= 8
     assert 0 <= parity["score"] <= parity["limit"] == LIMIT == 1e-4
     assert parity["changed"] == 0
     # the proof, anew: what the two engines say of all images
@@ -373,12 +375,13 @@ def test_a_run_is_exported_beside_its_weights(run: Path, data: Path) -> None:
 def test_what_is_printed(run: Path, data: Path) -> None:
     target = run.parent / "named.onnx"
     told = call("export", run / "best.safetensors", "--out", target, "--on", data / "test/red")
-    assert (told.code, told.err) == (0, "")
+    assert (told.code, told.err) == (0, "")  # a network of one epoch is sure of nothing
     lines = told.out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("4 images of ")
     assert "batches of 1 and 3" in lines[0]
     assert "of a score" in lines[1]
+    assert "of a logit" in lines[1]
     assert "same top-1" in lines[1]
     assert lines[2] == f"{target} ({target.stat().st_size:,} bytes)"
     again = export(run / "best.safetensors", threads=1)
@@ -389,12 +392,11 @@ def test_what_is_printed(run: Path, data: Path) -> None:
 @pytest.mark.parametrize("wrong", ["scores", "top-1", "nan"])
 def test_a_file_past_the_gate_is_not_written(run: Path, wrong: str, ready: onnx.ModelProto) -> None:
     """The graph is right but for the classifier's bias."""
-    assert export(run, threads=1).parity.met
+    assert export(run, run / "right.onnx", threads=1).parity.met
     bias = next(t for t in ready.graph.initializer if t.name == "fc.bias")
     values = onnx.numpy_helper.to_array(bias).copy()
     values += {"scores": [0, 1e-2], "top-1": [-1e3, 1e3], "nan": [0, np.nan]}[wrong]
     bias.CopyFrom(onnx.numpy_helper.from_array(values, "fc.bias"))
-    (run / "model.onnx").write_text("what was there before")
     before = files(run)
     told = call("export", run, "--threads", "1")
     assert told.code == (2 if wrong == "nan" else 1)
@@ -408,14 +410,70 @@ def test_a_file_past_the_gate_is_not_written(run: Path, wrong: str, ready: onnx.
             export(run, threads=1)
 
 
-def test_a_changed_top_1_is_past_the_gate_however_near() -> None:
-    def parity(score: float, changed: int) -> bool:
-        return exporting.Parity("x", 3, score, 0.0, changed).met
+def test_scores_logits_and_top_1_are_gates_each() -> None:
+    def met(score: float = 0.0, relative: float = 0.0, changed: int = 0) -> bool:
+        return exporting.Parity("x", 3, score, 5.0, relative, changed, 0).met
 
-    assert parity(1e-4, 0)
-    assert not parity(1e-4, 1)
-    assert not parity(1.01e-4, 0)
-    assert not parity(float("nan"), 0)
+    assert met(1e-4, 1e-4)
+    assert not met(changed=1)
+    assert not met(score=1.01e-4)
+    assert not met(relative=1.01e-4)
+    assert not met(score=float("nan"))
+    assert not met(relative=float("nan"))
+
+
+def test_logits_tell_where_scores_are_saturated() -> None:
+    """Scores of a sure network hide an error of a tenth in each logit, which its logits show."""
+    net = lively(FAMILIES["option A"])
+    right, wrong = (torch_predictor(net, card_of(net), name) for name in ("right", "wrong"))
+    logits = np.full((4, 5), -20.0)
+    logits[np.arange(4), [0, 1, 2, 3]] = [40.0, 30.0, 20.0, -19.5]  # the last is not sure
+    right._engine = lambda batch: logits[batch[:, 0, 0, 0].astype(int)]
+    wrong._engine = lambda batch: logits[batch[:, 0, 0, 0].astype(int)] * 1.1
+    x = np.broadcast_to(np.arange(3, dtype=np.float32)[:, None, None, None], (3, 3, 32, 32)).copy()
+    found = exporting.compare(right, wrong, x)
+    assert (found.images, found.changed, found.saturated) == (3, 0, 3)
+    assert found.score < 1e-12
+    assert found.logit == pytest.approx(4.0)
+    assert found.relative == pytest.approx(0.1)
+    assert not found.met
+    x = np.concatenate([x, np.full((1, 3, 32, 32), 3, np.float32)])
+    assert exporting.compare(right, right, x).saturated == 3
+    logits /= 100  # below 1 the difference itself counts, as that of scores does
+    assert exporting.compare(right, wrong, x).relative == pytest.approx(0.04)
+
+
+def test_a_file_that_is_there_stays(run: Path, data: Path) -> None:
+    """The rule of convert: nothing is written over, and nothing is computed in vain."""
+    target = run / "model.onnx"
+    target.write_text("of an hour's work")
+    before = files(run)
+    for out in ([], ["--out", target]):
+        told = call("export", run, *out, "--on", data)
+        assert (told.code, told.out) == (2, "")
+        assert "model.onnx: exists already; give another --out or remove it" in told.err
+    assert files(run) == before
+    target.unlink()
+    target.symlink_to(run / "nowhere")
+    with pytest.raises(InputError, match="exists already"):
+        export(run, threads=1)
+    assert not (run / "nowhere").exists()
+
+
+@pytest.mark.usefixtures("ready")
+def test_saturated_scores_are_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = exporting.compare
+
+    def sure(*arguments: Any) -> exporting.Parity:
+        return dataclasses.replace(compare(*arguments), saturated=5)
+
+    monkeypatch.setattr(exporting, "compare", sure)
+    told = call("export", run, "--threads", "1")
+    assert told.code == 0
+    assert told.err.startswith("note: the best score of 5 of 8 images is within 0.0001 of 1")
+    assert len(told.err.splitlines()) == 1
+    told = call("export", run, "--out", run / "other.onnx", "--json")
+    assert (told.err, told.value["parity"]["saturated"]) == ("", 5)
 
 
 def test_both_sizes_of_batch_are_compared() -> None:
@@ -424,7 +482,7 @@ def test_both_sizes_of_batch_are_compared() -> None:
     right = torch_predictor(net, card_of(net), "right")
     wrong = torch_predictor(net, card_of(net), "wrong")
     x = noise(net, 4)
-    assert exporting.compare(right, right, x) == exporting.Parity("", 4, 0.0, 0.0, 0)
+    assert exporting.compare(right, right, x) == exporting.Parity("", 4, 0.0, 0.0, 0.0, 0, 0)
     engine = right._engine
     for size, index in ((1, 0), (3, 0), (3, 2)):
 
@@ -448,7 +506,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path) -> None:
         (target,): "already ONNX",
         (run, "--out", tmp_path / "x.pt"): "ending in .onnx",
         (run, "--out", tmp_path / "no" / "x.onnx"): "cannot be written",
-        (run, "--on", tmp_path / "absent.jpg"): "absent.jpg",
+        (run, "--out", run / "y.onnx", "--on", tmp_path / "absent.jpg"): "absent.jpg",
         (tmp_path / "absent",): "no such file or run",
         (run, "--to", "coreml"): "coreml",
     }.items():

@@ -160,7 +160,10 @@ def replaced(arch: Architecture, **fields: Any) -> Architecture:
 
 
 def name_of(arch: Architecture) -> str:
-    """The row that an architecture is, whatever its classes, channels and size; else "custom"."""
+    """The row that an architecture is, whatever its classes, channels and size, and whichever side
+    shortcut A pads on; else "custom"."""
+    if arch.shortcut == "A-split":
+        arch = dataclasses.replace(arch, shortcut="A")
     own = {
         key: getattr(arch, key) for key in ("num_classes", "in_channels", "input_size", "source")
     }

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
 
-from skipway.architecture import Architecture
-from skipway.errors import InputError, harmless
+from skipway.architecture import ARCHITECTURES, Architecture, name_of
+from skipway.errors import InputError, harmless, plain_words
 from skipway.images import Preprocess
 
 METADATA_KEY = "skipway"
@@ -46,7 +46,8 @@ class Card(BaseModel):
     """Of this schema."""
     task: Literal["classify"] = "classify"
     model: str
-    """The row of `ARCHITECTURES` that the architecture started from."""
+    """The row of `ARCHITECTURES` that the architecture started from; any other text, as "custom",
+    where that is not known."""
     architecture: Architecture
     classes: tuple[str, ...]
     """By index of the output."""
@@ -74,7 +75,18 @@ class Card(BaseModel):
                 f"preprocessing gives {self.preprocess.channels} channels, "
                 f"the network takes {self.architecture.in_channels}"
             )
+        row = name_of(self.architecture)
+        if self.model in ARCHITECTURES and row not in (self.model, "custom") and not self._changed:
+            raise ValueError(
+                f"model is {self.model}, but the architecture is that of {row}; write {row}, or "
+                "custom"
+            )
         return self
+
+    @property
+    def _changed(self) -> bool:
+        """Whether the run replaced fields of the row, or began with weights that may have had."""
+        return bool(self.setting("model.architecture", None) or self.setting("model.weights", None))
 
     def setting(self, key: str, default: Any) -> Any:
         """A setting of the run by its dotted key; `default` where the card has none."""
@@ -94,8 +106,9 @@ def parse_card(text: str, origin: str) -> Card:
         return Card.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "card"
-        message = harmless(f"{where}: {first['msg']}")[:200]
+        where = "".join(f"{part}." for part in first["loc"])[:-1]
+        said = plain_words(first["msg"])
+        message = harmless(f"{where}: {said}" if where else said)[:200]
         raise InputError(f"{harmless(origin)}: the card is not valid: {message}") from None
 
 

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,6 +49,9 @@ Array = npt.NDArray[Any]
 
 FEWEST = 32
 """Labelled images below which nothing is said."""
+MOST = 2048
+"""Labelled images above which none are taken: all are kept in memory under each framing, and what
+matters shows on far fewer."""
 CHANCE = 0.001
 """A claim's chance of being wrong, two-sided, as the bootstrap has it: small, as many readings are
 compared on the same images, and as with few of them it promises more than it keeps."""
@@ -343,14 +346,20 @@ def check(
     images: int = 256,
     split: str | None = None,
     threads: int = 1,
+    progress: Callable[[int, int], None] = lambda readings, passes: None,
 ) -> Diagnosis:
     """Examine a weight file with at most so many labelled images of a data set.
 
     Without class names in the file, labels count the data's classes in alphabetical order. The
     images are a sample with as many of each class as there are of any other, as far as possible,
-    and depend on nothing but the split. Raises InputError where file or images cannot be read,
-    their classes do not agree, and below `FEWEST` images.
+    and depend on nothing but the split. `progress` is called while it works, with how many readings
+    were tried and how many images went through the network. Raises InputError where file or images
+    cannot be read, their classes do not agree, below `FEWEST` images and above `MOST`.
     """
+    if images > MOST:
+        raise InputError(
+            f"--images {images:,}: give {MOST:,} at most; what matters shows on far fewer"
+        )
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     name = os.fspath(file)
@@ -377,7 +386,7 @@ def check(
     )
     sizes = () if card else (32, 64) if net.arch.stem == "cifar" else (128, 160, 192, 224, 288)
     chosen = found.take(_sample(found.labels, images))
-    bench = _Bench(net, assumed, chosen, sizes, threads)
+    bench = _Bench(net, assumed, chosen, sizes, threads, progress)
     reading, order = bench.search(), None
     # A step of its own: with its classes in another order a right reading looks wrong.
     for _ in range(2):
@@ -483,10 +492,17 @@ class _Bench:
     readings are asked for more than once."""
 
     def __init__(
-        self, net: ResNet, card: Card, images: Split, sizes: Iterable[int], threads: int
+        self,
+        net: ResNet,
+        card: Card,
+        images: Split,
+        sizes: Iterable[int],
+        threads: int,
+        progress: Callable[[int, int], None],
     ) -> None:
         self.arch, self.images, self.threads = card.architecture, images, threads
         self.labels: Array = images.labels
+        self.progress = progress
         self.state = net.state_dict()
         self.logits: dict[Reading, Array] = {}
         self.passes = 0
@@ -578,6 +594,7 @@ class _Bench:
             have = np.concatenate(found)
             have[~np.isfinite(have).all(axis=1)] = 0
             self.logits[reading] = have
+            self.progress(len(self.logits), self.passes)
         return have[:n]
 
     def loss(self, reading: Reading, n: int) -> Array:

@@ -60,6 +60,12 @@ _JOINERS = "\u200c\u200d"
 """Format characters that Persian, Indic scripts and emoji are spelt with."""
 
 
+def plain_words(message: str) -> str:
+    """A message of pydantic's, or of Typer's that quotes one, without what it puts before the words
+    of a validator."""
+    return message.replace("Value error, ", "", 1)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the closest of the choices, or an empty string."""
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)

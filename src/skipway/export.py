@@ -23,7 +23,7 @@ from skipway.card import METADATA_KEY, Card
 from skipway.data import open_split
 from skipway.data.forms.folders import SUFFIXES, walk
 from skipway.errors import GateNotMet, InputError, harmless, missing_part
-from skipway.files import atomic_write, is_hub_name, weight_file
+from skipway.files import atomic_write, is_hub_name, refuse_existing, weight_file
 from skipway.images import DecodeError, ImageLike, Preprocess
 from skipway.predictor import (
     INPUT,
@@ -44,7 +44,8 @@ Array = npt.NDArray[Any]
 Store = Literal["float32", "float16"]
 
 LIMIT = 1e-4
-"""The largest difference of a score (a probability, 0..1) that an export may have."""
+"""The largest difference of a score (a probability, 0..1) that an export may have; of a logit too,
+as a share of the largest logit."""
 BATCHES = (1, 3)
 """Sizes of the batches that are compared."""
 IMAGES = 12
@@ -64,13 +65,19 @@ class Parity:
     """Largest difference of a probability."""
     logit: float
     """Largest difference of a logit."""
+    relative: float
+    """The same over torch's largest logit on these images, or over 1 where that is less."""
     changed: int
     """Images whose most probable class is another."""
+    saturated: int
+    """Images whose largest score, in torch, is within `LIMIT` of 1: there the scores hardly show
+    what the logits do."""
 
     @property
     def met(self) -> bool:
         """Whether the file may be used in place of the network."""
-        return self.score <= LIMIT and not self.changed  # false for NaN
+        near = self.score <= LIMIT and self.relative <= LIMIT  # false for NaN
+        return near and not self.changed
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,9 @@ def export(
     model: a run, a weight file, or the name of a shipped model or of a hub's weights. out: the
     file; None is beside the weights, and the working folder for names. on: image files, folders or
     data sets. threads: of computation. store: float16 halves the file; what is computed is float32
-    all the same, and equal where the weights came from float16. Raises InputError, and GateNotMet
-    past `LIMIT` or where a most probable class changes; then nothing is written.
+    all the same, and equal where the weights came from float16. Raises InputError, also where the
+    file exists, and GateNotMet past `LIMIT` or where a most probable class changes; then nothing is
+    written.
     """
     try:
         for name in ("onnx", "onnxscript"):
@@ -113,6 +121,7 @@ def export(
     target = beside if out is None else Path(out)
     if target.suffix != ".onnx" or target == source:
         raise InputError(f"--out {harmless(target)}: give another name, ending in .onnx")
+    refuse_existing(target)
     net, card = open_network(source, threads)
     run = source.parent if isinstance(source, Path) else None
     inputs, whose = real_images(card, on, run)
@@ -125,9 +134,10 @@ def export(
         parity = compare(reference, load(file.name, threads), inputs, whose)
         if not parity.met:
             raise GateNotMet(
-                f"{harmless(model)}: ONNX and torch differ: by {parity.score:.2g} in a score "
-                f"(at most {LIMIT:g}), in the best class of {parity.changed} of {parity.images} "
-                f"images\n{harmless(target)} was not written."
+                f"{harmless(model)}: ONNX and torch differ: by {parity.score:.2g} in a score and "
+                f"{parity.relative:.2g} of the largest logit (both at most {LIMIT:g}), in the best "
+                f"class of {parity.changed} of {parity.images} images\n"
+                f"{harmless(target)} was not written."
             )
     return Exported(target, size, parity)
 
@@ -152,16 +162,21 @@ def compare(reference: Predictor, exported: Predictor, inputs: Array, source: st
 
     The last batch is filled with the first images where N is no multiple.
     """
-    score = logit = 0.0
+    score = logit = largest = 0.0
     changed: set[int] = set()
+    saturated: set[int] = set()
     for size in BATCHES:
         for low in range(0, len(inputs), size):
             index = np.arange(low, low + size) % len(inputs)
             a, b = (p.run(inputs[index]).astype(np.float64) for p in (reference, exported))
+            scores = softmax(a)
+            largest = max(largest, float(np.abs(a).max()))
             logit = max(logit, float(np.abs(a - b).max()))
-            score = max(score, float(np.abs(softmax(a) - softmax(b)).max()))
+            score = max(score, float(np.abs(scores - softmax(b)).max()))
             changed |= {int(i) for i in index[a.argmax(1) != b.argmax(1)]}
-    return Parity(source, len(inputs), score, logit, len(changed))
+            saturated |= {int(i) for i in index[scores.max(axis=1) >= 1 - LIMIT]}
+    relative = logit / max(largest, 1.0)
+    return Parity(source, len(inputs), score, logit, relative, len(changed), len(saturated))
 
 
 # --- the images of the proof --------------------------------------------------------------------

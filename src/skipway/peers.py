@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, JsonValue, PositiveInt, ValidationError
 
 from skipway.architecture import ARCHITECTURES, Architecture, name_of
 from skipway.card import Card
-from skipway.errors import InputError, harmless, nearest
+from skipway.errors import InputError, harmless, nearest, plain_words
 from skipway.images import IMAGENET_MEAN, IMAGENET_STD, Channels, Preprocess, plain_preprocess
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -601,7 +601,7 @@ def _naming(path: Path) -> Iterator[None]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message = plain_words(first["msg"])
         text = f"{where}: {message}" if where else message
         raise InputError(f"{harmless(path)}: {harmless(text)[:200]}") from None
     except (ValueError, TypeError, InputError) as error:

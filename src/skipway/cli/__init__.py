@@ -1,4 +1,8 @@
-"""The command line: one command, one function. What a command needs is imported inside it."""
+"""The command line: one command, one function. What a command needs is imported inside it.
+
+The commands themselves are in `commands`, which `main` imports, so that Ctrl-C is answered from the
+first import on.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,18 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import typer
+from skipway.errors import SkipwayError, harmless, plain_words
 
-from skipway.cli import checking, comparing, doctoring, exporting, publishing, training, using
-from skipway.cli.shared import app
-from skipway.errors import SkipwayError, harmless
 
-COMMANDS = (training, using, comparing, exporting, checking, doctoring, publishing)
-"""The modules whose commands the app has, in the order in which help lists them."""
-_PLACES = {module.__name__: place for place, module in enumerate(COMMANDS)}
-app.registered_commands.sort(key=lambda c: _PLACES[getattr(c.callback, "__module__", "")])
+def __getattr__(name: str) -> Any:
+    """The Typer `app`, imported where it is asked for."""
+    if name != "app":
+        raise AttributeError(f"module 'skipway.cli' has no attribute {name!r}")
+    from skipway.cli.commands import app
+
+    return app
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -44,14 +48,16 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        code = app(arguments or ["--help"], standalone_mode=False)
+        from skipway.cli.commands import run
+
+        code = run(arguments or ["--help"])
         sys.stdout.flush()  # here, where a reader that has gone is met
     except SkipwayError as error:
         if debug:
             traceback.print_exc()
         fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        fail("stopped", 130)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -61,7 +67,7 @@ def main() -> None:
             fail(f"the output cannot be written: {error.strerror}", 2)
         explain: Callable[[], str] | None = getattr(error, "format_message", None)
         if explain is not None:  # a usage error of Typer's parser
-            fail(f"{harmless(explain())}\nSee skipway --help", 2)
+            fail(f"{harmless(plain_words(explain()))}\nSee skipway --help", 2)
         if debug:
             raise
         if out_of_memory(error):
@@ -71,4 +77,4 @@ def main() -> None:
             "This is a defect of Skipway; --debug shows where.",
             3,
         )
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,13 +24,15 @@ WORDS = {
     "resize": "framing",
 }
 """Traits that the terminal calls by another name."""
+LINE_EVERY = 25
+"""Readings between two lines of progress, where the output is not a terminal."""
 
 
 @app.command("check-weights")
 def check_weights(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A weight file, or a run's folder.")],
     on: Annotated[str, typer.Option("--on", metavar="DATA", help="Labelled images, as for eval.")],
-    images: Annotated[int, typer.Option(min=1, help="Images to look at, at most.")] = 256,
+    images: Annotated[int, typer.Option(help="Images to look at, at most: 32 to 2,048.")] = 256,
     split: Annotated[
         str | None, typer.Option(help="train, val, test or all; by default test, val, all.")
     ] = None,
@@ -51,7 +55,8 @@ def check_weights(
         raise missing_part("check-weights", "train", error) from None
     if out is not None:
         refuse_existing(Path(out))
-    diagnosis = check(file, on, images, split, threads or cores())
+    with _telling() as progress:
+        diagnosis = check(file, on, images, split, threads or cores(), progress)
     written = out is not None and diagnosis.clear
     if out is not None and written:
         correct(diagnosis, out)
@@ -63,6 +68,28 @@ def check_weights(
         print(f"{harmless(out)}: {'' if written else 'not '}written", file=sys.stderr)
     if diagnosis.verdict != "right":
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[Callable[[int, int], None]]:
+    """What tells on stderr how far it is: a line that changes in a terminal, else some lines."""
+    from rich.console import Console
+
+    console = Console(file=sys.stderr, highlight=False)
+    told = 0
+    live = console.is_terminal
+    with console.status("reading") if live else contextlib.nullcontext() as line:
+
+        def tell(readings: int, passes: int) -> None:
+            nonlocal told
+            text = f"{readings} readings tried, {passes:,} images through the network"
+            if line is not None:
+                line.update(text)
+            elif readings >= told + LINE_EVERY:
+                told = readings
+                console.print(text, markup=False, soft_wrap=True)
+
+        yield tell
 
 
 def as_value(diagnosis: Diagnosis) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from typing import Annotated
 
 import typer
@@ -20,7 +21,8 @@ def export(
     model: Model,
     to: Annotated[Form, typer.Option(help="What to make.")] = Form.onnx,
     out: Annotated[
-        str | None, typer.Option(help="The file; by default beside the weights.")
+        str | None,
+        typer.Option(help="A file that is not there; by default beside the weights."),
     ] = None,
     on: Annotated[
         list[str] | None,
@@ -57,7 +59,9 @@ def export(
                     "score": parity.score,
                     "limit": making.LIMIT,
                     "logit": parity.logit,
+                    "relative": parity.relative,
                     "changed": parity.changed,
+                    "saturated": parity.saturated,
                 },
             }
         )
@@ -67,7 +71,14 @@ def export(
         f"{' and '.join(map(str, making.BATCHES))}, in ONNX Runtime and in torch:"
     )
     print(
-        f"largest difference of a score {parity.score:.1e} (at most {making.LIMIT:g}), "
-        f"of a logit {parity.logit:.1e}; same top-1 in all"
+        f"largest difference of a score {parity.score:.1e}, of a logit {parity.logit:.1e} or "
+        f"{parity.relative:.1e} of the largest (at most {making.LIMIT:g} of a score, and of the "
+        "largest logit); same top-1 in all"
     )
     print(f"{harmless(made.path)} ({made.size:,} bytes)")
+    if parity.saturated:
+        print(
+            f"note: the best score of {parity.saturated} of {parity.images} images is within "
+            f"{making.LIMIT:g} of 1: there scores prove little, and the logits count",
+            file=sys.stderr,
+        )

@@ -26,7 +26,9 @@ def train(
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="A name of `skipway models`.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="modern, finetune, he2015-cifar.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="modern, finetune, he2015-cifar, he2016-preact, wrn, rsb-a3.")
+    ] = None,
     epochs: Annotated[float | None, typer.Option(help="Length of the training.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,

@@ -1,8 +1,8 @@
 """Data for training and evaluation: splits, the classes that labels count, and what is held out.
 
 Where labelled images come from is the matter of `forms`. Here are the rules that hold for all: the
-classes of a data set are those of its training images, in alphabetical order, unless the form
-lists classes of its own; other splits are matched by name.
+classes of a data set are those of its training images, in alphabetical order, or that of numbers
+where the form has numbers, unless it lists classes of its own; other splits are matched by name.
 """
 
 from __future__ import annotations

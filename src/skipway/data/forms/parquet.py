@@ -4,7 +4,8 @@ Images: a column (``image``, ``img`` or any other of encoded bytes, as a struct 
 plain) and a label (label, labels, fine_label, class, target) of whole numbers or text. The names
 that the schema's metadata gives for a ClassLabel are the classes, in that order. One file, or a
 folder with ``train-*.parquet``, ``test-*`` and ``validation-*`` in it, in its ``data`` or in its
-only folder. Paths: as in `tables`.
+only folder; where no file is called so, a column ``split`` (train, val, test) tells the splits.
+Paths: as in `tables`, but that whole numbers are sorted as numbers.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def open_parquet(path: Path) -> Found:
     layout = _Layout.of(path)
     if layout.image is not None:
         return _images(path.parent, {"all": [path]}, ())
-    return found_in(path, "row", _rows(path, layout))
+    return found_in(path, "row", _rows(path, layout), int if layout.whole else str)
 
 
 def open_parquet_folder(path: Path) -> Found:
@@ -109,7 +110,7 @@ class _Layout(NamedTuple):
     path: str | None
     label: str
     split: str | None
-    """Of a table of paths; images have their splits from the names of their files."""
+    """The column of splits; not used where the names of the files tell them."""
     names: tuple[str, ...] | None
     """Of the classes, in the order of their numbers, where the metadata gives them."""
     whole: bool
@@ -221,22 +222,18 @@ def _images(folder: Path, files: dict[str, list[Path]], notes: tuple[str, ...]) 
     assert layout.image is not None
     reader = ParquetReader(folder, layout.image)
     remarks = [*notes, *_remarks(files, layout.image)]
-    if "all" in files and layout.split is not None:
+    if "all" not in files and layout.split is not None:
         remarks.append(
-            f"the column {layout.split} is not used: splits of images are told by the names of "
-            "files, as train-0.parquet and test-0.parquet"
+            f"the column {harmless(layout.split)} is not used: the names of the files tell the "
+            "splits"
         )
     held: dict[str, tuple[list[str], list[Any]]] = {}
-    for split, paths in files.items():
-        columns = [_columns(path, [layout.label])[0] for path in paths]
-        labels = [value for values in columns for value in values]
+    for split, (names, labels) in _by_split(files, layout).items():
         if not labels:
             remarks.append(f"{split} has no rows and is left out")
         elif layout.whole and set(labels) == {-1}:  # Hugging Face's way to keep them back
             remarks.append(f"{split} has no labels and is left out")
         else:
-            pairs = zip(paths, columns, strict=True)
-            names = [f"{path.name}#{i}" for path, values in pairs for i in range(len(values))]
             held[split] = names, labels
     if not held:
         raise InputError(f"{harmless(folder)}: no labelled images in its parquet files")
@@ -256,6 +253,33 @@ def _images(folder: Path, files: dict[str, list[Path]], notes: tuple[str, ...]) 
         targets = np.array([place[value] for value in labels], np.int64)
         splits[split] = Split(reader, Names(names), targets)
     return Found(splits, classes, declared=layout.names is not None, notes=tuple(remarks))
+
+
+def _by_split(
+    files: dict[str, list[Path]], layout: _Layout
+) -> dict[str, tuple[list[str], list[Any]]]:
+    """Names and labels of the rows of each split, which the files tell, else the column."""
+    found: dict[str, tuple[list[str], list[Any]]] = {}
+    if "all" not in files or layout.split is None:
+        for split, paths in files.items():
+            columns = [(path, _columns(path, [layout.label])[0]) for path in paths]
+            names = [f"{path.name}#{i}" for path, labels in columns for i in range(len(labels))]
+            found[split] = names, [label for _, labels in columns for label in labels]
+        return found
+    for path in files["all"]:
+        rows = zip(*_columns(path, [layout.split, layout.label]), strict=True)
+        for i, (told, label) in enumerate(rows):
+            known = None if told is None else split_name(str(told).strip())
+            if known is None:
+                said = "no split" if told is None else f"the split {harmless(told)!r}"
+                raise InputError(
+                    f"{harmless(path)}#{i}: {said}, not one of train, val, test\n"
+                    f"Correct it, or give the column {harmless(layout.split)} another name."
+                )
+            names, labels = found.setdefault(known, ([], []))
+            names.append(f"{path.name}#{i}")
+            labels.append(label)
+    return found
 
 
 def _common_layout(files: Sequence[Path]) -> _Layout:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,8 +119,11 @@ def _numbered(lines: Any) -> Iterator[tuple[int, list[str]]]:
         number = lines.line_num
 
 
-def found_in(path: Path, unit: str, rows: Iterable[Row]) -> Found:
-    """What the rows of a table make; `unit` is what a row is called in errors."""
+def found_in(
+    path: Path, unit: str, rows: Iterable[Row], order: Callable[[str], Any] = str
+) -> Found:
+    """What the rows of a table make; `unit` is what a row is called in errors, `order` gives what
+    the labels are sorted by."""
     faults = _Faults(path, unit)
     first: dict[str, int] = {}
     by_split: dict[str, list[tuple[str, str, int]]] = {}
@@ -150,11 +153,12 @@ def found_in(path: Path, unit: str, rows: Iterable[Row]) -> Found:
     faults.tell()
     if not by_split:
         raise InputError(f"{harmless(path)}: no {unit}s below the header")
-    classes = tuple(sorted({label for part in by_split.values() for label, _, _ in part}))
+    labels_found = {label for part in by_split.values() for label, _, _ in part}
+    classes = tuple(sorted(labels_found, key=order))
     place_of = {c: i for i, c in enumerate(classes)}
     splits, numbers = {}, {}
     for name, part in by_split.items():
-        part.sort()  # as class folders are
+        part.sort(key=lambda row: (place_of[row[0]], row[1]))  # as class folders are
         labels = np.array([place_of[label] for label, _, _ in part], np.int64)
         splits[name] = Split(FolderReader(path.parent), Names(file for _, file, _ in part), labels)
         numbers[name] = unit, np.array([number for _, _, number in part], np.int64)
