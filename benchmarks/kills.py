@@ -43,6 +43,10 @@ SETTINGS = {
     "data.resident": False,
     "augment.flip": True,
     "augment.pad_crop": 4,
+    "augment.policy": "rand",
+    "augment.erase": 0.2,
+    "augment.mixup": 0.2,
+    "augment.cutmix": 1.0,
     "optim.weight_decay": 0.02,
     "label_smoothing": 0.1,
     "ema.decay": 0.9,
@@ -120,7 +124,7 @@ def where(run: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=104)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import stats
 
 from skipway.data import Key, augment
-from skipway.data.augment import pad_crop_flip, random_resized_crop
+from skipway.data.augment import erased, mixed, pad_crop_flip, random_resized_crop
 
 Box = tuple[float, float, float, float]
 
@@ -241,3 +241,61 @@ def test_size_and_type_of_the_result(channels: int, kind: type, size: tuple[int,
     found = random_resized_crop(image, (16, 20), Key(0, 0, 0), (0.08, 1.0), "bicubic")
     assert found.shape == (16, 20, channels)
     assert found.dtype == kind
+
+
+# --- erasing and mixing -----------------------------------------------------------------------
+
+
+def test_erased_rectangles_are_what_the_paper_says() -> None:
+    x = torch.ones(4000, 1, 32, 24)
+    key = Key(1, 2, np.arange(4000))
+    found = erased(x.clone(), key, 0.25)
+    gone = (found == 0).flatten(1).sum(1)
+    hit = gone[gone > 0]
+    assert abs(len(hit) / 4000 - 0.25) < 0.03
+    share = hit / (32 * 24)
+    assert 0.015 < share.min() < 0.04
+    assert 0.30 < share.max() < 0.36
+    assert abs(share.mean() - 0.17) < 0.02
+    for image in found[gone > 0][:50, 0]:  # one rectangle each
+        rows, columns = (image == 0).any(1), (image == 0).any(0)
+        assert int((image == 0).sum()) == int(rows.sum()) * int(columns.sum())
+        ratio = int(rows.sum()) / int(columns.sum())
+        assert 0.2 < ratio < 4.5
+    again = erased(x[7:9].clone(), Key(1, 2, np.arange(7, 9)), 0.25)
+    assert torch.equal(again, found[7:9])  # of its own key, whatever its batch
+
+
+def test_mixup_is_a_mean_and_cutmix_a_rectangle() -> None:
+    x = torch.arange(6.0)[:, None, None, None].expand(6, 2, 20, 30).clone()
+    shares = []
+    for epoch in range(400):
+        key = Key(0, epoch, np.arange(6))
+        found, share = mixed(x, key, 0.4, 0.0)
+        expected = share * x + (1 - share) * x.roll(-1, 0)
+        torch.testing.assert_close(found, expected)
+        shares.append(share)
+    assert stats.kstest(shares, stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
+    for epoch in range(200):
+        found, share = mixed(x, Key(0, epoch, np.arange(6)), 0.0, 1.0)
+        for i, image in enumerate(found):
+            other = image == (i + 1) % 6
+            assert torch.equal(image == i, ~other)
+            rows, columns = other[0].any(1), other[0].any(0)
+            assert int(other[0].sum()) == int(rows.sum()) * int(columns.sum())
+            assert 1 - float(other.float().mean()) == pytest.approx(share)
+    assert x[0, 0, 0, 0] == 0  # the batch itself is left as it was
+
+
+def test_of_both_each_is_taken_half_of_the_time_and_by_the_key() -> None:
+    x = torch.randn(4, 1, 8, 8)
+    blended = 0
+    for epoch in range(300):
+        key = Key(5, epoch, np.array([9, 2, 4, 7]))
+        found, share = mixed(x, key, 1.0, 1.0)
+        again, same = mixed(x, key, 1.0, 1.0)
+        assert torch.equal(found, again)
+        assert share == same
+        own = torch.isclose(found, x).float().mean()
+        blended += bool(own < 0.01) and share > 0.02
+    assert 110 < blended < 190

@@ -24,6 +24,7 @@ from skipway.config import (
 )
 from skipway.errors import InputError
 from skipway.recipes import RECIPES, recipe
+from skipway.training.clock import Clock, Schedule
 
 BASE: dict[str, Any] = {"data_path": "x", "recipe": "modern"}
 
@@ -48,6 +49,13 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "augment.pad_crop": ("4", 4),
     "augment.area": ("[0.25, 1]", (0.25, 1.0)),
     "augment.size": ("112", 112),
+    "augment.policy": ("rand", "rand"),
+    "augment.operations": ("3", 3),
+    "augment.magnitude": ("12", 12.0),
+    "augment.jitter": ("0.4", 0.4),
+    "augment.erase": ("0.25", 0.25),
+    "augment.mixup": ("0.2", 0.2),
+    "augment.cutmix": ("1", 1.0),
     "augment.pixel_mean": ("true", True),
     "optim.kind": ("muon", "muon"),
     "optim.lr": ("1e-3", 1e-3),
@@ -67,9 +75,13 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "schedule.warmup_lr": ("0.01", 0.01),
     "schedule.milestones": ('["10 steps", "50 %"]', ("10 steps", "50 %")),
     "schedule.factor": ("0.2", 0.2),
+    "schedule.power": ("3", 3.0),
     "ema.decay": ("0.99", 0.99),
     "batch_size": ("64", 64),
     "label_smoothing": ("0.1", 0.1),
+    "loss": ("bce", "bce"),
+    "focal_gamma": ("1.5", 1.5),
+    "class_weights": ("balanced", "balanced"),
     "exact_norm": ("true", True),
     "seed": ("5", 5),
     "device": ("cuda:1", "cuda:1"),
@@ -201,7 +213,7 @@ BAD: list[tuple[str, Any]] = [
     ("optim.weight_decay", math.inf),
     ("optim.momentum", 1),
     ("optim.clip", 0),
-    ("schedule.kind", "linear"),
+    ("schedule.kind", "plateau"),
     ("schedule.length", 40),
     ("schedule.length", "40"),
     ("schedule.milestones", ["1 step", "x"]),
@@ -404,6 +416,26 @@ def test_the_recipe_of_2015_is_that_of_the_paper() -> None:
     augment = config.augment
     assert (augment.pad_crop, augment.flip, augment.pixel_mean) == (4, True, True)
     assert config.label_smoothing == config.ema.decay == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # 2016, appendix: 400 iterations at 0.01, then as in 2015
+        ("he2016-preact", {0: 0.01, 399: 0.01, 400: 0.1, 32_000: 0.01, 48_000: 0.001}),
+        # 1605.07146, section 3: times 0.2 at 60, 120 and 160 of 200 epochs
+        ("wrn", {0: 0.1, 60 * 390: 0.02, 120 * 390: 0.004, 160 * 390: 0.0008}),
+        # 2110.00476, table 2, A3: cosine after 5 epochs of warm-up
+        ("rsb-a3", {5 * 390: 0.008, 39_000 - 1: 0.0}),
+    ],
+)
+def test_a_recipe_has_the_papers_rates(name: str, expected: dict[int, float]) -> None:
+    config = resolve({"data_path": "x", "recipe": name}, recipe(name).settings)
+    clock = Clock.of(config.schedule.length, 390)
+    schedule = Schedule(config.schedule, clock, config.optim.lr)
+    assert clock.total == (64_000 if name == "he2016-preact" else 390 * {"wrn": 200}.get(name, 100))
+    for step, rate in expected.items():
+        assert schedule(step) == pytest.approx(rate, abs=1e-9), step
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:

@@ -194,6 +194,18 @@ def decisive(state: dict[str, Any]) -> dict[str, Any]:
     return state | {"tally": tally}
 
 
+@pytest.mark.parametrize(("kind", "power"), [("linear", 1.0), ("polynomial", 1.7)])
+def test_linear_and_polynomial_are_torchs(kind: Any, power: float) -> None:
+    config = ScheduleConfig(kind=kind, power=power if kind == "polynomial" else 2.0)
+    schedule = Schedule(config, Clock(10, 50), 0.3)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    peer = torch.optim.lr_scheduler.PolynomialLR(optimizer, 50, power)
+    for step in range(50):
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        peer.step()
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("stop", [1, 5, 6, 7, 11])
 def test_resume_is_exact_to_the_bit(stop: int, precision: Any, tmp_path: Path) -> None:
@@ -350,7 +362,9 @@ def test_resume_is_exact_with_decoded_images_and_dropped_paths(workers: int) -> 
         pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
         names = [f"{i}.png" for i in range(12)]
         split = Split(ArrayReader(pixels), names, np.arange(12) % 3)
-        task = tiny_task(pad_crop=1, flip=True)
+        task = tiny_task(
+            pad_crop=1, flip=True, policy="trivial", jitter=0.3, erase=0.5, mixup=0.3, cutmix=1.0
+        )
         feed = DecodedFeed(split, 1, task.augment, task.collate, 4, 3, workers)
         return make_loop(tiny(drop_path=0.5), task, feed, epochs=3)
 

@@ -18,7 +18,7 @@ from pydantic import (
     ValidationError,
 )
 
-from skipway.errors import InputError, harmless, nearest
+from skipway.errors import InputError, harmless, nearest, plain_words
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(epochs?|steps?|%)")
 _MINUTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:m|min|minutes?)")
@@ -131,6 +131,22 @@ class AugmentConfig(Slice):
     size: int | None = Field(None, ge=8, le=4096)
     """Height and width of the random crops, where they are not those of the model's input. A
     little smaller costs less, and shows objects at the size of evaluation (1906.06423)."""
+    policy: Literal["none", "rand", "trivial"] = "none"
+    """rand: so many random `operations`, each of one `magnitude` (1909.13719). trivial: one
+    operation of random magnitude (2103.10158)."""
+    operations: int = Field(2, ge=1, le=20)
+    magnitude: float = Field(9, ge=0, le=30)
+    """Of rand."""
+    jitter: float = Field(0, ge=0, lt=1)
+    """Brightness, contrast and saturation each times 1 - jitter to 1 + jitter."""
+    erase: float = Field(0, ge=0, le=1)
+    """Probability that a random rectangle is set to the mean (1708.04896)."""
+    mixup: float = Field(0, ge=0, le=100)
+    """Alpha of Beta(alpha, alpha), the share of an image in its mixture with another
+    (1710.09412); 0 is none."""
+    cutmix: float = Field(0, ge=0, le=100)
+    """Alpha, where a rectangle of another image is pasted (1905.04899); of both, one for each
+    batch with probability 1/2."""
     pixel_mean: bool = False
     """Subtract the per-pixel mean of the training images, divide by nothing (2015)."""
 
@@ -164,15 +180,16 @@ class OptimConfig(Slice):
 
 
 class ScheduleConfig(Slice):
-    kind: Literal["constant", "step", "cosine", "one-cycle"] = "cosine"
-    """step: times `factor` at each milestone. cosine: to 0. one-cycle: cosine up during the
-    warm-up, cosine down to 0."""
+    kind: Literal["constant", "step", "linear", "polynomial", "cosine", "one-cycle"] = "cosine"
+    """step: times `factor` at each milestone. linear, cosine: to 0. polynomial: to 0 as the
+    `power` of what is left. one-cycle: cosine up during the warm-up, cosine down to 0."""
     length: Length = "40 epochs"
     warmup: Duration = "0 steps"
     warmup_lr: float | None = Field(None, gt=0)
     """Constant rate during warm-up (2015: 0.01 for deep nets); None rises linearly from near 0."""
     milestones: tuple[Duration, ...] = ()
     factor: float = Field(0.1, gt=0)
+    power: float = Field(2.0, gt=0)
 
 
 class EmaConfig(Slice):
@@ -194,6 +211,12 @@ class RunConfig(Slice):
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
     batch_size: int = Field(128, ge=1)
+    loss: Literal["ce", "bce", "focal"] = "ce"
+    """ce: cross-entropy. bce: a logistic loss for each class, the mean of them (2110.00476).
+    focal: cross-entropy times (1 - p)^focal_gamma (1708.02002)."""
+    focal_gamma: float = Field(2.0, ge=0)
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: the loss of a class in inverse proportion to its training images."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     exact_norm: bool = False
     """After training, compute batch norm's statistics over training images (2015 code)."""
@@ -205,6 +228,11 @@ class RunConfig(Slice):
     checkpoint_every: Interval = "1 epoch"
     """5 minutes, 200 steps or 1 epoch."""
     keep_checkpoints: int = Field(2, ge=1)
+
+    @property
+    def on_features(self) -> bool:
+        """Whether the classifier alone is trained, on features that are computed once."""
+        return self.model.freeze == "all" and self.data.views > 0
 
 
 def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
@@ -272,9 +300,7 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
         errors = error.errors()
         where = [_key_of(e["loc"]) for e in errors]
         told = dict.fromkeys(
-            e["msg"].removeprefix("Value error, ")
-            for e, key in zip(errors, where, strict=True)
-            if key == where[0]
+            plain_words(e["msg"]) for e, key in zip(errors, where, strict=True) if key == where[0]
         )
         value = harmless(errors[0]["input"])[:60]
         raise InputError(

@@ -16,9 +16,9 @@ from skipway.images import resize
 
 Array = npt.NDArray[Any]
 
-_OF_BATCH = 3
-"""Draws of an image that `pad_crop_flip` takes: the first. What else is drawn comes after, else
-mirrored images would all be cropped from the same side."""
+_PAD_CROP_FLIP, _AREA, _ERASE, JITTER, POLICY = 0, 3, 43, 84, 90
+"""Where the draws of each begin. None uses those of another, else mirrored images would all be
+cropped from the same side. Those of the policy are the last: there may be many."""
 
 
 def pad_crop_flip(x: Tensor, key: Key, pad: int, flip: bool) -> Tensor:
@@ -26,7 +26,7 @@ def pad_crop_flip(x: Tensor, key: Key, pad: int, flip: bool) -> Tensor:
 
     x: normalised [B, C, H, W], so that zero is the mean; `key.index` is [B]. Same shape out.
     """
-    draws = key.uniform(_OF_BATCH)
+    draws = key.uniform(3, _PAD_CROP_FLIP)
     height, width = x.shape[2:]
     if pad:
         dy, dx = (
@@ -51,7 +51,7 @@ def random_resized_crop(
     parts that do not fit, the largest central one.
     """
     height, width = image.shape[:2]
-    draws = key.uniform(_OF_BATCH + 40)[_OF_BATCH:].reshape(10, 4)
+    draws = key.uniform(40, _AREA).reshape(10, 4)
     for share, aspect, top, left in draws:
         target = height * width * (area[0] + (area[1] - area[0]) * share)
         ratio = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * aspect)
@@ -63,3 +63,48 @@ def random_resized_crop(
     w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
     y, x = (height - h) // 2, (width - w) // 2
     return resize(image, size, interpolation, (x, y, x + w, y + h))
+
+
+def erased(x: Tensor, key: Key, probability: float) -> Tensor:
+    """Random erasing (Zhong et al. 2017, 1708.04896): a rectangle of random images set to 0, the
+    mean.
+
+    x: normalised [B, C, H, W]. Area 2 to 33 % of the image, aspect ratio log-uniform in 0.3 to
+    3.3; after ten rectangles that do not fit, none.
+    """
+    height, width = x.shape[2:]
+    draws = key.uniform(41, _ERASE)
+    for i in np.flatnonzero(draws[:, 0] < probability).tolist():
+        for share, aspect, top, left in draws[i, 1:].reshape(10, 4):
+            target = height * width * (0.02 + 0.31 * share)
+            ratio = 0.3 * (3.3 / 0.3) ** aspect
+            h, w = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+            if 0 < h < height and 0 < w < width:
+                at, to = int(top * (height - h + 1)), int(left * (width - w + 1))
+                x[i, :, at : at + h, to : to + w] = 0
+                break
+    return x
+
+
+def mixed(x: Tensor, key: Key, mixup: float, cutmix: float) -> tuple[Tensor, float]:
+    """Mixup (1710.09412) or CutMix (1905.04899) of each image with the next of the batch.
+
+    x: [B, C, H, W], B > 1. mixup, cutmix: alpha of Beta(alpha, alpha), 0 for none; of both, one
+    for each batch with probability 1/2. Returns the images and the share of each that is its own.
+    """
+    draw = key.generator()
+    cut = cutmix > 0 and (not mixup or draw.random() < 0.5)
+    alpha = cutmix if cut else mixup
+    share = float(draw.beta(alpha, alpha))
+    others = x.roll(-1, 0)
+    if not cut:
+        return torch.lerp(others, x, share), share
+    height, width = x.shape[2:]
+    h, w = (round(side * math.sqrt(1 - share)) for side in (height, width))
+    # the centre is drawn and the rectangle cut off at the border, as in the paper's code
+    y, z = int(draw.random() * height), int(draw.random() * width)
+    top, left = max(y - h // 2, 0), max(z - w // 2, 0)
+    bottom, right = min(y - h // 2 + h, height), min(z - w // 2 + w, width)
+    x = x.clone()
+    x[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
+    return x, 1 - (bottom - top) * (right - left) / (height * width)

@@ -41,11 +41,17 @@ class Key:
     """Position in the data set."""
     repeat: int = 0
 
-    def uniform(self, n: int) -> Array:
-        """float64 [*index.shape, n] in [0, 1)."""
+    def uniform(self, n: int, start: int = 0) -> Array:
+        """Draws start to start + n: float64 [*index.shape, n] in [0, 1)."""
         index = np.asarray(self.index, np.uint64)[..., None]
-        bits = hashed(self.seed, self.epoch, index, self.repeat, np.arange(n, dtype=np.uint64))
+        draws = np.arange(start, start + n, dtype=np.uint64)
+        bits = hashed(self.seed, self.epoch, index, self.repeat, draws)
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def generator(self) -> np.random.Generator:
+        """For draws of a whole batch: of the key of its first image."""
+        first = np.asarray(self.index, np.uint64).reshape(-1)[0]
+        return np.random.Generator(np.random.Philox(hashed(self.seed, self.epoch, first)))
 
 
 def permutation(n: int, *key: int) -> Array:

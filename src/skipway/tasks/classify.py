@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,16 @@ from torch import Tensor, nn
 from skipway.architecture import Architecture
 from skipway.config import AugmentConfig
 from skipway.data import Key, Split
-from skipway.data.augment import pad_crop_flip, random_resized_crop
+from skipway.data.augment import (
+    JITTER,
+    POLICY,
+    erased,
+    mixed,
+    pad_crop_flip,
+    random_resized_crop,
+)
 from skipway.data.feed import Batch
+from skipway.data.policy import augmented, jittered
 from skipway.errors import harmless
 from skipway.images import Preprocess, thumbnail
 from skipway.metrics import Scored, calibration, wilson_interval
@@ -116,28 +125,80 @@ def _digest(split: Split, scored: Scored, classes: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """Targets of mixed images: `share` of the one label, the rest of the other."""
+
+    labels: Tensor
+    others: Tensor
+    share: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A classification loss, the mean over a batch; `config.RunConfig` says where each is from."""
+
+    kind: Literal["ce", "bce", "focal"] = "ce"
+    smoothing: float = 0.0
+    gamma: float = 2.0
+    """Of focal."""
+    weights: tuple[float, ...] | None = None
+    """Factor of the loss of an image, by class."""
+
+    def __call__(self, logits: Tensor, targets: Mixed) -> Tensor:
+        """Of float32 logits [B, K]."""
+        if self.kind == "ce" and self.weights is None and targets.share == 1:  # the fastest
+            return F.cross_entropy(logits, targets.labels, label_smoothing=self.smoothing)
+        classes = logits.shape[1]
+        own, other = (F.one_hot(t, classes).float() for t in (targets.labels, targets.others))
+        wanted = torch.lerp(other, own, targets.share)  # [B, K], rows that sum to 1
+        smooth = wanted * (1 - self.smoothing) + self.smoothing / classes
+        if self.kind == "bce":
+            each = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(1)
+        else:
+            log = logits.log_softmax(1)
+            if self.kind == "focal":
+                log = log * (1 - log.exp()) ** self.gamma
+            each = -(smooth * log).sum(1)
+        if self.weights is not None:
+            each = each * (wanted @ logits.new_tensor(self.weights))
+        return each.mean()
+
+
 class Classify:
     """`tasks.Task` for labels; images are decoded arrays, targets whole numbers."""
 
     def __init__(
-        self, preprocess: Preprocess, augmentation: AugmentConfig, label_smoothing: float = 0.0
+        self,
+        preprocess: Preprocess,
+        augmentation: AugmentConfig,
+        loss: Loss | None = None,
     ) -> None:
         self.preprocess = preprocess
         self.augmentation = augmentation
-        self.label_smoothing = label_smoothing
+        self.loss = loss or Loss()
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def build(self, architecture: Architecture) -> nn.Module:
         return ResNet(architecture)
 
     def augment(self, image: Array, target: int, key: Key | None) -> tuple[Array, int]:
-        area = self.augmentation.area
-        if key is None or area is None:
+        c = self.augmentation
+        if key is None:
             return self.preprocess.frame(image)[0], target
-        size, filter_name = self.preprocess.size, self.preprocess.interpolation
-        if self.augmentation.size is not None:
-            size = (self.augmentation.size, self.augmentation.size)
-        return random_resized_crop(image, size, key, area, filter_name), target
+        if c.area is None:
+            image = self.preprocess.frame(image)[0]
+        else:
+            size = self.preprocess.size if c.size is None else (c.size, c.size)
+            image = random_resized_crop(image, size, key, c.area, self.preprocess.interpolation)
+        if c.jitter:
+            image = jittered(image, c.jitter, key.uniform(6, JITTER))
+        if c.policy != "none":
+            operations = c.operations if c.policy == "rand" else 1
+            draws = key.uniform(3 * operations, POLICY).reshape(-1, 3)
+            fill = tuple(round(255 * mean) for mean in self.preprocess.mean)
+            image = augmented(image, c.policy, c.magnitude, fill, draws)
+        return image, target
 
     def collate(self, samples: list[tuple[Array, int]]) -> tuple[Tensor, Tensor]:
         frames = np.stack([image for image, _ in samples])
@@ -149,6 +210,13 @@ class Classify:
         if key is not None:
             pad, flip = self.augmentation.pad_crop, self.augmentation.flip
             images = pad_crop_flip(images, key, pad, flip)
+            if self.augmentation.erase:
+                images = erased(images, key, self.augmentation.erase)
+            alphas = self.augmentation.mixup, self.augmentation.cutmix
+            if any(alphas) and len(batch) > 1:
+                images, share = mixed(images, key, *alphas)
+                targets = Mixed(batch.targets, batch.targets.roll(-1), share)
+                return Batch(images, targets, batch.index)
         return Batch(images, batch.targets, batch.index)
 
     def normalise(self, frames: Tensor) -> Tensor:
@@ -164,10 +232,11 @@ class Classify:
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.images).float()
-        loss = F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing)
+        targets = batch.targets
+        whole = targets if isinstance(targets, Mixed) else Mixed(targets, targets, 1.0)
         with torch.no_grad():
-            accuracy = (logits.argmax(1) == batch.targets).float().mean()
-        return {"loss": loss, "accuracy": accuracy}
+            accuracy = (logits.argmax(1) == whole.labels).float().mean()
+        return {"loss": self.loss(logits, whole), "accuracy": accuracy}
 
     def predict(self, model: nn.Module, batch: Batch) -> Array:
         logits: Array = model(batch.images).float().cpu().numpy()

@@ -65,4 +65,6 @@ class Schedule:
             passed = sum(step >= self.clock.steps(m) for m in c.milestones)
             return self.lr * c.factor**passed
         done = (step - warmup) / max(self.clock.total - warmup, 1)
+        if c.kind in ("linear", "polynomial"):
+            return self.lr * (1 - done) ** (c.power if c.kind == "polynomial" else 1)
         return self.lr * (1 + math.cos(math.pi * done)) / 2

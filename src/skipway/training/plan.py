@@ -83,6 +83,16 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
         raise InputError(
             "data.resident: random crops (augment.area) need the whole images; drop one"
         )
+    one_by_one = final.augment.policy != "none" or final.augment.jitter > 0
+    if final.data.resident and one_by_one:
+        raise InputError("data.resident: augment.policy and augment.jitter change image by image")
+    if final.data.channels == 4 and one_by_one:
+        raise InputError("augment.policy, augment.jitter: for images of 1 or 3 channels")
+    if final.on_features and (final.augment.mixup or final.augment.cutmix):
+        raise InputError(
+            "augment.mixup, augment.cutmix: kept features are of single images\n"
+            "Drop them, or compute the features in each epoch: --set data.views=0"
+        )
     if final.augment.size is not None and final.augment.area is None:
         raise InputError("augment.size: the size of random crops; set augment.area too")
     if final.augment.pixel_mean and weights is not None:
@@ -225,7 +235,7 @@ def _training(data: DataSet, config: RunConfig) -> list[Choice]:
     )
     if config.model.weights is not None:
         length = Choice("schedule.length", "15 epochs", "starts from given weights")
-        if config.model.freeze == "all" and config.data.views:
+        if config.on_features:
             length = Choice("schedule.length", "60 epochs", "an epoch on kept features is short")
     choices = [
         length,
@@ -247,6 +257,8 @@ def _machine(data: DataSet, config: RunConfig) -> list[Choice]:
     resident, why = mebibytes << 20 <= RESIDENT_LIMIT, f"decoded it takes {mebibytes:,} MiB"
     if config.augment.area is not None:
         resident, why = False, "random resized crops need the whole images"
+    elif config.augment.policy != "none" or config.augment.jitter:
+        resident, why = False, "each image is changed by itself"
     gpu = torch.cuda.is_available()
     on_gpu = gpu and config.device != "cpu"
     # On two cores, one worker beside two threads trained no faster than none (photographs of 110

@@ -14,7 +14,7 @@ from skipway.data.feed import DecodedFeed, Feed, ResidentFeed, decode_all, pixel
 from skipway.data.preflight import Scan, remarks, scan
 from skipway.errors import InputError, harmless
 from skipway.images import Preprocess, plain_preprocess, verify
-from skipway.tasks.classify import Classify
+from skipway.tasks.classify import Classify, Loss
 from skipway.training.plan import Plan
 
 Array = npt.NDArray[Any]
@@ -60,7 +60,7 @@ def prepare(plan: Plan) -> Prepared:
     }
     if frames and plan.preprocess is None:
         preprocess = _measured(preprocess, frames["train"], config)
-    task = Classify(preprocess, config.augment, config.label_smoothing)
+    task = Classify(preprocess, config.augment, _loss(config, data))
     feeds: dict[str, Feed] = {}
     for name, split in data.splits.items():
         if frames:
@@ -77,6 +77,14 @@ def prepare(plan: Plan) -> Prepared:
                 persistent=name == "train",
             )
     return Prepared(data, task, feeds, contents)
+
+
+def _loss(config: RunConfig, data: DataSet) -> Loss:
+    weights = None
+    if config.class_weights == "balanced":
+        counts = data.counts("train").values()
+        weights = tuple(sum(counts) / (len(counts) * n) for n in counts)
+    return Loss(config.loss, config.label_smoothing, config.focal_gamma, weights)
 
 
 def _measured(preprocess: Preprocess, frames: Array, config: RunConfig) -> Preprocess:

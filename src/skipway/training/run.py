@@ -223,15 +223,13 @@ class _Training:
             progress.say(f"  {len(skipped):,} damaged images left out; {first}")
         for remark in self.prepared.data.notes[len(plan.data.notes) :]:
             progress.say(f"  {remark}")
-        self.on_features = self.config.model.freeze == "all" and self.config.data.views > 0
-        """Whether the loop trains the classifier alone, on features that are computed here."""
         self.net = self._network(resumed)
         self.keep_frozen = freeze(self.net, self.config.model.freeze)
         self.task: Task = self.prepared.task
         self.feeds = self.prepared.feeds
         trained: nn.Module = self.net
         clock = self._clock()
-        if self.on_features:
+        if self.config.on_features:
             trained, self.task = head(self.net), OnFeatures(self.task)
             self.feeds = self._features(min(self.config.data.views, clock.epochs))
         self.loop = self._loop(trained, clock)
@@ -270,7 +268,7 @@ class _Training:
             net = self.prepared.task.build(self.plan.architecture)
         assert isinstance(net, ResNet)
         if resumed is not None:  # its checkpoint has all weights, or those of the classifier
-            if self.on_features:
+            if self.config.on_features:
                 net.load_state_dict(checkpoint.load(resumed / FROZEN))
         elif self.config.model.weights is not None:
             state, _ = read_state(self.config.model.weights)
@@ -346,7 +344,7 @@ class _Training:
             with _signals() as came, checkpoint.Writer(folder, self.config.keep_checkpoints) as to:
                 self.writer = to
                 if state is None:
-                    if self.on_features:
+                    if self.config.on_features:
                         checkpoint.write(path / FROZEN, self.net.state_dict())
                     write_samples(path, self.prepared, self.config)
                     self._checkpoint()  # so that what is killed early can go on
@@ -524,7 +522,7 @@ class _Training:
     def _weights(self) -> dict[str, Tensor]:
         """The whole network's tensors, as they are evaluated and kept."""
         trained = self.loop.weights.state_dict()
-        return self.net.state_dict() | trained if self.on_features else trained
+        return self.net.state_dict() | trained if self.config.on_features else trained
 
     def _save(self, state: Mapping[str, Tensor], name: str, metrics: tuple[Measured, ...]) -> Card:
         card = self._card(metrics)

@@ -1,0 +1,132 @@
+"""Image operations against torchvision's, on the same Pillow images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import autoaugment as peer
+from torchvision.transforms import functional as F
+
+from skipway.data.policy import MOST, OPERATIONS, augmented, jittered, level_of
+
+THEIRS = {
+    "identity": "Identity", "shear_x": "ShearX", "shear_y": "ShearY",
+    "translate_x": "TranslateX", "translate_y": "TranslateY", "rotate": "Rotate",
+    "brightness": "Brightness", "colour": "Color", "contrast": "Contrast",
+    "sharpness": "Sharpness", "posterize": "Posterize", "solarize": "Solarize",
+    "autocontrast": "AutoContrast", "equalize": "Equalize",
+}  # fmt: skip
+FILL = (124, 116, 104)
+
+
+def picture(height: int = 61, width: int = 80, channels: int = 3) -> np.ndarray:
+    """Smooth, with noise."""
+    rng = np.random.default_rng(height)
+    coarse = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), 3), int)
+    noisy = np.clip(smooth + rng.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
+    return noisy[:, :, :channels]
+
+
+def test_the_spaces_are_torchvisions() -> None:
+    assert THEIRS.keys() == OPERATIONS.keys()
+    height, width = 61, 80
+    spaces: dict[Any, Any] = {
+        "rand": peer.RandAugment()._augmentation_space(MOST + 1, (height, width)),
+        "trivial": peer.TrivialAugmentWide()._augmentation_space(MOST + 1),
+    }
+    for policy, space in spaces.items():
+        assert space.keys() == set(THEIRS.values())
+        for name, operation in OPERATIONS.items():
+            levels, signed = space[THEIRS[name]]
+            assert operation.signed == signed, name
+            for strength in (0, 7, 15, 22, MOST) if levels.ndim else ():
+                expected = float(levels[strength])
+                found = level_of(name, policy, strength, (height, width))
+                found = {"posterize": 8 - round(found), "solarize": 255 - found}.get(name, found)
+                assert found == pytest.approx(expected, abs=1e-4), (policy, name, strength)
+
+
+LEVELS = [(n, level) for n, o in OPERATIONS.items() for level in (0.0, 0.3, -0.3)[: 2 + o.signed]]
+
+
+@pytest.mark.parametrize(("name", "level"), LEVELS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_operation_is_torchvisions(name: str, channels: int, level: float) -> None:
+    scale = {"translate_x": 60, "translate_y": 60, "rotate": 90, "posterize": 10, "solarize": 600}
+    operation = OPERATIONS[name]
+    level *= scale.get(name, 1)
+    image = picture(channels=channels)
+    given = Image.fromarray(image[:, :, 0] if channels == 1 else image)
+    theirs = {"posterize": 8 - round(level), "solarize": 255 - level}.get(name, level)
+    fill = [float(v) for v in FILL[:channels]]
+    expected = peer._apply_op(given, THEIRS[name], theirs, InterpolationMode.BILINEAR, fill)
+    found = operation.apply(given, level, FILL[:channels])
+    a, b = (np.asarray(i, int) for i in (found, expected))
+    if name == "solarize":  # they keep a fraction of a level
+        assert np.abs(a - b).max() <= 255 * (level > 0)
+        a, b = a[a == b], b[a == b]
+        assert len(a) > 0.98 * image.size
+    assert np.abs(a - b).max() <= 1 + 2 * name.startswith("shear")
+
+
+def test_rand_applies_so_many_and_trivial_one() -> None:
+    image = picture()
+    names = list(OPERATIONS)
+    draws = np.array(
+        [[(names.index(n) + 0.5) / len(names), 0.9, 0.5] for n in ("rotate", "colour")]
+    )
+    rotated = Image.fromarray(image).rotate(9.0, Image.Resampling.BILINEAR, fillcolor=FILL)
+    expected = F.adjust_saturation(rotated, 1 + 0.9 * 9 / 30)
+    assert np.array_equal(augmented(image, "rand", 9, FILL, draws), np.asarray(expected))
+    once = augmented(image, "trivial", 9, FILL, draws[:1])
+    expected = Image.fromarray(image).rotate(
+        135 * 15 / 30, Image.Resampling.BILINEAR, fillcolor=FILL
+    )
+    assert np.array_equal(once, np.asarray(expected))
+    draws[:, 1] = 0.1  # the other sign
+    expected = Image.fromarray(image).rotate(-67.5, Image.Resampling.BILINEAR, fillcolor=FILL)
+    assert np.array_equal(augmented(image, "trivial", 9, FILL, draws[:1]), np.asarray(expected))
+
+
+@given(
+    st.integers(0, 2**32), st.sampled_from(["rand", "trivial"]), st.sampled_from([1, 3]),
+    st.sampled_from([np.uint8, np.uint16]),
+)  # fmt: skip
+def test_shapes_stay_and_nothing_fails(seed: int, policy: Any, channels: int, kind: Any) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (*rng.integers(1, 20, 2), channels)
+    image = rng.integers(0, np.iinfo(kind).max + 1, shape, kind)
+    before = image.copy()
+    found = augmented(image, policy, 30, FILL[:channels], rng.random((3, 3)))
+    assert (found.shape, found.dtype) == (shape, np.uint8)
+    assert jittered(image, 0.9, rng.random(6)).shape == shape
+    assert np.array_equal(image, before)
+
+
+def test_every_operation_is_drawn_as_often() -> None:
+    draws = np.random.default_rng(0).random(14_000)
+    counts = np.bincount((draws * len(OPERATIONS)).astype(int))
+    assert len(counts) == len(OPERATIONS)
+    assert counts.min() > 900
+
+
+def test_jitter_is_torchvisions() -> None:
+    image = picture()
+    draws = np.array([0.7, 0.1, 0.4, 0.9, 0.2, 0.6])  # contrast, then saturation, then brightness
+    steps = (
+        (F.adjust_contrast, 1 + 0.5 * (2 * 0.2 - 1)),
+        (F.adjust_saturation, 1 + 0.5 * (2 * 0.6 - 1)),
+        (F.adjust_brightness, 1 + 0.5 * (2 * 0.9 - 1)),
+    )
+    expected = Image.fromarray(image)
+    for change, factor in steps:
+        expected = change(expected, factor)
+    assert np.array_equal(jittered(image, 0.5, draws), np.asarray(expected))
+    assert np.array_equal(jittered(image, 0.0, draws), image)
