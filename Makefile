@@ -65,7 +65,7 @@ endif
 endif
 ifdef IMAGENETTE
 	$(BIN)/python benchmarks/imagenette.py --data "$(IMAGENETTE)" --epochs 5 --out runs/imagenette-5-$(AT)
-	$(BIN)/python benchmarks/imagenette.py --data "$(IMAGENETTE)" --epochs 20 --crop 112 --out runs/imagenette-20-$(AT)
+	$(BIN)/python benchmarks/imagenette.py --data "$(IMAGENETTE)" --epochs 20 --out runs/imagenette-20-$(AT)
 endif
 ifdef ANTS
 	$(BIN)/python benchmarks/folder_and_zip.py --data "$(ANTS)"

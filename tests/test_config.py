@@ -78,6 +78,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "schedule.power": ("3", 3.0),
     "ema.decay": ("0.99", 0.99),
     "batch_size": ("64", 64),
+    "accumulate": ("4", 4),
     "label_smoothing": ("0.1", 0.1),
     "loss": ("bce", "bce"),
     "focal_gamma": ("1.5", 1.5),

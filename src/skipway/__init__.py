@@ -70,5 +70,6 @@ def train(
         )
     else:
         result = training.start(os.fspath(data), given, out, progress)
-    write_report(result.run)
+    if result.rank == 0:
+        write_report(result.run)
     return result

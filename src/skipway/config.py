@@ -211,6 +211,10 @@ class RunConfig(Slice):
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
     batch_size: int = Field(128, ge=1)
+    """Images a step; under torchrun of each process."""
+    accumulate: int = Field(1, ge=1)
+    """Parts in which a step goes through a batch, for one that would not fit into memory; batch
+    norm sees one part at a time."""
     loss: Literal["ce", "bce", "focal"] = "ce"
     """ce: cross-entropy. bce: a logistic loss for each class, the mean of them (2110.00476).
     focal: cross-entropy times (1 - p)^focal_gamma (1708.02002)."""

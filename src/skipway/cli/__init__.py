@@ -37,7 +37,8 @@ def out_of_memory(error: Exception) -> bool:
 
 def fail(text: str, code: int) -> NoReturn:
     """Print an error of at most three lines and leave."""
-    print("skipway: " + "\n".join(text.splitlines()[:3]), file=sys.stderr)
+    if text:  # else another process has said it
+        print("skipway: " + "\n".join(text.splitlines()[:3]), file=sys.stderr)
     sys.exit(code)
 
 

@@ -95,6 +95,8 @@ def train(
     except Interrupted as stop:
         print(f"skipway: {stop}", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
+    if result.rank > 0:
+        return
     if as_json:
         emit(
             {

@@ -34,9 +34,26 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
+    def split(self, size: int) -> list[Batch]:
+        """Batches of at most `size` images, as even as can be."""
+        n = len(self)
+        ends = [n * (i + 1) // -(-n // size) for i in range(-(-n // size))]
+        return [
+            Batch(
+                _rows(self.images, low, high), _rows(self.targets, low, high), self.index[low:high]
+            )
+            for low, high in zip([0, *ends[:-1]], ends, strict=True)
+        ]
+
     def to(self, device: torch.device) -> Batch:
         """The batch on that device, lists and dictionaries element by element."""
         return Batch(_moved(self.images, device), _moved(self.targets, device), self.index)
+
+
+def _rows(value: Any, low: int, high: int) -> Any:
+    if isinstance(value, dict):
+        return {k: _rows(v, low, high) for k, v in value.items()}
+    return value[low:high]
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -56,8 +73,14 @@ class Feed(Protocol):
         """Images."""
         ...
 
+    @property
+    def steps(self) -> int:
+        """Batches of a training epoch."""
+        ...
+
     def epoch(self, epoch: int, start: int = 0) -> Iterable[Batch]:
-        """The batches of a training epoch from batch `start` on, in the order of its key."""
+        """The batches of a training epoch from batch `start` on, in the order of its key; of each
+        the part that is this process's."""
         ...
 
     def shuffled(self, epoch: int) -> Iterable[Batch]:
@@ -65,17 +88,34 @@ class Feed(Protocol):
         ...
 
     def in_order(self) -> Iterable[Batch]:
-        """Every image once, as it is, in the order of the split."""
+        """Every image of this process's part once, as it is, in the order of the split."""
         ...
 
 
-def batches(n: int, size: int) -> list[tuple[int, int]]:
-    """Bounds of the batches of n images; a last batch of one joins the one before.
+@dataclass(frozen=True)
+class Part:
+    """The part of a training that one process has: of each batch, and of what is evaluated, every
+    `size`-th image from `rank` on."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, index: Array) -> Array:
+        return index[self.rank :: self.size]
+
+
+WHOLE = Part()
+
+
+def batches(n: int, size: int, processes: int = 1) -> list[tuple[int, int]]:
+    """Bounds of the batches of n images, `size` for each process; a last one of less than two, or
+    less than one for each process, joins the one before.
 
     Batch norm has no statistics of a single value.
     """
+    size *= processes
     ends = [*range(size, n, size), n]
-    if len(ends) > 1 and n - ends[-2] == 1 and size > 1:
+    if len(ends) > 1 and n - ends[-2] < max(2, processes) and size > 1:
         del ends[-2]
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -90,13 +130,19 @@ class ResidentFeed:
     frames: uint8 or uint16 [N, H, W, C]; labels: int64 [N].
     """
 
-    def __init__(self, frames: Array, labels: Array, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, frames: Array, labels: Array, batch_size: int, seed: int, part: Part = WHOLE
+    ) -> None:
         self.frames = torch.from_numpy(frames)
         self.labels = torch.from_numpy(labels)
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.part = batch_size, seed, part
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def steps(self) -> int:
+        return len(batches(len(self), self.batch_size, self.part.size))
 
     def _batch(self, index: Array) -> Batch:
         rows = torch.from_numpy(index)
@@ -105,15 +151,18 @@ class ResidentFeed:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = permutation(len(self), self.seed, epoch)
-        for low, high in batches(len(self), self.batch_size)[start:]:
+        for low, high in batches(len(self), self.batch_size, self.part.size)[start:]:
+            yield self._batch(self.part.of(order[low:high]))
+
+    def _once(self, order: Array) -> Iterator[Batch]:
+        for low, high in batches(len(order), self.batch_size):
             yield self._batch(order[low:high])
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
-        return self.epoch(epoch)
+        return self._once(permutation(len(self), self.seed, epoch))
 
     def in_order(self) -> Iterator[Batch]:
-        for low, high in batches(len(self), self.batch_size):
-            yield self._batch(np.arange(low, high))
+        return self._once(self.part.of(np.arange(len(self))))
 
 
 @dataclass(frozen=True)
@@ -188,8 +237,9 @@ class DecodedFeed:
         seed: int,
         workers: int,
         persistent: bool = True,
+        part: Part = WHOLE,
     ) -> None:
-        self.n, self.batch_size, self.seed = len(split), batch_size, seed
+        self.n, self.batch_size, self.seed, self.part = len(split), batch_size, seed, part
         self._order = _Order()
         self._loader = DataLoader(
             _Decoded(split, channels, augment),
@@ -204,11 +254,12 @@ class DecodedFeed:
     def __len__(self) -> int:
         return self.n
 
-    def _pass(self, order: Array, epoch: int, start: int) -> Iterator[Batch]:
-        bounds = batches(self.n, self.batch_size)[start:]
-        self._order.plan = [
-            [(self.seed, epoch, int(i)) for i in order[low:high]] for low, high in bounds
-        ]
+    @property
+    def steps(self) -> int:
+        return len(batches(self.n, self.batch_size, self.part.size))
+
+    def _pass(self, indices: Iterable[Array], epoch: int) -> Iterator[Batch]:
+        self._order.plan = [[(self.seed, epoch, int(i)) for i in index] for index in indices]
         for batch in self._loader:
             if isinstance(batch, _Failure):
                 raise InputError(
@@ -218,13 +269,19 @@ class DecodedFeed:
             yield batch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return self._pass(permutation(self.n, self.seed, epoch), epoch, start)
+        order = permutation(self.n, self.seed, epoch)
+        bounds = batches(self.n, self.batch_size, self.part.size)[start:]
+        return self._pass((self.part.of(order[low:high]) for low, high in bounds), epoch)
+
+    def _once(self, order: Array) -> Iterator[Batch]:
+        bounds = batches(len(order), self.batch_size)
+        return self._pass((order[low:high] for low, high in bounds), -1)
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
-        return self._pass(permutation(self.n, self.seed, epoch), -1, 0)
+        return self._once(permutation(self.n, self.seed, epoch))
 
     def in_order(self) -> Iterator[Batch]:
-        return self._pass(np.arange(self.n), -1, 0)
+        return self._once(self.part.of(np.arange(self.n)))
 
 
 def decode_all(split: Split, preprocess: Preprocess, threads: int) -> tuple[Array, Scan]:

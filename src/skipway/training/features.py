@@ -44,6 +44,10 @@ class FeatureFeed:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def steps(self) -> int:
+        return len(batches(len(self), self.batch_size))
+
     def _pass(self, order: Array, view: int, start: int) -> Iterator[Batch]:
         for low, high in batches(len(self), self.batch_size)[start:]:
             index = order[low:high]

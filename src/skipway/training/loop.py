@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from skipway.data import Key
@@ -19,6 +20,7 @@ from skipway.errors import InputError
 from skipway.probes import Signal
 from skipway.tasks import Evaluator, Task
 from skipway.training.clock import Clock, Schedule
+from skipway.training.distributed import ALONE, World, parallel
 
 PROBED_STEPS = 8
 """Steps of an epoch at which the signal is looked at."""
@@ -69,8 +71,11 @@ class Loop:
         ema: AveragedModel | None = None,
         clip: float | None = None,
         keep_frozen: Callable[[], None] = lambda: None,
+        micro_batch: int | None = None,
+        world: World = ALONE,
     ) -> None:
         self.task, self.net, self.feed = task, net, feed
+        self.model, self.world, self.micro_batch = parallel(net, world), world, micro_batch
         self.optimizer, self.clock, self.schedule = optimizer, clock, schedule
         self.seed, self.device, self.ema, self.clip = seed, device, ema, clip
         self.precision = precision
@@ -91,13 +96,8 @@ class Loop:
             rate = self.schedule(self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            batch = self.task.to_input(batch.to(self.device), Key(self.seed, epoch, batch.index))
             look = probed(self.step, self.clock.steps_per_epoch)
-            watched = self.signal.forward() if look else contextlib.nullcontext()
-            with watched, autocast(self.device, self.precision):
-                terms = self.task.losses(self.net, batch)
-            loss = torch.stack([t for t in terms.values() if t.requires_grad]).sum()
-            loss.backward()
+            terms, images = self._gradients(batch, epoch, look)
             if look:
                 self.signal.backward()
             if self.clip is not None:
@@ -109,7 +109,7 @@ class Loop:
             if self.ema is not None:
                 self.ema.update_parameters(self.net)
             self.step += 1
-            self._count(terms, len(batch))
+            self._count(terms, images)
             self.tally.seconds += time.perf_counter() - begun
             if pause(self):
                 return self.clock.position(self.step)[1] == 0 or self.finished
@@ -117,6 +117,36 @@ class Loop:
                 break
             begun = time.perf_counter()
         return True
+
+    def _gradients(self, batch: Batch, epoch: int, look: bool) -> tuple[dict[str, Tensor], int]:
+        """Forward and backward passes of the step; its terms, means over all processes, and their
+        number of images.
+
+        Batches of uneven size, in one process or in several, count by their images.
+        """
+        parts = batch.split(self.micro_batch or len(batch))
+        images = int(self.world.sum(torch.tensor(len(batch), dtype=torch.int64)))
+        sums: dict[str, Tensor] = {}
+        for i, part in enumerate(parts):
+            index = part.index
+            part = self.task.to_input(part.to(self.device), Key(self.seed, epoch, index))
+            watched = self.signal.forward() if look and i == 0 else contextlib.nullcontext()
+            with contextlib.ExitStack() as during:
+                if isinstance(self.model, DistributedDataParallel) and i < len(parts) - 1:
+                    during.enter_context(self.model.no_sync())
+                with watched, autocast(self.device, self.precision):
+                    terms = self.task.losses(self.model, part)
+                loss = torch.stack([t for t in terms.values() if t.requires_grad]).sum()
+                share = len(part) / images
+                if share < 1:
+                    loss = loss * (share * self.world.size)  # what averages gradients divides by it
+                loss.backward()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach().float() * share
+        if self.world.size > 1:
+            together = self.world.sum(torch.stack(list(sums.values())))
+            sums = dict(zip(sums, together, strict=True))
+        return sums, images
 
     @property
     def finished(self) -> bool:
@@ -138,7 +168,7 @@ class Loop:
             yield batch
 
     def _count(self, terms: Mapping[str, Tensor], images: int) -> None:
-        together = torch.stack([t.detach().float() for t in terms.values()]).tolist()  # one sync
+        together = torch.stack(list(terms.values())).tolist()  # one synchronisation
         values = dict(zip(terms, together, strict=True))
         broken = [k for k, v in values.items() if not math.isfinite(v)]
         if broken:
@@ -166,8 +196,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "tally": asdict(self.tally),
             "signal": self.signal.state(),
-            "generator": torch.get_rng_state(),
-            "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "generators": self.world.gather(self._generators()),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -178,11 +207,15 @@ class Loop:
             self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.tally = Tally(**state["tally"])
-        if "signal" in state:  # checkpoints of 0.1 have none
-            self.signal.load_state(state["signal"])
-        torch.set_rng_state(state["generator"])
-        if state["cuda_generators"]:
-            torch.cuda.set_rng_state_all(state["cuda_generators"])
+        self.signal.load_state(state["signal"])
+        cpu, gpu = state["generators"][self.world.rank]
+        torch.set_rng_state(cpu)
+        if gpu is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(gpu, self.device)
+
+    def _generators(self) -> list[Tensor | None]:
+        gpu = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return [torch.get_rng_state(), gpu]
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
@@ -193,8 +226,10 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 @torch.inference_mode()
-def evaluate(task: Task, net: nn.Module, feed: Feed, device: torch.device) -> Evaluator:
-    """Every image of the feed, once, in float32. The evaluator with all outputs."""
+def evaluate(
+    task: Task, net: nn.Module, feed: Feed, device: torch.device, world: World = ALONE
+) -> Evaluator:
+    """Every image of the feed, once, in float32. The evaluator with all outputs, everywhere."""
     was_training = net.training
     net.eval()
     evaluator = task.evaluator()
@@ -202,4 +237,7 @@ def evaluate(task: Task, net: nn.Module, feed: Feed, device: torch.device) -> Ev
         batch = task.to_input(batch.to(device), None)
         evaluator.update(task.predict(net, batch), batch)
     net.train(was_training)
-    return evaluator
+    own, *others = world.gather(evaluator)
+    for other in others:
+        own.merge(other)
+    return own

@@ -20,6 +20,7 @@ from skipway.errors import InputError, harmless
 from skipway.images import SMALL_IMAGE, Preprocess, plain_preprocess
 from skipway.machine import cores, has_bf16
 from skipway.recipes import recipe
+from skipway.training.distributed import ALONE, World
 from skipway.weights import read_state
 
 RESIDENT_LIMIT = 2 << 30
@@ -48,9 +49,10 @@ class Plan:
     choices: tuple[Choice, ...]
 
 
-def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
+def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) -> Plan:
     """Resolve a run from the data's path and the settings that were given, by dotted key.
 
+    world: the processes that will train it, each with a batch of its own.
     Given settings always win over the recipe, the recipe over what is chosen here. Raises
     InputError for data, weights or settings that cannot be used.
     """
@@ -76,7 +78,7 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
         base = _base(opening, state, card)
         choices += _from_weights(str(weights), card, base)
     for choose in (_from_images, _batch, _training, _machine):
-        choices += choose(data, config())
+        choices += choose(data, config(), world)
     final = config()
     kept = tuple(c for c in choices if c.key not in settings)
     if final.data.resident and final.augment.area is not None:
@@ -99,10 +101,25 @@ def make_plan(data_path: str, given: Mapping[str, Any]) -> Plan:
         raise InputError("augment.pixel_mean: the weights come with a preprocessing of their own")
     if final.augment.pixel_mean and not final.data.resident:
         raise InputError("augment.pixel_mean: only for images held in memory (data.resident=true)")
+    if world.size > 1:
+        _check_alone(final, len(data.splits["train"]), world.size)
     arch = _architecture(final, base, len(data.classes))
     _check_batch(final, arch, len(data.splits["train"]))
     preprocess = _preprocess(final, arch, card) if base is not None else None
     return Plan(final, data, arch, preprocess, kept)
+
+
+def _check_alone(config: RunConfig, images: int, processes: int) -> None:
+    """Raise InputError for what only one process can do."""
+    if config.on_features:
+        raise InputError(
+            "--freeze all: the classifier on kept features trains in one process, in seconds\n"
+            "Start it without torchrun, or compute features in each epoch: --set data.views=0"
+        )
+    if images < 2 * processes:
+        raise InputError(
+            f"{processes} processes, {images} training images: there must be two for each"
+        )
 
 
 def check_device(device: str) -> None:
@@ -116,10 +133,11 @@ def check_device(device: str) -> None:
 def _check_batch(config: RunConfig, arch: Architecture, images: int) -> None:
     """Raise InputError where batch norm would meet a single value of a channel."""
     stride = (1 if arch.stem == "cifar" else 4) * 2 ** (len(arch.depths) - 1)
-    if min(config.batch_size, images) == 1 and arch.input_size <= stride:
+    batch = -(-min(config.batch_size, images) // config.accumulate)
+    if batch == 1 and arch.input_size <= stride:
         raise InputError(
-            f"batch_size = {config.batch_size}: batch norm needs more than one image of "
-            f"{arch.input_size} px a step; take 2 or more"
+            f"batch_size = {config.batch_size}, accumulate = {config.accumulate}: batch norm needs "
+            f"more than one image of {arch.input_size} px at a time; take 2 or more"
         )
 
 
@@ -190,7 +208,7 @@ def _from_weights(path: str, card: Card | None, arch: Architecture) -> list[Choi
     ]
 
 
-def _from_images(data: DataSet, config: RunConfig) -> list[Choice]:
+def _from_images(data: DataSet, config: RunConfig, _: World) -> list[Choice]:
     """Model, input size and channels from the size of the images, where still open."""
     sizes = image_sizes(data.splits["train"])
     short = int(np.median(sizes.min(axis=1)))
@@ -214,17 +232,20 @@ def _from_images(data: DataSet, config: RunConfig) -> list[Choice]:
     return choices
 
 
-def _batch(data: DataSet, config: RunConfig) -> list[Choice]:
+def _batch(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
     n = len(data.splits["train"])
     batch = 128 if n >= 5000 else 64 if n >= 1000 else 32
-    return [Choice("batch_size", min(batch, n), f"{n:,} training images")]
+    why = f"{n:,} training images"
+    if world.size > 1:
+        batch, why = -(-batch // world.size), f"{why}; each of {world.size} processes has as many"
+    return [Choice("batch_size", min(batch, n), why)]
 
 
-def _training(data: DataSet, config: RunConfig) -> list[Choice]:
+def _training(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
     """Length, rate and augmentation from the number and the size of the images."""
     n = len(data.splits["train"])
     size = config.data.size or SMALL_IMAGE
-    batch = min(config.batch_size, n)
+    batch = min(config.batch_size * world.size, n)
     rates = {
         "adamw": (0.001 * (batch / 128) ** 0.5, "0.001 for a batch of 128, with its root"),
         "lamb": (0.005 * (batch / 2048) ** 0.5, "0.005 for a batch of 2,048, with its root"),
@@ -248,9 +269,9 @@ def _training(data: DataSet, config: RunConfig) -> list[Choice]:
     return choices
 
 
-def _machine(data: DataSet, config: RunConfig) -> list[Choice]:
+def _machine(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
     """Memory, device, precision and threads from the machine."""
-    n = cores()
+    n = max(cores() // world.local_size, 1)
     size = config.data.size or SMALL_IMAGE
     images = sum(len(s) for s in data.splits.values())
     mebibytes = images * size * size * config.data.channels >> 20
@@ -267,7 +288,7 @@ def _machine(data: DataSet, config: RunConfig) -> list[Choice]:
     choices = [
         Choice("data.resident", resident, why),
         Choice("data.workers", *workers),
-        Choice("threads", n, f"{n} cores may be used"),
+        Choice("threads", n, f"{n} cores may be used" + " by each" * (world.local_size > 1)),
         Choice("device", "cuda" if gpu else "cpu", "a GPU is there" if gpu else "no GPU is there"),
     ]
     fast = torch.cuda.is_bf16_supported() if on_gpu else has_bf16()

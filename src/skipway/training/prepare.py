@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from skipway.config import RunConfig
 from skipway.data import DataSet, Skipped
-from skipway.data.feed import DecodedFeed, Feed, ResidentFeed, decode_all, pixel_mean
+from skipway.data.feed import WHOLE, DecodedFeed, Feed, Part, ResidentFeed, decode_all, pixel_mean
 from skipway.data.preflight import Scan, remarks, scan
 from skipway.errors import InputError, harmless
 from skipway.images import Preprocess, plain_preprocess, verify
@@ -35,11 +35,11 @@ class Prepared:
     """By split that was read: a digest of each image's content, uint8 [N, 8]."""
 
 
-def prepare(plan: Plan) -> Prepared:
+def prepare(plan: Plan, part: Part = WHOLE) -> Prepared:
     """Read each image once, apply the policy for damaged ones, settle the preprocessing.
 
-    Raises InputError naming the first damaged image where the policy is ``error``, or where a
-    class or a split has none left.
+    part: what of each batch the feeds give. Raises InputError naming the first damaged image where
+    the policy is ``error``, or where a class or a split has none left.
     """
     config, data = plan.config, plan.data
     size = plan.architecture.input_size
@@ -64,7 +64,9 @@ def prepare(plan: Plan) -> Prepared:
     feeds: dict[str, Feed] = {}
     for name, split in data.splits.items():
         if frames:
-            feeds[name] = ResidentFeed(frames[name], split.labels, config.batch_size, config.seed)
+            feeds[name] = ResidentFeed(
+                frames[name], split.labels, config.batch_size, config.seed, part
+            )
         else:
             feeds[name] = DecodedFeed(
                 split,
@@ -75,6 +77,7 @@ def prepare(plan: Plan) -> Prepared:
                 config.seed,
                 config.data.workers or 0,
                 persistent=name == "train",
+                part=part,
             )
     return Prepared(data, task, feeds, contents)
 

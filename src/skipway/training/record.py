@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,12 @@ def remove_unfinished(run: Path) -> None:
     for folder in (run, run / "checkpoints"):
         for part in folder.glob(".skipway-*.tmp"):
             part.unlink(missing_ok=True)
+
+
+def remove_begun(run: Path) -> None:
+    """Remove a run that died before its first checkpoint; anything else is left as it is."""
+    if (run / "run.json").exists() and not any(run.glob("*.safetensors")):
+        shutil.rmtree(run)
 
 
 def read_record(run: Path) -> dict[str, Any]:

@@ -32,13 +32,15 @@ from skipway.architecture import count
 from skipway.card import Card, Measured, parse_card
 from skipway.config import minutes_of, resolve
 from skipway.data import open_data
-from skipway.data.feed import Feed, batches
+from skipway.data.feed import Feed
 from skipway.errors import InputError, SkipwayError, harmless
 from skipway.recipes import recipe
 from skipway.resnet import ResNet
 from skipway.tasks import Evaluator, Task
 from skipway.training import checkpoint
+from skipway.training.checkpoint import saved
 from skipway.training.clock import Clock, Schedule
+from skipway.training.distributed import Elsewhere, World, joined, restarts
 from skipway.training.features import OnFeatures, feature_feeds, head
 from skipway.training.loop import Loop, evaluate
 from skipway.training.optim import freeze, make_ema, make_optimizer, set_exact_statistics
@@ -53,6 +55,7 @@ from skipway.training.record import (
     flat,
     make_place,
     read_record,
+    remove_begun,
     remove_unfinished,
     setting_flags,
     write_json,
@@ -93,6 +96,8 @@ class Result:
     """Training images over training time; evaluation and decoding to memory not counted."""
     record: dict[str, Any]
     """What ``run.json`` holds."""
+    rank: int = 0
+    """Of this process under torchrun; what is written and said is the first one's."""
 
 
 def start(
@@ -104,19 +109,43 @@ def start(
     """Train from the beginning; see `plan.make_plan` for the settings.
 
     `out` must not exist or be empty; None makes a dated name under ``runs``. Nothing is left
-    behind where the data or the settings cannot be used. Raises InputError, Interrupted.
+    behind where the data or the settings cannot be used. Under torchrun all processes train
+    together, and a training that it starts again goes on. Raises InputError, Interrupted.
     """
     began = time.perf_counter()
     torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
-    progress = progress or TrainingProgress()
-    check_place(out)
-    plan = make_plan(data_path, given)
-    command = shlex.join(["skipway", "train", data_path, *setting_flags(given)])
-    training = _Training(plan, progress, began)
-    run = make_place(out, data_path, plan.config.model.name)
-    with _claimed(run):
-        check_place(run)  # another may have begun since
-        return training.run(run, training.new_record(run, command), None)
+    restart, most = restarts()
+    with joined() as world:
+        progress = _heard(progress, world)
+        if most and out is None:
+            raise InputError("torchrun --max-restarts: give --out, where a restart finds the run")
+        if restart and out is not None and saved(Path(out) / "checkpoints"):
+            return _resume(Path(out), progress, began, world)
+
+        def plan_here() -> Plan:
+            if world.first and restart and out is not None:
+                remove_begun(Path(out))
+            check_place(out if world.first else None)
+            return make_plan(data_path, given, world)
+
+        plan = world.agreed(plan_here)
+        command = shlex.join(["skipway", "train", data_path, *setting_flags(given)])
+        training = _Training(plan, progress, began, world)
+
+        def place() -> Path | None:
+            return make_place(out, data_path, plan.config.model.name) if world.first else None
+
+        run = world.gather(world.agreed(place))[0]
+        assert run is not None
+        with _claimed(run, world):
+            if world.first:
+                check_place(run)  # another may have begun since
+            return training.run(run, training.new_record(run, command), None)
+
+
+def _heard(progress: TrainingProgress | None, world: World) -> TrainingProgress:
+    """The progress of the first process; the others are silent."""
+    return progress or TrainingProgress() if world.first else TrainingProgress(quiet=True)
 
 
 def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None) -> Result:
@@ -127,14 +156,24 @@ def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None
     """
     began = time.perf_counter()
     torch.set_flush_denormal(True)
-    path = Path(run)
+    with joined() as world:
+        return _resume(Path(run), _heard(progress, world), began, world)
+
+
+def _resume(run: Path, progress: TrainingProgress, began: float, world: World) -> Result:
+    path = run
     record = read_record(path)
     if record["status"] == "finished":
         if (path / "report.html").exists():
             raise InputError(f"--resume {harmless(run)}: this run is finished")
-        return _result(path, record)
-    progress = progress or TrainingProgress()
-    with _claimed(path):
+        return _result(path, record, world)
+    processes = record.get("environment", {}).get("processes", 1)
+    if processes != world.size:
+        raise InputError(
+            f"--resume {harmless(run)}: {processes} processes trained it, not {world.size}\n"
+            f"Go on with as many: torchrun --nproc-per-node {processes} -m skipway train --resume …"
+        )
+    with _claimed(path, world):
         state, damaged = checkpoint.newest(path)
         for line in damaged:
             progress.say(f"{line}; going on from the one before")
@@ -147,11 +186,11 @@ def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None
                 "run began\nPut them back as they were, or train anew."
             )
         plan = Plan(config, data, card.architecture, card.preprocess, ())
-        training = _Training(plan, progress, began, resumed=path)
+        training = _Training(plan, progress, began, world, resumed=path)
         return training.run(path, record, state)
 
 
-def _result(run: Path, record: Mapping[str, Any]) -> Result:
+def _result(run: Path, record: Mapping[str, Any], world: World) -> Result:
     """The result of a finished run from its record."""
     found = record["result"]
     return Result(
@@ -162,12 +201,28 @@ def _result(run: Path, record: Mapping[str, Any]) -> Result:
         found["seconds"],
         found["images_per_second"],
         dict(record),
+        world.rank,
     )
 
 
+_HELD: set[int] = set()
+"""Locks of this process. Workers, which outlive one that is killed by some seconds, drop them."""
+
+
+def _drop_locks() -> None:
+    for handle in _HELD:
+        os.close(handle)
+
+
+os.register_at_fork(after_in_child=_drop_locks)
+
+
 @contextlib.contextmanager
-def _claimed(run: Path) -> Iterator[None]:
-    """The run's folder, for this process alone. Raises InputError where another has it."""
+def _claimed(run: Path, world: World) -> Iterator[None]:
+    """The run's folder, for this training alone. Raises InputError where another has it."""
+    if not world.first:
+        yield
+        return
     try:
         handle = os.open(run, os.O_RDONLY)
     except OSError as error:
@@ -179,10 +234,11 @@ def _claimed(run: Path) -> Iterator[None]:
         busy = isinstance(error, BlockingIOError)
         why = "another process is training in it" if busy else f"no lock: {error.strerror}"
         raise InputError(f"{harmless(run)}: {why}") from None
+    _HELD.add(handle)
     try:
         yield
     finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # workers that still live share the lock
+        _HELD.discard(handle)
         os.close(handle)
 
 
@@ -211,19 +267,25 @@ class _Training:
     """One training from a plan, new or resumed."""
 
     def __init__(
-        self, plan: Plan, progress: TrainingProgress, began: float, resumed: Path | None = None
+        self,
+        plan: Plan,
+        progress: TrainingProgress,
+        began: float,
+        world: World,
+        resumed: Path | None = None,
     ) -> None:
         self.plan, self.config, self.progress, self.began = plan, plan.config, progress, began
+        self.world = world
         torch.set_num_threads(plan.config.threads)
         self.device = torch.device(plan.config.device)
         self._announce()
-        self.prepared = prepare(plan)
+        self.prepared = world.agreed(lambda: prepare(plan, world.part))
         if skipped := self.prepared.data.skipped:
             first = f"the first: {skipped[0].reason}"
             progress.say(f"  {len(skipped):,} damaged images left out; {first}")
         for remark in self.prepared.data.notes[len(plan.data.notes) :]:
             progress.say(f"  {remark}")
-        self.net = self._network(resumed)
+        self.net = world.agreed(lambda: self._network(resumed))
         self.keep_frozen = freeze(self.net, self.config.model.freeze)
         self.task: Task = self.prepared.task
         self.feeds = self.prepared.feeds
@@ -277,9 +339,8 @@ class _Training:
         return net.to(self.device).to(memory_format=torch.channels_last)
 
     def _clock(self) -> Clock:
-        steps = len(batches(len(self.feeds["train"]), self.config.batch_size))
         try:
-            return Clock.of(self.config.schedule.length, steps)
+            return Clock.of(self.config.schedule.length, self.feeds["train"].steps)
         except ValueError as error:
             raise InputError(f"schedule.length: {error}") from None
 
@@ -288,7 +349,7 @@ class _Training:
         for milestone in config.schedule.milestones:
             if clock.steps(milestone) >= clock.total:
                 self.progress.say(f"  note: the milestone {milestone} is past the end of the run")
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed + self.world.rank)  # of dropped paths
         return Loop(
             self.task,
             net,
@@ -302,6 +363,8 @@ class _Training:
             ema=make_ema(net, config.ema.decay) if config.ema.decay else None,
             clip=config.optim.clip,
             keep_frozen=self.keep_frozen,
+            micro_batch=-(-config.batch_size // config.accumulate),
+            world=self.world,
         )
 
     def new_record(self, run: Path, command: str) -> dict[str, Any]:
@@ -325,7 +388,8 @@ class _Training:
                 "notes": data.notes,
                 "skipped": [asdict(s) for s in data.skipped],
             },
-            "environment": environment(self.device, self.config.threads),
+            "environment": environment(self.device, self.config.threads)
+            | {"processes": self.world.size},
             "params": parameters,
             "macs": macs,
             "status": "running",
@@ -337,23 +401,24 @@ class _Training:
         """Train to the end in that folder, from a checkpoint's state or from the beginning."""
         self.run_path, self.record = path, record
         self.record.pop("error", None)  # of an earlier sitting
-        remove_unfinished(path)
+        if self.world.first:
+            remove_unfinished(path)
         self._write_record(status="running")
         folder = path / "checkpoints"
         try:
-            with _signals() as came, checkpoint.Writer(folder, self.config.keep_checkpoints) as to:
-                self.writer = to
+            with (
+                self.world.answering(),
+                _signals() as came,
+                checkpoint.Writer(folder, self.config.keep_checkpoints) as self.writer,
+            ):
                 if state is None:
-                    if self.config.on_features:
-                        checkpoint.write(path / FROZEN, self.net.state_dict())
-                    write_samples(path, self.prepared, self.config)
-                    self._checkpoint()  # so that what is killed early can go on
+                    self._begin()
                 else:
                     self._go_on(state)
                 self.progress.begin(self.loop.clock, self.loop.step)
-                self._epochs(came)
-            if not came:
-                return self._finish()
+                if self._epochs(came):
+                    return self._finish()
+                number = max(self.world.gather(came[0] if came else 0))
         except SkipwayError as error:
             with contextlib.suppress(SkipwayError):  # a full disk must not hide the reason
                 self._write_record(status="failed", error=str(error))
@@ -361,7 +426,17 @@ class _Training:
         finally:
             self.progress.end()
         self._write_record(status="interrupted")
-        raise Interrupted(self.run_path, came[0])
+        if self.world.first:
+            raise Interrupted(self.run_path, number)
+        raise Elsewhere(128 + number)
+
+    def _begin(self) -> None:
+        """Write what a run has before its first step."""
+        if self.world.first:
+            if self.config.on_features:
+                checkpoint.write(self.run_path / FROZEN, self.net.state_dict())
+            write_samples(self.run_path, self.prepared, self.config)
+        self._checkpoint()  # so that what is killed early can go on
 
     def _go_on(self, state: Mapping[str, Any]) -> None:
         """Take up a checkpoint's state."""
@@ -370,7 +445,8 @@ class _Training:
         self.began -= self.spent["elapsed"]
         self.saved_at = self.loop.step
         self.saved_when = time.monotonic()
-        cut_rows(self.run_path, self.loop.step)
+        if self.world.first:
+            cut_rows(self.run_path, self.loop.step)
         self.progress.say(f"going on at step {self.loop.step:,}")
         before, now = self.record["environment"], environment(self.device, self.config.threads)
         changed = {key: now[key] for key in DECIDE_BITS if now[key] != before.get(key)}
@@ -381,22 +457,23 @@ class _Training:
                 "differ from those of a run that never stopped"
             )
 
-    def _epochs(self, came: list[int]) -> None:
-        loop, every = self.loop, self.config.checkpoint_every
+    def _epochs(self, came: list[int]) -> bool:
+        """Train to the end; False where a signal ended it before, with a checkpoint."""
+        loop, every, world = self.loop, self.config.checkpoint_every, self.world
         minutes = minutes_of(every)
         steps = 1 if minutes else max(loop.clock.steps(every), 1)
 
         def due() -> bool:
-            if minutes is not None:
-                return time.monotonic() - self.saved_when >= 60 * minutes
+            if minutes is not None:  # clocks differ
+                return world.any(time.monotonic() - self.saved_when >= 60 * minutes)
             return loop.step - self.saved_at >= steps
 
         def pause(loop: Loop) -> bool:
             self.progress.step(loop.step, loop.tally)
             at_end = loop.step % loop.clock.steps_per_epoch == 0 or loop.finished
-            if due() and not at_end:
+            if not at_end and due():
                 self._checkpoint()
-            return bool(came)
+            return world.any(bool(came))
 
         while not loop.finished:
             whole = loop.epoch(pause)
@@ -404,10 +481,14 @@ class _Training:
                 self._end_of_epoch()
                 self.spent["images"] += loop.tally.images
                 self.spent["seconds"] += loop.tally.seconds
-            if came or loop.finished or due():
+            stop = world.any(bool(came))
+            if stop or loop.finished or due():
                 self._checkpoint()
-            if came:
-                return
+            if stop or loop.finished:
+                self.writer.wait()
+            if stop:
+                return False
+        return True
 
     def _end_of_epoch(self) -> None:
         loop, tally = self.loop, self.loop.tally
@@ -419,7 +500,9 @@ class _Training:
         }
         row |= {f"train_{name}": value for name, value in tally.means().items()}
         if "val" in self.prepared.feeds and self.config.data.val != "none":
-            evaluator = evaluate(self.task, loop.weights, self.feeds["val"], self.device)
+            evaluator = evaluate(
+                self.task, loop.weights, self.feeds["val"], self.device, self.world
+            )
             metrics = finite_metrics(evaluator, "val")
             row |= {f"val_{name}": value for name, value in metrics.items()}
             value = next(iter(metrics.values()))
@@ -433,7 +516,8 @@ class _Training:
             "memory_mib": peak_memory(),
             "signal": loop.signal.means(),
         }
-        append_row(self.run_path, row)
+        if self.world.first:
+            append_row(self.run_path, row)
         self.progress.epoch(row)
 
     def _checkpoint(self) -> None:
@@ -445,13 +529,15 @@ class _Training:
             "data": self.digest,
             "card": self._card(()).to_json(),
         }
-        self.writer.save(self.loop.step, state)
+        if self.world.first:
+            self.writer.save(self.loop.step, state)
         self.saved_at, self.saved_when = self.loop.step, time.monotonic()
 
     # The end
 
     def _finish(self) -> Result:
         self._save(self._weights(), "last", ())
+        self.world.gather(None)  # until the first has written it
         path = self.run_path / "best.safetensors"
         net, _, _ = load_model(path if self.best else self.run_path / "last.safetensors")
         net = net.to(self.device).to(memory_format=torch.channels_last)
@@ -466,7 +552,8 @@ class _Training:
         measured: tuple[Measured, ...] = ()
         result: dict[str, Any] = {"metrics": metrics, "split": split}
         if split is not None:
-            evaluator = evaluate(self.prepared.task, net, self.prepared.feeds[split], self.device)
+            feed = self.prepared.feeds[split]
+            evaluator = evaluate(self.prepared.task, net, feed, self.device, self.world)
             metrics = finite_metrics(evaluator, split)
             interval, n = evaluator.interval(), len(self.prepared.feeds[split])
             result |= {"metrics": metrics, "interval": interval, "n": n}
@@ -476,9 +563,9 @@ class _Training:
             if split in self.prepared.contents:  # so that runs on copies can be compared
                 content = self.prepared.contents[split].tobytes()
                 shown["images"]["content"] = base64.b64encode(content).decode("ascii")
-            write_json(self.run_path / "evaluation.json", shown)
+            self._write("evaluation.json", shown)
         card = self._save(net.state_dict(), "best", measured)
-        write_json(self.run_path / "card.json", card.model_dump(mode="json"))
+        self._write("card.json", card.model_dump(mode="json"))
         seconds = time.perf_counter() - self.began
         speed = self.spent["images"] / max(self.spent["seconds"], 1e-9)
         result |= {
@@ -490,7 +577,7 @@ class _Training:
             "images_per_second": round(speed, 1),
         }
         self._write_record(status="finished", result=result)
-        return _result(self.run_path, self.record)
+        return _result(self.run_path, self.record, self.world)
 
     def _measured(
         self, metrics: Mapping[str, float], split: str, interval: tuple[float, float] | None = None
@@ -526,12 +613,17 @@ class _Training:
 
     def _save(self, state: Mapping[str, Tensor], name: str, metrics: tuple[Measured, ...]) -> Card:
         card = self._card(metrics)
-        save_weights(self.run_path / f"{name}.safetensors", state, card)
+        if self.world.first:
+            save_weights(self.run_path / f"{name}.safetensors", state, card)
         return card
 
     def _write_record(self, **update: Any) -> None:
         self.record |= update
-        write_json(self.run_path / "run.json", self.record)
+        self._write("run.json", self.record)
+
+    def _write(self, name: str, value: Any) -> None:
+        if self.world.first:
+            write_json(self.run_path / name, value)
 
 
 def peak_memory() -> float:

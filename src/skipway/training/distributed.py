@@ -1,0 +1,212 @@
+"""Several processes on one training, as torchrun starts them.
+
+All processes hold the same network and see parts of the same global batch. What one process could
+not know of the others goes through `World`: sums, a stop that only one of them was asked for, what
+only the first one chooses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from skipway.data.feed import Part
+from skipway.errors import SkipwayError
+
+T = TypeVar("T")
+PATIENCE = timedelta(minutes=30)
+"""How long processes wait for one another: reading the data may take one of them longer."""
+
+
+class Elsewhere(SkipwayError):
+    """Another process has said what went wrong; this one leaves without a word."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a training, and which of them this is. Alone, every exchange is nothing."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Among those of this machine."""
+    local_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def part(self) -> Part:
+        return Part(self.rank, self.size)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of what each process gives, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag))))
+
+    def gather(self, value: T) -> list[T]:
+        """What each process gives, by rank."""
+        found: list[Any] = [value]
+        if self.size > 1:
+            found = [None] * self.size
+            dist.all_gather_object(found, value)
+        return found
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """What goes wrong inside says which process it is."""
+        try:
+            yield
+        except SkipwayError as error:
+            if self.size > 1 and not isinstance(error, Elsewhere):
+                error.args = (f"process {self.rank}: {error}",)
+            raise
+        except Exception as error:
+            if self.size > 1 and lost(error):
+                raise SkipwayError(
+                    f"process {self.rank}: another process of this training has gone"
+                ) from error
+            raise
+
+    def agreed(self, make: Callable[[], T]) -> T:
+        """What `make` gives here. Where it fails in any process, all leave, and the first process
+        raises the first failure as its own."""
+        failure: SkipwayError | None = None
+        made: T | None = None
+        try:
+            made = make()
+        except SkipwayError as error:
+            failure = error
+        told = self.gather(None if failure is None else (str(failure), failure.exit_code))
+        of, found = next(((r, t) for r, t in enumerate(told) if t is not None), (0, None))
+        if found is None:
+            return made  # type: ignore[return-value]
+        if failure is not None and self.rank == of:
+            raise failure
+        raise Elsewhere(found[1])
+
+
+ALONE = World()
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[World]:
+    """The world that torchrun has started this process in; alone where it has not."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield ALONE
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    yield World(dist.get_rank(), size, local, int(os.environ["LOCAL_WORLD_SIZE"]))
+    dist.destroy_process_group()  # not after an error: it would wait for those that are gone
+
+
+def restarts() -> tuple[int, int]:
+    """How often torchrun has started this training again after a process of it died, and how often
+    it will at most."""
+    environ = os.environ
+    done, most = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
+    return int(environ.get(done, 0)), int(environ.get(most, 0))
+
+
+def lost(error: Exception) -> bool:
+    """Whether an exchange failed because another process has gone."""
+    said = str(error).lower()
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(w in said for w in ("gloo", "nccl", "peer"))
+    )
+
+
+def parallel(net: nn.Module, world: World) -> nn.Module:
+    """The network whose backward pass averages gradients over the processes; it shares parameters
+    and buffers with `net`, whose batch norms are made to count the whole batch."""
+    if world.size == 1:
+        return net
+    synchronise(net)
+    return DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+# Batch norm over all processes
+
+
+def synchronise(net: nn.Module) -> None:
+    """Make each batch norm take its statistics over the batches of all processes, in place.
+
+    torch's own `SyncBatchNorm` does not run on a CPU. State and parameters stay what they are.
+    """
+    for module in net.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncedBatchNorm2d  # another forward, nothing else: no state to move
+
+
+class _Gather(torch.autograd.Function):
+    """[N] of each process to [processes, N]; the gradient of each goes back to its own."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        every = own.new_empty(dist.get_world_size(), *own.shape)
+        dist.all_gather(list(every.unbind()), own.contiguous())
+        return every
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation (1502.03167) with mean and variance over the images of all processes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W], B at least 1 in each process."""
+        if not self.training:
+            return super().forward(x)
+        exact = x if x.dtype == torch.float64 else x.float()
+        count = exact.new_full((1,), x.numel() / x.shape[1])
+        mean = exact.mean((0, 2, 3))
+        squares = (exact - mean[:, None, None]).square().sum((0, 2, 3))
+        every = _Gather.apply(torch.cat((mean, squares, count)))
+        means, sums, counts = every.split((self.num_features, self.num_features, 1), 1)
+        total = counts.sum()
+        centre = (means * counts).sum(0) / total
+        # Chan et al. 1979: what each process has around its own mean, and the means around theirs
+        variance = (sums + counts * (means - centre).square()).sum(0) / total
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+            rate = self.momentum
+            assert rate is not None
+            self.running_mean.lerp_(centre.to(self.running_mean), rate)
+            unbiased = variance * (total / (total - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var), rate)
+        scale = (variance + self.eps).rsqrt() * self.weight
+        centred = exact - centre[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
