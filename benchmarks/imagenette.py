@@ -16,7 +16,7 @@ from pathlib import Path
 from recorded import record, trained
 
 SETTINGS = {
-    5: {"batch_size": 64, "optim.lr": 0.1, "optim.muon_lr": 0.03},
+    5: {"batch_size": 48, "optim.lr": 0.04, "optim.muon_lr": 0.025, "optim.momentum": 0.95},
     20: {"batch_size": 128, "optim.lr": 0.2, "optim.muon_lr": 0.06},
 }
 """By epochs: more and smaller steps where there are few."""

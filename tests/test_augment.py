@@ -246,7 +246,7 @@ def test_size_and_type_of_the_result(channels: int, kind: type, size: tuple[int,
 # --- erasing and mixing -----------------------------------------------------------------------
 
 
-def test_erased_rectangles_are_what_the_paper_says() -> None:
+def test_erased_rectangles_are_of_the_sizes_and_as_many_as_promised() -> None:
     x = torch.ones(4000, 1, 32, 24)
     key = Key(1, 2, np.arange(4000))
     found = erased(x.clone(), key, 0.25)

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,30 @@ def test_significance_against_scipy(two: tuple[Path, Path]) -> None:
     assert pair["paired_by"] == "path"
 
 
+UNVERIFIED = (
+    "Images were taken for the same by their paths alone; that their content is the same was not "
+    "checked."
+)
+
+
+def test_equal_paths_alone_are_said_to_be_no_proof(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    """MNIST and Fashion-MNIST have the same paths and labels in any order of classes."""
+    path = tmp_path / "c.html"
+
+    def told() -> tuple[dict[str, Any], list[bool]]:
+        (pair,) = call("compare", *two, "--json", "--out", path).value["pairs"]
+        said = (Page(path.read_text("utf-8")).text, call("compare", *two).out, str(pair["note"]))
+        return pair, [UNVERIFIED in text for text in said]
+
+    for known in ((False, False), (True, False), (False, True), (True, True)):
+        for run, has in zip(two, known, strict=True):
+            moved(run, "test/{}.png", content=contents() if has else None, digest="d1")
+        pair, unverified = told()
+        assert (pair["paired_by"], pair["verified"]) == ("path", all(known))
+        assert unverified == [not all(known)] * 3
+    assert pair["note"] is None
+
+
 def test_a_clear_and_an_unclear_difference(tmp_path: Path, two: tuple[Path, Path]) -> None:
     first, second = two
     like = answers(0.9, 1)
@@ -115,7 +140,7 @@ def test_a_clear_and_an_unclear_difference(tmp_path: Path, two: tuple[Path, Path
     assert pairs[0].p_adjusted > pairs[0].p
     twin = scored_run(tmp_path / "twin", answers(0.9, 1))
     (same,) = verdicts(compare([first, twin]))
-    assert same == (False, "A and B are right on the same images.")
+    assert same == (False, f"A and B are right on the same images. {UNVERIFIED}")
 
 
 def unfinished(run: Path) -> None:
@@ -211,10 +236,11 @@ def test_images_at_other_paths_are_paired_by_content(
     moved(two[1], "a/{}.png", shuffled, contents())
     path = tmp_path / "c.html"
     (pair,) = call("compare", *two, "--json", "--out", path).value["pairs"]
-    assert pair["paired_by"] == "content"
+    assert (pair["paired_by"], pair["verified"]) == ("content", True)
     assert {key: pair[key] for key in NUMBERS} == {key: straight[key] for key in NUMBERS}
     page = Page(path.read_text("utf-8"))
     said = "Images were paired by content: the runs have them at other paths."
+    assert pair["note"] == said
     assert said in page.text
     assert said in call("compare", *two).out
     right, other = answers(0.9, 1) == LABELS, answers(0.8, 2) == LABELS
@@ -244,10 +270,13 @@ def test_content_that_is_there_twice_and_content_that_differs(
     one_more[5] += np.uint64(1)
     moved(scored_run(two[1], answers(0.8, 2)), "a/{}.png", order, one_more, "other")
     (pair,) = compare(two).pairs
-    assert pair.reason == "999 of the 1,000 and 1,000 images are the same"
+    assert pair.reason == (
+        "999 of the 1,000 and 1,000 images have the same bytes; the same pictures in another "
+        "format count as others"
+    )
     moved(scored_run(two[1], answers(0.8, 2)), "elsewhere/{}.png", content=one_more)
     (pair,) = compare(two).pairs
-    assert pair.reason == "under the same paths 1 of 1,000 images have other content"
+    assert pair.reason == "under the same paths 1 of 1,000 images have other bytes"
     relabelled = contents()
     relabelled[places[0]], other = relabelled[np.flatnonzero(LABELS == 4)[0]], relabelled[places[0]]
     relabelled[np.flatnonzero(LABELS == 4)[0]] = other
@@ -261,12 +290,53 @@ def test_without_digests_of_content_file_names_in_order_pair(
     tmp_path: Path, two: tuple[Path, Path]
 ) -> None:
     (straight,) = compare(two).pairs
-    moved(two[1], "copy/of/{}.png")
+    moved(two[0], "test/scan-{}.png")
+    moved(two[1], "copy/of/scan-{}.png", digest="other")
     (pair,) = call("compare", *two, "--json", "--out", tmp_path / "c.html").value["pairs"]
-    assert pair["paired_by"] == "file name"
+    assert (pair["paired_by"], pair["verified"]) == ("file name", False)
     assert pair["p"] == straight.p
     said = "Images were paired by order, label and file name: the runs have them at other paths"
-    assert said in Page((tmp_path / "c.html").read_text("utf-8")).text
+    page = Page((tmp_path / "c.html").read_text("utf-8")).text
+    for text in (page, call("compare", *two).out, pair["note"]):
+        assert said in text
+        assert UNVERIFIED in text
+
+
+@pytest.mark.parametrize(
+    ("names", "paired"),
+    [
+        ("{label}/{i}.png", False),
+        ("test/{label}/{i:05}.png", False),
+        ("{i:05}_{label}.png", False),
+        ("n0{label}/{i}.JPEG", False),
+        ("{i}.png", False),
+        ("{box}/{label}/{i}.png", False),  # boxes of a hundred, numbered
+        ("{label}/shelf {box}/{i}.png", True),
+        ("{label}/seen-{i}.png", True),
+    ],
+)
+def test_numbers_for_names_show_nothing(two: tuple[Path, Path], names: str, paired: bool) -> None:
+    """Any two data sets of as many images of each class are numbered alike."""
+    for run, root in zip(two, ("raw", "other"), strict=True):
+        moved(run, digest=root)
+        kept = json.loads((run / "evaluation.json").read_text())
+        per = 100 if "box" in names else N
+        named = {
+            i: f"{root}/{names.format(i=i % per, box=i // per, label=LABELS[i])}"
+            for i in (int(Path(name).stem) for name in kept["images"]["wrong"])
+        }
+        rows = [row | {"name": named[row["index"]]} for row in kept["mistakes"]]
+        images = kept["images"] | {"wrong": list(named.values())}
+        changed(run, "evaluation.json", images=images, mistakes=rows)
+    (pair,) = compare(two).pairs
+    if paired:
+        assert (pair.paired_by, pair.verified) == ("file name", False)
+    else:
+        assert pair.reason == (
+            "nothing shows that their images are the same: their paths differ, their names are "
+            "only numbers, and no digests of their content were kept"
+        )
+        assert (pair.paired_by, pair.verified, pair.p, pair.note) == (None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +393,56 @@ def test_the_axis_of_speed_holds_the_fastest_run(tmp_path: Path, two: tuple[Path
     figure = page.split('aria-label="Speed')[1].split("</figure>")[0]
     assert "1 value is off the scale." in figure
     assert "training images a second, in 10³" in figure
+
+
+def with_config(run: Path, **settings: Any) -> None:
+    changed(run, "run.json", config=record()["config"] | settings)
+
+
+def figures(two: Sequence[Path], path: Path) -> tuple[str, dict[str, str]]:
+    """The text of the page, and its plots by title."""
+    page = Page(write_comparison(compare(two), path).read_text("utf-8"))
+    found = re.findall(r"<figure><h3>([^<]*)</h3>(.*?)</figure>", page.raw, re.S)
+    return page.text, dict(found)
+
+
+def test_training_losses_of_several_kinds_are_not_compared(
+    tmp_path: Path, two: tuple[Path, Path]
+) -> None:
+    path = tmp_path / "c.html"
+    rows = [row | {"train_loss": row["train_loss"] / 1000} for row in metrics(12)]
+    (two[1] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with_config(two[1], loss="bce", augment={"mixup": 0.1, "cutmix": 1.0})
+    text, found = figures(two, path)
+    assert not [title for title in found if title.startswith("Training loss")]
+    said = (
+        "Training loss is left out, as it is not the same quantity in all runs. A: cross-entropy; "
+        "B: BCE, mixed images."
+    )
+    assert said in text
+    assert "off the scale" not in found["Validation loss"]
+
+    with_config(two[0], loss="bce", augment={"mixup": 0.2})
+    (two[0] / "metrics.jsonl").write_text((two[1] / "metrics.jsonl").read_text())
+    text, found = figures(two, path)
+    assert "is left out" not in text
+    figure = found["Training loss: BCE, mixed images"]
+    assert re.findall(r'class="letter"[^>]*>(\w)<', figure) == ["A", "B"]
+    assert "nats" not in figure
+    assert "nats an image" in found["Validation loss"]
+    assert "off the scale" not in found["Validation loss"]
+
+    for gamma, run in zip((1.0, 2.0), two, strict=True):
+        with_config(run, loss="focal", focal_gamma=gamma)
+    assert "A: focal loss, gamma 1; B: focal loss, gamma 2." in figures(two, path)[0]
+    for gamma, run in zip((1.0, 2.0), two, strict=True):
+        with_config(run, loss="ce", focal_gamma=gamma, class_weights="none")
+    assert "nats an image" in figures(two, path)[1]["Training loss"]
+    (two[1] / "metrics.jsonl").unlink()  # has no loss that could be of another kind
+    with_config(two[1], loss="bce")
+    text, found = figures(two, path)
+    assert "is left out" not in text
+    assert re.findall(r'class="letter"[^>]*>(\w)<', found["Training loss"]) == ["A"]
 
 
 def test_an_accuracy_that_is_too_good_is_named(two: tuple[Path, Path]) -> None:
@@ -442,7 +562,7 @@ def test_the_table_in_the_terminal(two: tuple[Path, Path]) -> None:
 def test_no_string_from_outside_breaks_out(tmp_path: Path, two: tuple[Path, Path]) -> None:
     hostile = poisoned(json.loads((two[1] / "run.json").read_text()))
     hostile["result"] = record()["result"]
-    hostile["config"] |= {f"key{HOSTILE}": HOSTILE}
+    hostile["config"] |= {f"key{HOSTILE}": HOSTILE, "loss": HOSTILE}
     (two[1] / "run.json").write_text(json.dumps(hostile))
     evaluated = json.loads((two[1] / "evaluation.json").read_text())
     names = [name + HOSTILE for name in evaluated["images"]["wrong"]]

@@ -100,7 +100,7 @@ def steps(world: World, batch_size: int, accumulate: int, double: bool, norm: bo
     loop = Loop(
         task, net, feed, make_optimizer(net, config), clock,
         Schedule(ScheduleConfig(kind="constant"), clock, config.lr), seed=2,
-        device=torch.device("cpu"), clip=1.0, micro_batch=-(-batch_size // accumulate), world=world,
+        device=torch.device("cpu"), clip=1.0, accumulate=accumulate, world=world,
     )  # fmt: skip
     losses: list[float] = []
     sums = [0.0]

@@ -86,6 +86,20 @@ def test_overfitting(tmp_path):
     assert not [f for f in told(tmp_path, few, rows) if "overfits" in f.text]
 
 
+@pytest.mark.parametrize("how", ["mixup", "cutmix"])
+@pytest.mark.parametrize("ahead", [-0.4, 0, 0.07])
+def test_the_accuracy_on_mixed_images_is_not_held_against_validation(tmp_path, how, ahead):
+    rows = healthy_rows()
+    for row in rows:
+        row["train_accuracy"] = min(1.0, max(row["val_accuracy"] + ahead, 0))
+    run = healthy_record()
+    run["config"]["augment"] = {how: 0.2}
+    assert not [f for f in told(tmp_path, run, rows) if re.search("overfits|generalises", f.text)]
+    run["config"]["augment"] = {how: 0}
+    found = [f.text for f in told(tmp_path, run, rows) if re.search("overfits|generalise", f.text)]
+    assert len(found) == 1
+
+
 def test_a_validation_loss_that_rises_again(tmp_path):
     rows = healthy_rows()
     for row in rows[12:]:
@@ -164,6 +178,15 @@ def test_confidence_that_is_off_both_ways(tmp_path):
             "too high for some answers and too low for others: 85.0 % sure")  # fmt: skip
 
 
+def test_an_error_of_one_sign_is_not_called_one_of_both(tmp_path):
+    """As a run on 11 images had it: 94.8 % sure in every bin, right in 81.8 %."""
+    evaluated = healthy_evaluation()
+    evaluated["calibration"] = [{"n": 11, "confidence": 0.948, "accuracy": 9 / 11}]
+    found = told(tmp_path, evaluated=evaluated)
+    planted(found, "note", "11 images cannot tell", "the calibration error is 13.0 %")
+    assert not [f for f in found if "too high for some" in f.text]
+
+
 def test_a_calibration_error_of_ten_per_cent_on_few_images_is_not_praised(tmp_path):
     """As a run on 153 images had it: within chance, and no more than that."""
     evaluated = healthy_evaluation()
@@ -199,6 +222,7 @@ def test_what_is_said_of_confidence_follows_its_error(tmp_path_factory, bins):
         assert -gap > error / 2 > 0.015
     elif "off by about" in text:
         assert error > 0.03
+        assert abs(gap) <= error / 2 + 1e-12  # so that both signs are there
     else:
         assert "cannot tell" in text
         assert n.sum() < 10_000

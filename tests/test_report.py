@@ -87,6 +87,7 @@ def test_every_string_from_outside_is_escaped_and_harmless(tmp_path):
         row["gradient_norms"] = {k + HOSTILE: v for k, v in row["gradient_norms"].items()}
     made = poisoned(record())
     assert HOSTILE in made["config"]["model"]["name"]
+    made["config"]["loss"] = f"hinge{HOSTILE}"
     make_run(run, made, rows, poisoned(evaluation()), card(classes), poisoned(samples()))
     page = read(run)
     assert_self_contained(page)
@@ -95,7 +96,7 @@ def test_every_string_from_outside_is_escaped_and_harmless(tmp_path):
     shown = "[/x]<script>alert(1)</script>\"'&\\x1b[31m\\n\\u202egnp.exe\\u2066"
     for name in ("3", "train/3/broken.png", "digits-1", "truncated PNG (31 bytes)", "AVX2",
                  "images are 8 px: CIFAR stem", "best.safetensors (EMA)",
-                 "test/3/0003.png"):  # fmt: skip
+                 "Training loss: hinge", "test/3/0003.png"):  # fmt: skip
         assert name + shown in page.text
     assert "&lt;script&gt;" in page.raw
 
@@ -194,6 +195,21 @@ def test_the_first_batch_is_shown_as_the_network_saw_it(tmp_path):
     assert re.findall(r'<img src="([^"]+)"', part) == [row["image"] for row in samples()["images"]]
     assert re.findall(r"<b>(.)</b>", part) == [row["label"] for row in samples()["images"]]
     assert "What the network saw" not in read(make_run(tmp_path / "old")).text
+
+
+def test_mixed_images_bear_the_share_of_both_classes(tmp_path):
+    seen = samples()
+    mixtures = (("7", 0.1), ("7", 0.996), ("0", 0.5), ("7", None), (None, 0.4), ("7", 40))
+    for row, (other, share) in zip(seen["images"], mixtures, strict=False):
+        row |= {"label": "0", "other": other, "share": share}
+    seen["images"][6] |= {"label": "0" + HOSTILE, "other": "7" + HOSTILE, "share": 0.254}
+    page = read(make_run(tmp_path, seen=seen))
+    assert_self_contained(page)
+    said = page.raw.split("What the network saw")[1].split("</ul>")[0]
+    captions = re.findall(r"<b>(.*?)</b>", said)
+    assert captions[:6] == ["0 10 %, 7 90 %", "0 100 %, 7 0 %", "0", "0", "0", "0"]
+    assert re.fullmatch(r"0\[/x\].* 25 %, 7\[/x\].* 75 %", captions[6])
+    assert captions[7:] == [row["label"] for row in seen["images"][7:]]
 
 
 def test_likely_label_errors_are_listed_and_marked(tmp_path):
@@ -411,6 +427,68 @@ def test_training_is_dashed_and_validation_solid(tmp_path):
     assert "legend" not in page.text.lower()
     names = [data for tag, data in page.texts if tag == "text"]
     assert names.count("training") == names.count("validation") == 2
+
+
+def plots(page) -> dict[str, str]:
+    """The figures by their title."""
+    found = re.findall(r"<figure><h3>([^<]*)</h3>(.*?)</figure>", page.raw, re.S)
+    return {title: figure for title, figure in found if 'class="plot"' in figure}
+
+
+def lines(figure: str) -> list[str]:
+    return re.findall(r'class="line (\w+)"', figure)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"loss": "bce"}, "BCE"),
+        ({"loss": "focal", "focal_gamma": 1.5}, "focal loss, gamma 1.5"),
+        ({"class_weights": "balanced", "focal_gamma": 2.0}, "cross-entropy, class weights"),
+        ({"loss": "ce", "augment": {"mixup": 0.1}}, "cross-entropy, mixed images"),
+        ({"loss": "bce", "augment": {"mixup": 0, "cutmix": 1.0}}, "BCE, mixed images"),
+        ({"loss": "ce", "class_weights": "none", "augment": {"mixup": 0, "cutmix": 0}}, None),
+        ({}, None),  # as runs before these settings
+    ],
+)
+def test_a_training_loss_of_another_kind_has_its_own_axis(tmp_path, changes, kind):
+    rows = metrics(20)
+    for row in rows:
+        row["train_loss"] /= 1000
+    rows[4]["train_loss"] = math.nan
+    rows[0]["val_loss"] = 400.0  # as averaged weights may begin with
+    page = read(make_run(tmp_path, record(config=record()["config"] | changes), rows))
+    found = plots(page)
+    note = f"Training loss: {kind}. Validation loss: cross-entropy."
+    if kind is None:
+        assert lines(found["Loss"]) == ["training", "validation"]
+        assert not [title for title in found if title.startswith("Training loss")]
+        assert "Training loss was not finite in 1 epoch." in found["Loss"]
+        assert "Validation loss: cross-entropy" not in page.text
+        return
+    own = found[f"Training loss: {kind}"]
+    assert lines(found["Loss"]) == ["validation"]
+    assert lines(own) == ["training"]
+    assert "nats an image" in found["Loss"]
+    assert "nats" not in own
+    assert "Training loss was not finite in 1 epoch." in own
+    assert "not finite" not in found["Loss"]
+    lowest = min(row["train_loss"] for row in rows if not math.isnan(row["train_loss"]))
+    assert f"Lowest training loss: {lowest:.3g}" in own
+    assert "1 value is off the scale." in found["Loss"]  # as against the loss of guessing
+    ticks = re.findall(r'text-anchor="end">([\d.]+)<', found["Loss"])
+    assert 3 * math.log(10) <= max(map(float, ticks)) < 10
+    assert ("Training accuracy is on mixed images, by the larger share." in found["Accuracy"]) == (
+        "mixed" in kind
+    )
+    assert note in page.text
+
+
+def test_a_training_loss_of_another_kind_without_validation(tmp_path):
+    rows = [{"epoch": e, "train_loss": 0.1 / e} for e in (1, 2, 3)]
+    config = record()["config"] | {"loss": "bce"}
+    found = plots(read(make_run(tmp_path, record(config=config), rows)))
+    assert list(found) == ["Training loss: BCE"]
 
 
 values = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)

@@ -57,16 +57,17 @@ def _interval(value: object) -> str:
     text = str(value).strip()
     if text.isdecimal():
         text += " steps"
-    minutes = minutes_of(text)
-    if minutes is None:
+    match = _MINUTES.fullmatch(text)
+    if match is None:
         try:
             split_duration(text)
         except ValueError:
             raise ValueError(f"{text!r}: write 5m (minutes), 200 (steps) or 1 epoch") from None
         return _positive(text)
-    if not minutes:
+    number = match[1]
+    if not float(number):
         raise ValueError("write a time above 0")
-    return f"{minutes:g} minutes"
+    return f"{number} minutes"
 
 
 Duration = Annotated[str, BeforeValidator(_checked)]
@@ -140,7 +141,7 @@ class AugmentConfig(Slice):
     jitter: float = Field(0, ge=0, lt=1)
     """Brightness, contrast and saturation each times 1 - jitter to 1 + jitter."""
     erase: float = Field(0, ge=0, le=1)
-    """Probability that a random rectangle is set to the mean (1708.04896)."""
+    """Probability that a random rectangle is set to the mean (1708.04896, torchvision's ranges)."""
     mixup: float = Field(0, ge=0, le=100)
     """Alpha of Beta(alpha, alpha), the share of an image in its mixture with another
     (1710.09412); 0 is none."""
@@ -216,7 +217,8 @@ class RunConfig(Slice):
     """Parts in which a step goes through a batch, for one that would not fit into memory; batch
     norm sees one part at a time."""
     loss: Literal["ce", "bce", "focal"] = "ce"
-    """ce: cross-entropy. bce: a logistic loss for each class, the mean of them (2110.00476).
+    """ce: cross-entropy. bce: a logistic loss for each class, the mean of them (2110.00476, here
+    with the shares of mixed images as they are).
     focal: cross-entropy times (1 - p)^focal_gamma (1708.02002)."""
     focal_gamma: float = Field(2.0, ge=0)
     class_weights: Literal["none", "balanced"] = "none"

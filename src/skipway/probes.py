@@ -133,7 +133,7 @@ class Signal:
     def _output_of(self, name: str) -> Callable[[Tensor], None]:
         def measure(y: Tensor) -> None:
             self._add("activation_rms", name, rms(y))
-            magnitude = torch.linalg.vector_norm(y, 1, dtype=torch.float32) / y.numel()
+            magnitude = torch.linalg.vector_norm(y, 1, dtype=at_least_float32(y)) / y.numel()
             self._add("activation_mean", name, magnitude)
 
         return measure
@@ -192,8 +192,12 @@ def norm(tensors: list[Tensor]) -> Tensor:
 
 
 def rms(x: Tensor) -> Tensor:
-    """The root mean square of all elements, summed in float32."""
-    return torch.linalg.vector_norm(x, dtype=torch.float32) / math.sqrt(x.numel())
+    """The root mean square of all elements, summed in float32 or better."""
+    return torch.linalg.vector_norm(x, dtype=at_least_float32(x)) / math.sqrt(x.numel())
+
+
+def at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def dead_channels(x: Tensor) -> Tensor:

@@ -118,10 +118,13 @@ def show_result(result: Result) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
+    from skipway.config import resolve
+    from skipway.report.run import CACHED
+    from skipway.training.record import flat
+
     run, found = shlex.quote(harmless(result.run)), result.record["result"]
-    config = result.record["config"]
-    on_features = config["model"]["freeze"] == "all" and config["data"]["views"] > 0
-    of = " of the classifier on cached features" if on_features else ""
+    on_features = resolve(flat(result.record["config"])).on_features
+    of = f" ({CACHED})" if on_features else ""
     lines = []
     if found["metrics"]:
         low, high = found["interval"]

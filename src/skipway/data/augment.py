@@ -66,8 +66,8 @@ def random_resized_crop(
 
 
 def erased(x: Tensor, key: Key, probability: float) -> Tensor:
-    """Random erasing (Zhong et al. 2017, 1708.04896): a rectangle of random images set to 0, the
-    mean.
+    """Random erasing (Zhong et al. 2017, 1708.04896) in torchvision's ranges: a rectangle of random
+    images set to 0, the mean.
 
     x: normalised [B, C, H, W]. Area 2 to 33 % of the image, aspect ratio log-uniform in 0.3 to
     3.3; after ten rectangles that do not fit, none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,15 +35,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
-    def split(self, size: int) -> list[Batch]:
-        """Batches of at most `size` images, as even as can be."""
-        n = len(self)
-        ends = [n * (i + 1) // -(-n // size) for i in range(-(-n // size))]
+    def split(self, parts: int) -> list[Batch]:
+        """So many batches, as even as can be; at most as many as there are images."""
+        ends = [len(self) * i // parts for i in range(parts + 1)]
         return [
-            Batch(
-                _rows(self.images, low, high), _rows(self.targets, low, high), self.index[low:high]
-            )
-            for low, high in zip([0, *ends[:-1]], ends, strict=True)
+            Batch(_rows(self.images, *at), _rows(self.targets, *at), self.index[slice(*at)])
+            for at in itertools.pairwise(ends)
         ]
 
     def to(self, device: torch.device) -> Batch:

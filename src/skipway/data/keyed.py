@@ -1,6 +1,7 @@
 """Randomness by key: every draw is a function of (seed, epoch, index, repeat), not of a stream.
 
-So the number of workers, the batch size and a resume change no draw.
+So the number of workers and a resume change no draw, and the batch size only what is drawn for a
+whole batch.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skipway.report.comparison import Comparison, Pair, disagreements, facts
-from skipway.report.course import QUANTITIES, clipped, off_scale
+from skipway.report.course import QUANTITIES, clipped, most_val_loss, off_scale, training_loss
 from skipway.report.document import document
 from skipway.report.gallery import gallery
 from skipway.report.markup import (
@@ -28,18 +28,12 @@ from skipway.report.markup import (
 )
 from skipway.report.pairing import Pairing, pair_images
 from skipway.report.plot import Axis, Line, intervals, linear, plot
-from skipway.report.run import CACHED, Run
+from skipway.report.run import CACHED, LOSSES, Run
 
 TONES = 4
 """Shades of one kind of network; the letters tell more than that apart."""
 SHOWN_IMAGES = 12
 NAMED_IMAGES = 100
-PAIRED = {
-    "content": "Images were paired by content: the runs have them at other paths.",
-    "file name": "Images were paired by order, label and file name: the runs have them at other "
-    "paths and kept no digest of their content.",
-}
-"""How images were paired, where it was not by their path inside the data."""
 
 
 def build_comparison(comparison: Comparison) -> str:
@@ -145,7 +139,7 @@ def _verdict(pair: Pair) -> str:
     first, second = pair.first, pair.second
     difference, p = pair.difference or 0.0, 1.0 if pair.p_adjusted is None else pair.p_adjusted
     low, high = pair.interval or (0.0, 0.0)
-    paired = f" {PAIRED[pair.paired_by]}" if pair.paired_by in PAIRED else ""
+    paired = f" {pair.note}" if pair.note else ""
     if not pair.only_first and not pair.only_second:
         return f"{first} and {second} are right on the same images.{paired}"
     numbers = (
@@ -207,8 +201,19 @@ def _curves(comparison: Comparison) -> Html | None:
     if not longest:
         return None
     epochs = linear("epoch", longest, whole=True)
-    plots = [_panel(comparison, epochs, key) for key in QUANTITIES if key != "memory_mib"]
-    return tag("div", *plots, class_="plots") if any(plots) else None
+    kinds = {
+        letter: run.training_loss
+        for letter, run in comparison.runs.items()
+        if run.series("train_loss")
+    }
+    apart = len(set(kinds.values())) > 1
+    left_out = {"memory_mib", "train_loss"} if apart else {"memory_mib"}
+    plots = [_panel(comparison, epochs, key) for key in QUANTITIES if key not in left_out]
+    if not apart:
+        return tag("div", *plots, class_="plots") if any(plots) else None
+    each = "; ".join(f"{letter}: {kind or LOSSES['ce']}" for letter, kind in kinds.items())
+    note = f"Training loss is left out, as it is not the same quantity in all runs. {each}."
+    return joined([tag("div", *plots, class_="plots"), tag("p", note, class_="quiet")])
 
 
 def _panel(comparison: Comparison, epochs: Axis, key: str) -> Html | None:
@@ -226,11 +231,13 @@ def _panel(comparison: Comparison, epochs: Axis, key: str) -> Html | None:
         said += "."
     if not known:
         return None
+    kind = comparison.runs[next(iter(known))].training_loss
+    if key == "train_loss" and kind is not None:  # of all of them: `_curves`
+        quantity = training_loss(kind)
     each = [[value for _, value in points] for points in known.values()]
     values = [value for run in each for value in run]
-    trained = [v for run in comparison.runs.values() for _, v in run.series("train_loss")]
-    top = 3 * max(trained, default=0) if key == "val_loss" else 0
-    axis = quantity.axis(*each, top=top or math.inf)
+    tops = map(most_val_loss, comparison.runs.values()) if key == "val_loss" else ()
+    axis = quantity.axis(*each, top=max(filter(math.isfinite, tops), default=math.inf))
     lines = [
         Line(
             _short(letter, comparison.runs[letter]),

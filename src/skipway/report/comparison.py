@@ -47,6 +47,10 @@ class Pair:
     """For all pairs of this comparison together (Holm)."""
     paired_by: By | None = None
     """How the images of the two runs were told to be the same."""
+    verified: bool | None = None
+    """Whether their contents were compared, not the paths alone."""
+    note: str | None = None
+    """How far the pairing can be trusted, in words; None where nothing need be said."""
 
     @property
     def clear(self) -> bool:
@@ -181,6 +185,8 @@ def _pair(one: tuple[str, Run], other: tuple[str, Run]) -> Pair:
         interval=paired_interval(only_first, only_second, n),
         p=mcnemar(only_first, only_second),
         paired_by=pairing.by,
+        verified=pairing.verified,
+        note=pairing.note,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,6 +61,13 @@ QUANTITIES = {
 """By key of `metrics.jsonl`."""
 
 
+def training_loss(kind: str) -> Quantity:
+    """The training loss where it is of that kind (`Run.training_loss`), and no longer of the unit
+    of the validation loss."""
+    own = QUANTITIES["train_loss"]
+    return replace(own, title=f"{own.title}: {kind}", unit="mean over the images")
+
+
 def course(run: Run) -> Html | None:
     """The section, or None where no epoch is recorded."""
     if not run.epochs:
@@ -69,7 +76,7 @@ def course(run: Run) -> Html | None:
     best = number(dig(run.record, "result", "best_epoch"))
     marks = [(best, "best")] if best is not None and 0 <= best <= epochs.high else []
     plots = (
-        _losses(run, epochs, marks),
+        *_losses(run, epochs, marks),
         _accuracies(run, epochs, marks),
         _single(run, epochs, "lr"),
         _single(run, epochs, "images_per_second"),
@@ -93,11 +100,13 @@ def _numbers(run: Run) -> Html:
         (f"{row['epoch']:g}", *(shown(row.get(key), form) for _, key, form in columns))
         for row in run.epochs[::-step][::-1]  # the last epoch is always among them
     ]
-    note = (
-        f"1 in {step} of {len(run.epochs):,} epochs; metrics.jsonl has all." if step > 1 else None
-    )
+    notes = []
+    if step > 1:
+        notes.append(f"1 in {step} of {len(run.epochs):,} epochs; metrics.jsonl has all.")
+    if run.training_loss:
+        notes.append(f"Training loss: {run.training_loss}. Validation loss: cross-entropy.")
     head = ("Epoch", *(name for name, _, _ in columns))
-    return details("The numbers by epoch", table(head, rows, caption=note))
+    return details("The numbers by epoch", table(head, rows, caption=" ".join(notes) or None))
 
 
 def _pair(run: Run, what: str) -> list[Line]:
@@ -108,22 +117,40 @@ def _pair(run: Run, what: str) -> list[Line]:
     return [line for line in lines if line.points]
 
 
-def _losses(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> Html | None:
-    lines = _pair(run, "loss")
-    if not lines:
-        return None
-    at, lowest = min(lines[-1].points, key=lambda point: point[1])
-    caption = f"Lowest {lines[-1].name} loss: {lowest:.3g}, at epoch {at:g}."
+def _losses(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> list[Html]:
+    """Both losses on one axis where they are one quantity, else each in a plot of its own."""
+    lines, kind = _pair(run, "loss"), run.training_loss
+    parts = [(replace(QUANTITIES["val_loss"], title="Loss"), lines)]
+    if kind is not None:
+        trained = [line for line in lines if line.style == "training"]
+        held = [line for line in lines if line.style != "training"]
+        parts = [(parts[0][0], held), (training_loss(kind), trained)]
+    parts = [(quantity, some) for quantity, some in parts if some]
     broken = sum("train_loss" in r and number(r["train_loss"]) is None for r in run.epochs)
-    if broken:
-        caption += f" Training loss was not finite in {plural(broken, 'epoch', 'epochs')}."
-    values, top = [value for line in lines for _, value in line.points], math.inf
-    if len(lines) == 2:  # averaged weights may begin with a huge validation loss
-        top = 3 * max(value for _, value in lines[0].points) or math.inf
-    axis = QUANTITIES["val_loss"].axis(values, top=top)
-    kept = [Line(line.name, clipped(line.points, axis), line.style) for line in lines]
-    caption += off_scale(values, axis)
-    return plot("Loss", caption, epochs, axis, kept, marks)
+    plots = []
+    for place, (quantity, some) in enumerate(parts):
+        at, lowest = min(some[-1].points, key=lambda point: point[1])
+        caption = f"Lowest {some[-1].name} loss: {lowest:.3g}, at epoch {at:g}."
+        if broken and place == len(parts) - 1:  # where training stands, if it stands anywhere
+            caption += f" Training loss was not finite in {plural(broken, 'epoch', 'epochs')}."
+        values = [value for line in some for _, value in line.points]
+        top = most_val_loss(run) if some[-1].style != "training" else math.inf
+        axis = quantity.axis(values, top=top)
+        kept = [Line(line.name, clipped(line.points, axis), line.style) for line in some]
+        caption += off_scale(values, axis)
+        plots.append(plot(quantity.title, caption, epochs, axis, kept, marks))
+    return plots
+
+
+def most_val_loss(run: Run) -> float:
+    """Where an axis of the validation loss ends at most, as averaged weights may begin with a huge
+    one: three times the highest training loss or, where that is another quantity, three times the
+    loss of equal scores for all classes; infinity where neither is known."""
+    if run.training_loss is None:
+        return 3 * max((value for _, value in run.series("train_loss")), default=0) or math.inf
+    classes = dig(run.record, "data", "classes")
+    known = isinstance(classes, list) and len(classes) > 1
+    return 3 * math.log(len(classes)) if known else math.inf
 
 
 def clipped(points: Sequence[tuple[float, float]], axis: Axis) -> list[tuple[float, float]]:
@@ -143,6 +170,8 @@ def _accuracies(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> H
         return None
     at, highest = max(lines[-1].points, key=lambda point: point[1])
     caption = f"Highest {lines[-1].name} accuracy: {percent(highest)}, at epoch {at:g}."
+    if run.mixed and lines[0].style == "training":
+        caption += " Training accuracy is on mixed images, by the larger share."
     axis = shares(QUANTITIES["val_accuracy"].unit)
     return plot("Accuracy", caption, epochs, axis, lines, marks)
 

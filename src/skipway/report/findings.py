@@ -173,7 +173,7 @@ def _val_images(run: Run) -> int | None:
 
 def _overfitting(run: Run) -> Iterator[Finding]:
     train, val = run.series("train_accuracy"), run.series("val_accuracy")
-    if not train or not val:
+    if not train or not val or run.mixed:  # the accuracy on mixtures cannot be held against it
         return
     fitted, held = train[-1][1], val[-1][1]
     n, top = _val_images(run), held
@@ -320,7 +320,7 @@ def _confidence(run: Run) -> Iterator[Finding]:
             f"It is too modest by about {_points(right - sure)}: {on}. A score understates how "
             "certain an answer is; label smoothing does this.",
         )
-    elif error > max(CALIBRATED, by_chance + 2 * deviation):
+    elif not one_sided and error > max(CALIBRATED, by_chance + 2 * deviation):
         yield Finding(
             "warn",
             f"Its confidence is off by about {_points(error)}, too high for some answers and too "

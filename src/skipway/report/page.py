@@ -6,6 +6,7 @@ import itertools
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -180,7 +181,7 @@ def _data(run: Run) -> Html | None:
             "The first training batch, augmented and normalised as it was given to the network, "
             "and turned back into pictures.",
             run.samples,
-            lambda row: [tag("b", row.get("label"))],
+            lambda row: [tag("b", _seen(row))],
         ),
     ]
     if run.splits:
@@ -204,6 +205,15 @@ def _data(run: Run) -> Html | None:
         content = table(("File", "Why"), files[:100], words=2, caption=note)
         parts.append(details(f"{plural(len(files), 'file', 'files')} left out", content))
     return joined(parts) or None
+
+
+def _seen(row: dict[str, Any]) -> object:
+    """The class of a training image; of a mixture both, each with its share."""
+    label, other, share = row.get("label"), row.get("other"), number(row.get("share"))
+    if not isinstance(other, str) or share is None or not 0 <= share <= 1 or other == label:
+        return label
+    own = round(100 * share)
+    return f"{label} {own} %, {other} {100 - own} %"
 
 
 def _choices(run: Run) -> Html | None:

@@ -25,6 +25,8 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 """Splits in words, by the names that a run has for them."""
 CACHED = "the classifier on cached features"
 """What the speed of a run counts whose backbone ran only once, see `Run.on_features`."""
+LOSSES = {"ce": "cross-entropy", "bce": "BCE", "focal": "focal loss"}
+"""By value of the setting `loss`, in words."""
 LEAK = re.compile(r"WARNING: (\d[\d,]*) of [\d,]+ (\w+) images are in (\w+) too\b.*", re.DOTALL)
 """How a run notes that two of its splits share images (`data.preflight.remarks`)."""
 
@@ -38,7 +40,8 @@ class Run:
     epochs: list[dict[str, Any]]
     evaluation: dict[str, Any]
     samples: list[dict[str, Any]]
-    """Training images as the network saw them: name, label, image."""
+    """Training images as the network saw them: name, label, image; where images were mixed, the
+    class of the other and the share, 0 to 1, of the label."""
     card: Card | None
 
     @property
@@ -120,6 +123,28 @@ class Run:
         config = dig(self.record, "config")
         views = number(dig(config, "data", "views")) or 0
         return dig(config, "model", "freeze") == "all" and views > 0
+
+    @property
+    def mixed(self) -> bool:
+        """Whether training mixed images (mixup, CutMix): its loss and accuracy are of those."""
+        augment = dig(self.record, "config", "augment")
+        return any((number(dig(augment, key)) or 0) > 0 for key in ("mixup", "cutmix"))
+
+    @property
+    def training_loss(self) -> str | None:
+        """What the training loss is, in words, where it is another quantity than the validation
+        loss, which is always softmax cross-entropy over single images; None where both are that."""
+        config = mapping(self.record.get("config"))
+        kind = config.get("loss") or "ce"
+        gamma = number(config.get("focal_gamma"))
+        parts = [
+            LOSSES.get(str(kind), str(kind)),
+            f"gamma {gamma:g}" if kind == "focal" and gamma is not None else None,
+            "class weights" if config.get("class_weights") not in (None, "none") else None,
+            "mixed images" if self.mixed else None,
+        ]
+        named = ", ".join(part for part in parts if part)
+        return None if named == LOSSES["ce"] else named
 
     @property
     def seconds(self) -> float | None:

@@ -146,11 +146,11 @@ class Loss:
     """Factor of the loss of an image, by class."""
 
     def __call__(self, logits: Tensor, targets: Mixed) -> Tensor:
-        """Of float32 logits [B, K]."""
+        """Of logits [B, K], float32 or float64."""
         if self.kind == "ce" and self.weights is None and targets.share == 1:  # the fastest
             return F.cross_entropy(logits, targets.labels, label_smoothing=self.smoothing)
         classes = logits.shape[1]
-        own, other = (F.one_hot(t, classes).float() for t in (targets.labels, targets.others))
+        own, other = (F.one_hot(t, classes).to(logits) for t in (targets.labels, targets.others))
         wanted = torch.lerp(other, own, targets.share)  # [B, K], rows that sum to 1
         smooth = wanted * (1 - self.smoothing) + self.smoothing / classes
         if self.kind == "bce":
@@ -158,7 +158,8 @@ class Loss:
         else:
             log = logits.log_softmax(1)
             if self.kind == "focal":
-                log = log * (1 - log.exp()) ** self.gamma
+                # where p rounds to 1 the slope of a power below 1 would be infinite
+                log = log * (1 - log.exp()).clamp_min(1e-12) ** self.gamma
             each = -(smooth * log).sum(1)
         if self.weights is not None:
             each = each * (wanted @ logits.new_tensor(self.weights))
@@ -231,11 +232,13 @@ class Classify:
         return frames.float().mul_(scale).add_(shift)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = model(batch.images).float()
+        logits = model(batch.images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         targets = batch.targets
         whole = targets if isinstance(targets, Mixed) else Mixed(targets, targets, 1.0)
+        larger = whole.labels if whole.share >= 0.5 else whole.others
         with torch.no_grad():
-            accuracy = (logits.argmax(1) == whole.labels).float().mean()
+            accuracy = (logits.argmax(1) == larger).float().mean()
         return {"loss": self.loss(logits, whole), "accuracy": accuracy}
 
     def predict(self, model: nn.Module, batch: Batch) -> Array:

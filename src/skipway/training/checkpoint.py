@@ -6,6 +6,7 @@ A checkpoint is a line that says what it is, the BLAKE2b digest of what follows,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -36,7 +37,10 @@ def _packed(state: Mapping[str, Any]) -> memoryview:
 
 
 def _write(path: Path, payload: memoryview) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{harmless(path.parent)}: cannot be made: {error.strerror}") from None
     with atomic_write(path) as file:
         file.write(_MAGIC)
         file.write(hashlib.blake2b(payload, digest_size=_DIGEST).digest())
@@ -66,8 +70,11 @@ class Writer:
 
     def _save(self, step: int, payload: memoryview) -> None:
         _write(self.folder / f"step-{step:08}", payload)
-        for old in saved(self.folder)[: -self.keep]:
-            old.unlink(missing_ok=True)
+        # What is of a later step is damaged, or the run would have gone on from there.
+        older = [path for path in saved(self.folder) if step_of(path) <= step]
+        for path in {*saved(self.folder)} - {*older[-self.keep :]}:
+            with contextlib.suppress(OSError):  # it takes room, no more
+                path.unlink()
 
     def wait(self) -> None:
         """Until what was saved is on the disk. Raises InputError where it could not be written."""
@@ -88,19 +95,25 @@ class Writer:
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the oldest first."""
-    found = [p for p in folder.glob("step-*") if p.name[5:].isdecimal()]
-    return sorted(found, key=lambda p: int(p.name[5:]))
+    return sorted((p for p in folder.glob("step-*") if p.name[5:].isdecimal()), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, from its name."""
+    return int(path.name[5:])
 
 
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint's state on the CPU; no code in it runs. Raises InputError where damaged."""
     try:
-        data = memoryview(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{harmless(path)}: cannot be read: {error.strerror}") from None
     start = len(_MAGIC) + _DIGEST
-    digest, payload = data[len(_MAGIC) : start], data[start:]
-    if data[: len(_MAGIC)] != _MAGIC:
+    digest, payload = data[len(_MAGIC) : start], memoryview(data)[start:]
+    if data.startswith(b"PK"):
+        raise InputError(f"{harmless(path)}: a checkpoint of an earlier Skipway; train anew")
+    if not data.startswith(_MAGIC):
         raise _damaged(path, "it does not begin as one")
     if hashlib.blake2b(payload, digest_size=_DIGEST).digest() != digest:
         raise _damaged(path, "its checksum is another")
@@ -118,7 +131,7 @@ def _damaged(path: Path, why: str) -> InputError:
 
 
 def newest(run: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The state of the last sound checkpoint of a run, and what is to be said of later ones.
+    """The state of the last sound checkpoint of a run, and what is wrong with later ones.
 
     Raises InputError where there is none.
     """

@@ -8,6 +8,7 @@ only the first one chooses.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -148,7 +149,11 @@ def parallel(net: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return net
     synchronise(net)
-    return DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Buffers are equal in all processes already. torch 2.14 has another name for that choice.
+    names = inspect.signature(DistributedDataParallel).parameters
+    still = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    choices: dict[str, Any] = {still: False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(net, **choices)
 
 
 # Batch norm over all processes

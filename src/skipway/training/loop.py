@@ -71,11 +71,11 @@ class Loop:
         ema: AveragedModel | None = None,
         clip: float | None = None,
         keep_frozen: Callable[[], None] = lambda: None,
-        micro_batch: int | None = None,
+        accumulate: int = 1,
         world: World = ALONE,
     ) -> None:
         self.task, self.net, self.feed = task, net, feed
-        self.model, self.world, self.micro_batch = parallel(net, world), world, micro_batch
+        self.model, self.world, self.accumulate = parallel(net, world), world, accumulate
         self.optimizer, self.clock, self.schedule = optimizer, clock, schedule
         self.seed, self.device, self.ema, self.clip = seed, device, ema, clip
         self.precision = precision
@@ -124,8 +124,9 @@ class Loop:
 
         Batches of uneven size, in one process or in several, count by their images.
         """
-        parts = batch.split(self.micro_batch or len(batch))
         images = int(self.world.sum(torch.tensor(len(batch), dtype=torch.int64)))
+        # as many in each process, or they would wait for one another for ever
+        parts = batch.split(min(self.accumulate, images // self.world.size))
         sums: dict[str, Tensor] = {}
         for i, part in enumerate(parts):
             index = part.index
@@ -142,7 +143,7 @@ class Loop:
                     loss = loss * (share * self.world.size)  # what averages gradients divides by it
                 loss.backward()
             for name, term in terms.items():
-                sums[name] = sums.get(name, 0) + term.detach().float() * share
+                sums[name] = sums.get(name, 0) + term.detach() * share
         if self.world.size > 1:
             together = self.world.sum(torch.stack(list(sums.values())))
             sums = dict(zip(sums, together, strict=True))

@@ -64,7 +64,7 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
         else Choice("recipe", "modern", "starts from scratch")
     ]
     name = str(given.get("recipe", choices[0].value))
-    settings = dict(recipe(name).settings) | given | {"data_path": data_path}
+    settings = _fitting(recipe(name).settings, given) | given | {"data_path": data_path}
 
     def config() -> RunConfig:
         return resolve({c.key: c.value for c in choices}, settings)
@@ -81,32 +81,40 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
         choices += choose(data, config(), world)
     final = config()
     kept = tuple(c for c in choices if c.key not in settings)
-    if final.data.resident and final.augment.area is not None:
-        raise InputError(
-            "data.resident: random crops (augment.area) need the whole images; drop one"
-        )
-    one_by_one = final.augment.policy != "none" or final.augment.jitter > 0
-    if final.data.resident and one_by_one:
-        raise InputError("data.resident: augment.policy and augment.jitter change image by image")
-    if final.data.channels == 4 and one_by_one:
-        raise InputError("augment.policy, augment.jitter: for images of 1 or 3 channels")
-    if final.on_features and (final.augment.mixup or final.augment.cutmix):
-        raise InputError(
-            "augment.mixup, augment.cutmix: kept features are of single images\n"
-            "Drop them, or compute the features in each epoch: --set data.views=0"
-        )
-    if final.augment.size is not None and final.augment.area is None:
-        raise InputError("augment.size: the size of random crops; set augment.area too")
-    if final.augment.pixel_mean and weights is not None:
-        raise InputError("augment.pixel_mean: the weights come with a preprocessing of their own")
-    if final.augment.pixel_mean and not final.data.resident:
-        raise InputError("augment.pixel_mean: only for images held in memory (data.resident=true)")
+    _check_augment(final)
     if world.size > 1:
         _check_alone(final, len(data.splits["train"]), world.size)
     arch = _architecture(final, base, len(data.classes))
     _check_batch(final, arch, len(data.splits["train"]))
     preprocess = _preprocess(final, arch, card) if base is not None else None
     return Plan(final, data, arch, preprocess, kept)
+
+
+def _check_augment(config: RunConfig) -> None:
+    """Raise InputError for augmentation that the other settings do not allow."""
+    if config.data.resident and config.augment.area is not None:
+        raise InputError(
+            "data.resident: random crops (augment.area) need the whole images; drop one"
+        )
+    one_by_one = config.augment.policy != "none" or config.augment.jitter > 0
+    if config.data.resident and one_by_one:
+        raise InputError(
+            "data.resident: augment.policy and augment.jitter change image by image\n"
+            "Leave out data.resident, or these two."
+        )
+    if config.data.channels == 4 and one_by_one:
+        raise InputError("augment.policy, augment.jitter: for images of 1 or 3 channels")
+    if config.on_features and (config.augment.mixup or config.augment.cutmix):
+        raise InputError(
+            "augment.mixup, augment.cutmix: kept features are of single images\n"
+            "Drop them, or compute the features in each epoch: --set data.views=0"
+        )
+    if config.augment.size is not None and config.augment.area is None:
+        raise InputError("augment.size: the size of random crops; set augment.area too")
+    if config.augment.pixel_mean and config.model.weights is not None:
+        raise InputError("augment.pixel_mean: the weights come with a preprocessing of their own")
+    if config.augment.pixel_mean and not config.data.resident:
+        raise InputError("augment.pixel_mean: only for images held in memory (data.resident=true)")
 
 
 def _check_alone(config: RunConfig, images: int, processes: int) -> None:
@@ -120,6 +128,19 @@ def _check_alone(config: RunConfig, images: int, processes: int) -> None:
         raise InputError(
             f"{processes} processes, {images} training images: there must be two for each"
         )
+
+
+_ADAPTIVE = {"adamw", "lamb"}
+_OF_OPTIMIZER = ("optim.lr", "optim.head_lr", "optim.weight_decay")
+
+
+def _fitting(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's settings, without the rates and the decay that are another optimizer's."""
+    own = settings.get("optim.kind", "sgd")
+    asked = given.get("optim.kind", own)
+    if asked == own or not {asked, own} & _ADAPTIVE:
+        return dict(settings)
+    return {key: value for key, value in settings.items() if key not in _OF_OPTIMIZER}
 
 
 def check_device(device: str) -> None:
@@ -241,16 +262,23 @@ def _batch(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
     return [Choice("batch_size", min(batch, n), why)]
 
 
+_RATES = {"adamw": (0.001, 128, 0.05), "lamb": (0.005, 2048, 0.02)}
+"""Learning rate, the batch it is for, and weight decay."""
+
+
 def _training(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
     """Length, rate and augmentation from the number and the size of the images."""
     n = len(data.splits["train"])
     size = config.data.size or SMALL_IMAGE
     batch = min(config.batch_size * world.size, n)
-    rates = {
-        "adamw": (0.001 * (batch / 128) ** 0.5, "0.001 for a batch of 128, with its root"),
-        "lamb": (0.005 * (batch / 2048) ** 0.5, "0.005 for a batch of 2,048, with its root"),
-    }
-    linear = 0.2 * batch / 128, "0.2 for a batch of 128, in proportion (1706.02677)"
+    lr = Choice("optim.lr", 0.2 * batch / 128, "0.2 for a batch of 128, in proportion (1706.02677)")
+    own = _RATES.get(config.optim.kind)
+    if own is not None:
+        rate, of, decay = own
+        tenth = config.model.weights is not None
+        rate *= (batch / of) ** 0.5 / (10 if tenth else 1)
+        why = f"{own[0]:g} for a batch of {of:,}, with its root" + ", a tenth from weights" * tenth
+        lr = Choice("optim.lr", rate, why)
     length = Choice(
         "schedule.length", f"{40 if n >= 5000 else 30} epochs", f"{n:,} training images"
     )
@@ -258,10 +286,9 @@ def _training(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
         length = Choice("schedule.length", "15 epochs", "starts from given weights")
         if config.on_features:
             length = Choice("schedule.length", "60 epochs", "an epoch on kept features is short")
-    choices = [
-        length,
-        Choice("optim.lr", *rates.get(config.optim.kind, linear)),
-    ]
+    choices = [length, lr]
+    if own is not None:
+        choices.append(Choice("optim.weight_decay", decay, f"usual with {config.optim.kind}"))
     if size <= SMALL_IMAGE:
         choices.append(Choice("augment.pad_crop", max(size // 8, 1), f"an eighth of {size} px"))
     else:

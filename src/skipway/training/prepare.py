@@ -86,7 +86,8 @@ def _loss(config: RunConfig, data: DataSet) -> Loss:
     weights = None
     if config.class_weights == "balanced":
         counts = data.counts("train").values()
-        weights = tuple(sum(counts) / (len(counts) * n) for n in counts)
+        there = sum(n > 0 for n in counts)
+        weights = tuple(sum(counts) / (there * n) if n else 0.0 for n in counts)
     return Loss(config.loss, config.label_smoothing, config.focal_gamma, weights)
 
 

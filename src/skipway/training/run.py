@@ -64,7 +64,7 @@ from skipway.training.samples import write_samples
 from skipway.version import __version__
 from skipway.weights import load_model, load_weights, read_state, save_weights
 
-DECIDE_BITS = ("torch", "instruction_set", "threads", "device")
+DECIDE_BITS = ("torch", "numpy", "pillow", "cpu", "instruction_set", "device")
 """What a run's environment must have in common for a resume to be equal to the bit."""
 FROZEN = "checkpoints/frozen"
 """The network of a run that trains on features, whose checkpoints hold the classifier alone."""
@@ -363,7 +363,7 @@ class _Training:
             ema=make_ema(net, config.ema.decay) if config.ema.decay else None,
             clip=config.optim.clip,
             keep_frozen=self.keep_frozen,
-            micro_batch=-(-config.batch_size // config.accumulate),
+            accumulate=config.accumulate,
             world=self.world,
         )
 

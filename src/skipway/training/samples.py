@@ -15,12 +15,14 @@ from skipway.data.feed import Batch, batches, widened
 from skipway.data.keyed import permutation
 from skipway.errors import harmless
 from skipway.images import DecodeError, Preprocess, thumbnail
+from skipway.tasks.classify import Mixed
 from skipway.training.prepare import Prepared
 from skipway.training.record import write_json
 
 Array = npt.NDArray[Any]
 
 SHOWN = 24
+"""One more is made, with which the last is mixed where images are."""
 
 
 def write_samples(run: Path, prepared: Prepared, config: RunConfig) -> None:
@@ -33,7 +35,7 @@ def write_samples(run: Path, prepared: Prepared, config: RunConfig) -> None:
     split = data.splits["train"]
     first = batches(len(split), config.batch_size)[0][1]
     samples, index = [], []
-    for i in permutation(len(split), config.seed, 0)[: min(first, SHOWN)].tolist():
+    for i in permutation(len(split), config.seed, 0)[: min(first, SHOWN + 1)].tolist():
         with contextlib.suppress(DecodeError):  # the feed tells of it when its turn comes
             image = split.image(i, config.data.channels)
             samples.append(task.augment(image, split.target(i), Key(config.seed, 0, i)))
@@ -45,7 +47,7 @@ def write_samples(run: Path, prepared: Prepared, config: RunConfig) -> None:
     places = np.array(index, np.int64)
     batch = task.to_input(Batch(*task.collate(samples), places), Key(config.seed, 0, places))
     pictures = pixels(batch.images.numpy(), task.preprocess)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": harmless(split.names[int(i)]),
             "label": data.classes[split.target(int(i))],
@@ -53,7 +55,10 @@ def write_samples(run: Path, prepared: Prepared, config: RunConfig) -> None:
         }
         for i, picture in zip(places, pictures, strict=True)
     ]
-    write_json(run / "samples.json", {"epoch": 1, "images": rows})
+    if isinstance(batch.targets, Mixed):
+        for row, other in zip(rows, batch.targets.others.tolist(), strict=True):
+            row |= {"other": data.classes[other], "share": batch.targets.share}
+    write_json(run / "samples.json", {"epoch": 1, "images": rows[:SHOWN]})
 
 
 def pixels(inputs: Array, preprocess: Preprocess) -> Array:
