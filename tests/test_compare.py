@@ -305,14 +305,14 @@ def test_without_digests_of_content_file_names_in_order_pair(
 @pytest.mark.parametrize(
     ("names", "paired"),
     [
-        ("{label}/{i}.png", False),
-        ("test/{label}/{i:05}.png", False),
+        ("{label}/{k}.png", False),
+        ("test/{label}/{k:05}.png", False),
         ("{i:05}_{label}.png", False),
-        ("n0{label}/{i}.JPEG", False),
+        ("n0{label}/{k}.JPEG", False),
         ("{i}.png", False),
         ("{box}/{label}/{i}.png", False),  # boxes of a hundred, numbered
         ("{label}/shelf {box}/{i}.png", True),
-        ("{label}/seen-{i}.png", True),
+        ("{label}/seen-{k}.png", True),
     ],
 )
 def test_numbers_for_names_show_nothing(two: tuple[Path, Path], names: str, paired: bool) -> None:
@@ -321,8 +321,9 @@ def test_numbers_for_names_show_nothing(two: tuple[Path, Path], names: str, pair
         moved(run, digest=root)
         kept = json.loads((run / "evaluation.json").read_text())
         per = 100 if "box" in names else N
+        within = [int((LABELS[:i] == LABELS[i]).sum()) for i in range(N)]  # its class
         named = {
-            i: f"{root}/{names.format(i=i % per, box=i // per, label=LABELS[i])}"
+            i: f"{root}/{names.format(i=i % per, k=within[i], box=i // per, label=LABELS[i])}"
             for i in (int(Path(name).stem) for name in kept["images"]["wrong"])
         }
         rows = [row | {"name": named[row["index"]]} for row in kept["mistakes"]]
