@@ -8,8 +8,10 @@ only the first one chooses.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -122,9 +124,22 @@ def joined() -> Iterator[World]:
     if torch.cuda.is_available():
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=PATIENCE)
-    yield World(dist.get_rank(), size, local, int(os.environ["LOCAL_WORLD_SIZE"]))
+    rank, here = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    meeting = _meeting() if here == size else None
+    dist.init_process_group(backend, meeting, rank=rank, world_size=size, timeout=PATIENCE)
+    yield World(rank, size, local, here)
     dist.destroy_process_group()  # not after an error: it would wait for those that are gone
+
+
+def _meeting() -> str:
+    """A file of its own for each start, where processes of one machine find one another.
+
+    Through torchrun's own store (torch 2.14) about half of the restarts never come together.
+    """
+    started_by, start = os.getppid(), os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    name = f"skipway-{os.getuid()}-{hashlib.sha256(run.encode()).hexdigest()[:12]}"
+    return f"file://{tempfile.gettempdir()}/{name}-{started_by}-{start}"
 
 
 def restarts() -> tuple[int, int]:
