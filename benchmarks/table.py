@@ -129,6 +129,15 @@ def more_rows() -> list[tuple[str, str, str]]:
             for case, figures in found["cases"].items()
         ),
     )
+    add(
+        "kills",
+        "Trainings killed at random moments (kill -9) and gone on with, against whole ones: "
+        "network, average, optimizer, generators and log",
+        lambda found: (
+            f"equal to the bit in {found['equal_to_the_bit']} of {found['trainings']} trainings, "
+            f"{found['kills']} kills"
+        ),
+    )
     return table
 
 

@@ -3,6 +3,7 @@ stops and goes on."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -576,6 +577,51 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert call("train", data, *flags, "--out", whole, "--json").code == 0
     assert_same_outcome(whole, cut)
     assert not list(cut.rglob("*.tmp"))
+
+
+def test_a_run_goes_on_past_its_damaged_checkpoint(data: Path, tmp_path: Path) -> None:
+    """The newest of a run that was stopped has a flipped bit; so has not the one before."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    flags = [*LONG, "--checkpoint-every=2", "--workers=0"]
+    code, _, err = interrupt(cut, ["train", data, *flags, "--out", cut], signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM, err
+    newest = max((cut / "checkpoints").glob("step-*"))
+    damaged = bytearray(newest.read_bytes())
+    damaged[-1000] ^= 4
+    newest.write_bytes(damaged)
+    resumed = call("train", "--resume", cut, "--json")
+    assert resumed.code == 0, resumed.err
+    assert f"{newest}: damaged checkpoint: its checksum is another; going on" in resumed.err
+    assert call("train", data, *flags, "--out", whole, "--json").code == 0
+    assert_same_outcome(whole, cut)
+
+
+def test_checkpoints_by_the_clock(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that jumps a minute at each look: every step is due, and nothing else changes."""
+    from skipway.training import checkpoint
+
+    saved: list[int] = []
+    save = checkpoint.Writer.save
+
+    def note(writer: Any, step: int, state: Any) -> None:
+        saved.append(step)
+        save(writer, step, state)
+
+    monkeypatch.setattr(checkpoint.Writer, "save", note)
+    steps = 3 * 3
+    flags = [*QUICK[:-1], "--workers=0", "--epochs=3", "--batch-size=11"]
+    for interval, expected in (("60m", [0, steps]), ("1m", [*range(steps + 1)])):
+        saved.clear()
+        clock = itertools.count(step=60 if interval == "1m" else 0.001)
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda clock=clock: next(clock))
+            run = tmp_path / interval
+            found = call("train", data, *flags, f"--checkpoint-every={interval}", "--out", run)
+        assert found.code == 0, found.err
+        assert saved == expected
+    assert_same_outcome(tmp_path / "60m", tmp_path / "1m")
 
 
 def test_changed_data_are_no_reason_to_go_on(data: Path, tmp_path: Path) -> None:

@@ -265,11 +265,14 @@ def test_all_that_a_key_takes_is_told() -> None:
         ("200", "200 steps"),
         ("2 epochs", "2 epochs"),
         ("5 %", "5 %"),
+        ("1234567m", "1234567 minutes"),
+        ("0.00001m", "0.00001 minutes"),
     ],
 )
 def test_checkpoints_by_time_steps_or_epochs(given: Any, expected: str) -> None:
     found = resolve(BASE, {"checkpoint_every": given}).checkpoint_every
     assert found == expected
+    assert resolve(BASE, {"checkpoint_every": found}).checkpoint_every == found  # on a resume
     assert minutes_of(found) == (float(expected.split()[0]) if "minutes" in expected else None)
 
 

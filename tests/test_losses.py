@@ -83,6 +83,24 @@ def test_weights_count_an_image_as_often_as_they_say(kind: Any) -> None:
     assert_same(Loss(kind, 0.1, weights=weights)(logits, targets), often, logits)
 
 
+def test_focal_has_a_slope_where_an_image_is_surely_right() -> None:
+    logits = torch.tensor([[60.0, 0.0, 0.0]], requires_grad=True)
+    label = torch.tensor([0])
+    Loss("focal", gamma=0.5)(logits, Mixed(label, label, 1.0)).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("share", [0.9, 0.1])
+def test_accuracy_of_a_mixture_is_that_of_its_larger_part(share: float) -> None:
+    labels = torch.tensor([0, 1, 2])
+    targets = Mixed(labels, labels.roll(-1), share)
+    larger = targets.labels if share > 0.5 else targets.others
+    task = Classify(Preprocess(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,)), AugmentConfig())
+    batch = Batch(F.one_hot(larger, 3).float(), targets, labels.numpy())
+    assert task.losses(torch.nn.Identity(), batch)["accuracy"] == 1
+
+
 def test_the_task_mixes_images_and_targets_alike() -> None:
     preprocess = Preprocess(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
     task = Classify(preprocess, AugmentConfig(mixup=1.0), Loss("bce"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import autoaugment as peer
 from torchvision.transforms import functional as F
 
+from skipway.data import Key
+from skipway.data.augment import POLICY
 from skipway.data.policy import MOST, OPERATIONS, augmented, jittered, level_of
 
 THEIRS = {
@@ -110,11 +113,22 @@ def test_shapes_stay_and_nothing_fails(seed: int, policy: Any, channels: int, ki
     assert np.array_equal(image, before)
 
 
-def test_every_operation_is_drawn_as_often() -> None:
-    draws = np.random.default_rng(0).random(14_000)
-    counts = np.bincount((draws * len(OPERATIONS)).astype(int))
-    assert len(counts) == len(OPERATIONS)
-    assert counts.min() > 900
+def test_every_operation_and_sign_is_drawn_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[tuple[str, bool], int] = {}
+    for name, operation in OPERATIONS.items():
+
+        def record(image: Any, level: float, _: Any, name: str = name) -> Any:
+            seen[name, level < 0] = seen.get((name, level < 0), 0) + 1
+            return image
+
+        monkeypatch.setitem(OPERATIONS, name, dataclasses.replace(operation, apply=record))
+    image = picture(4, 4)
+    for i in range(7000):
+        augmented(image, "rand", 15, FILL, Key(3, 1, i).uniform(6, POLICY).reshape(-1, 3))
+    for name, operation in OPERATIONS.items():
+        found = [seen.get((name, sign), 0) for sign in (False, True)]
+        assert 850 < sum(found) < 1150, name
+        assert 0.4 < found[1] / sum(found) < 0.6 if operation.signed else not found[1], name
 
 
 def test_jitter_is_torchvisions() -> None:

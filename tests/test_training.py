@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -551,6 +552,43 @@ def test_the_one_before_a_damaged_checkpoint_is_taken_and_it_is_said(tmp_path: P
         (folder / f"step-{step:08}").write_bytes(b"")
     with pytest.raises(InputError, match=r"step-00000003: damaged .*\nNo other is left"):
         checkpoint.newest(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_checkpoint_takes_no_sound_ones_place(tmp_path: Path, keep: int) -> None:
+    """Found damaged, it is of a later step than the run has gone on from, and goes."""
+    folder = tmp_path / "checkpoints"
+    for step in (10, 20, 30):
+        checkpoint.write(folder / f"step-{step:08}", {"step": step})
+    (folder / "step-00000030").write_bytes(b"skipway")
+    with checkpoint.Writer(folder, keep) as writer:
+        writer.save(25, {"step": 25})
+    names = ["step-00000020", "step-00000025"][-keep:]
+    assert [p.name for p in checkpoint.saved(folder)] == names
+    assert checkpoint.newest(tmp_path) == ({"step": 25}, ())
+
+
+def test_training_does_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, fsync = threading.Event(), os.fsync
+
+    def slow(handle: int) -> None:
+        assert gate.wait(60)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with checkpoint.Writer(tmp_path, 1) as writer:
+        writer.save(1, {"step": 1})
+        assert not checkpoint.saved(tmp_path)  # it returned, and nothing is written yet
+        gate.set()
+    assert len(checkpoint.saved(tmp_path)) == 1
+
+
+def test_a_checkpoint_of_an_earlier_form_is_called_that(tmp_path: Path) -> None:
+    torch.save({"loop": 1}, tmp_path / "step-1")
+    with pytest.raises(InputError, match="a checkpoint of an earlier Skipway"):
+        checkpoint.load(tmp_path / "step-1")
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ class RunConfig(Slice):
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
     batch_size: int = Field(128, ge=1)
-    """Images a step; under torchrun of each process."""
+    """Images a step; under torchrun those of each process."""
     accumulate: int = Field(1, ge=1)
     """Parts in which a step goes through a batch, for one that would not fit into memory; batch
     norm sees one part at a time."""
