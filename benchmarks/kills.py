@@ -121,28 +121,23 @@ def where(run: Path) -> str:
     return "training or evaluating"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=104)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    chance = random.Random(options.seed)
-    place = Path(tempfile.mkdtemp(prefix="kills-"))
+def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> dict[str, Any]:
+    """So many kills, dealt to the cells: what they fell on, and how many trainings ended equal."""
     draw(place / "data")
     fell: dict[str, int] = {}
-    equal, kills = 0, 0
+    kills = ended = equal = 0
     for number, (optimizer, precision, workers) in enumerate(CELLS):
-        share = options.kills // len(CELLS) + (number < options.kills % len(CELLS))
+        share = wanted // len(CELLS) + (number < wanted % len(CELLS))
         settings = SETTINGS | {"model.architecture": NET, "optim.kind": optimizer}
         flags = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-        flags += [f"--precision={precision}", f"--workers={workers}", f"--epochs={options.epochs}"]
+        flags += [f"--precision={precision}", f"--workers={workers}", f"--epochs={epochs}"]
         command = ["train", str(place / "data"), "--model=resnet20", *flags, "--out"]
         whole = place / f"whole-{number}"
         begun = time.monotonic()
         process = started([*command, str(whole)], place / "log")
         process.join()
         assert process.exitcode == 0, (place / "log").read_text()[-2000:]
+        expected = outcome(whole)
         patience = 1.5 * (time.monotonic() - begun) / share  # the kills fall on all of a training
         done, fresh = 0, (place / f"cut-{number}-{i}" for i in itertools.count())
         while True:
@@ -160,22 +155,35 @@ def main() -> None:
                 if not any((cut / "checkpoints").glob("step-*")):
                     break  # there is nothing to go on with
                 arguments = ["train", "--resume", str(cut)]
-            if process.exitcode == 0 and done >= share:
-                break
+            if process.exitcode == 0:
+                ended += 1
+                equal += same(outcome(cut), expected)
+                if done >= share:
+                    break
             assert process.exitcode in (0, -signal.SIGKILL), (place / "log").read_text()[-2000:]
         kills += done
-        equal += same(outcome(cut), outcome(whole))
         cell = f"{optimizer}, {precision}, {workers} workers"
-        print(f"{cell}: {done} kills, equal so far {equal} of {number + 1}", flush=True)
-    figures = {
+        print(f"{cell}: {done} kills, equal so far {equal} of {ended}", flush=True)
+    return {
         "kills": kills,
         "fell_on": fell,
-        "trainings": len(CELLS),
+        "trainings": ended,
         "equal_to_the_bit": equal,
         "cells": [dict(zip(("optimizer", "precision", "workers"), c, strict=True)) for c in CELLS],
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=104)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+        figures = measured(Path(folder), options.kills, options.epochs, chance)
     record("kills", figures)
-    if equal < len(CELLS):
+    if figures["equal_to_the_bit"] < figures["trainings"]:
         sys.exit(1)
 
 

@@ -115,7 +115,7 @@ ALONE = World()
 @contextlib.contextmanager
 def joined() -> Iterator[World]:
     """The world that torchrun has started this process in; alone where it has not."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    size = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
     if size == 1:
         yield ALONE
         return

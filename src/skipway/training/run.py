@@ -161,20 +161,20 @@ def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None
 
 
 def _resume(run: Path, progress: TrainingProgress, began: float, world: World) -> Result:
-    path = run
-    record = read_record(path)
+    record = world.agreed(lambda: read_record(run))
     if record["status"] == "finished":
-        if (path / "report.html").exists():
+        if (run / "report.html").exists() and not restarts()[0]:
             raise InputError(f"--resume {harmless(run)}: this run is finished")
-        return _result(path, record, world)
+        return _result(run, record, world)
     processes = record.get("environment", {}).get("processes", 1)
     if processes != world.size:
         raise InputError(
             f"--resume {harmless(run)}: {processes} processes trained it, not {world.size}\n"
             f"Go on with as many: torchrun --nproc-per-node {processes} -m skipway train --resume …"
         )
-    with _claimed(path, world):
-        state, damaged = checkpoint.newest(path)
+
+    def read() -> tuple[Plan, dict[str, Any]]:
+        state, damaged = checkpoint.newest(run)
         for line in damaged:
             progress.say(f"{line}; going on from the one before")
         config, card = resolve(flat(record["config"])), parse_card(state["card"], str(run))
@@ -185,9 +185,12 @@ def _resume(run: Path, progress: TrainingProgress, began: float, world: World) -
                 f"--resume {harmless(run)}: {harmless(data.path)} has other images than when the "
                 "run began\nPut them back as they were, or train anew."
             )
-        plan = Plan(config, data, card.architecture, card.preprocess, ())
-        training = _Training(plan, progress, began, world, resumed=path)
-        return training.run(path, record, state)
+        return Plan(config, data, card.architecture, card.preprocess, ()), state
+
+    with _claimed(run, world):
+        plan, state = world.agreed(read)
+        training = _Training(plan, progress, began, world, resumed=run)
+        return training.run(run, record, state)
 
 
 def _result(run: Path, record: Mapping[str, Any], world: World) -> Result:
