@@ -135,17 +135,21 @@ def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> di
         whole = place / f"whole-{number}"
         begun = time.monotonic()
         process = started([*command, str(whole)], place / "log")
+        while not any(whole.glob("checkpoints/step-*")) and process.is_alive():
+            time.sleep(0.005)
+        ready = time.monotonic() - begun
         process.join()
         assert process.exitcode == 0, (place / "log").read_text()[-2000:]
         expected = outcome(whole)
-        patience = 1.5 * (time.monotonic() - begun) / share  # the kills fall on all of a training
+        # so that the kills fall on all of a training, and a few on its start
+        times = 0.7 * ready, ready + 1.5 * (time.monotonic() - begun - ready) / share
         done, fresh = 0, (place / f"cut-{number}-{i}" for i in itertools.count())
         while True:
             cut = next(fresh)
             arguments = [*command, str(cut)]
             while True:
                 process = started(arguments, place / "log")
-                process.join(chance.uniform(0.05, patience) if done < share else None)
+                process.join(chance.uniform(*times) if done < share else None)
                 if process.exitcode is not None:
                     break
                 os.killpg(process.pid, signal.SIGKILL)
