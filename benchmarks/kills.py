@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from recorded import record
+from recorded import record, spread
 from skipway.cli import main as skipway_main
 from skipway.training import checkpoint
 from skipway.weights import read_state
@@ -125,6 +125,7 @@ def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> di
     """So many kills, dealt to the cells: what they fell on, and how many trainings ended equal."""
     draw(place / "data")
     fell: dict[str, int] = {}
+    reached: list[int] = []
     kills = ended = equal = 0
     for number, (optimizer, precision, workers) in enumerate(CELLS):
         share = wanted // len(CELLS) + (number < wanted % len(CELLS))
@@ -141,6 +142,7 @@ def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> di
         process.join()
         assert process.exitcode == 0, (place / "log").read_text()[-2000:]
         expected = outcome(whole)
+        whole_steps = expected["loop"]["step"]
         # so that the kills fall on all of a training, and a few on its start
         times = 0.7 * ready, ready + 1.5 * (time.monotonic() - begun - ready) / share
         done, fresh = 0, (place / f"cut-{number}-{i}" for i in itertools.count())
@@ -156,8 +158,10 @@ def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> di
                 process.join()
                 done += 1
                 fell[where(cut)] = fell.get(where(cut), 0) + 1
-                if not any((cut / "checkpoints").glob("step-*")):
+                kept = checkpoint.saved(cut / "checkpoints")
+                if not kept:
                     break  # there is nothing to go on with
+                reached.append(checkpoint.step_of(kept[-1]))
                 arguments = ["train", "--resume", str(cut)]
             if process.exitcode == 0:
                 ended += 1
@@ -171,6 +175,8 @@ def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> di
     return {
         "kills": kills,
         "fell_on": fell,
+        "last_checkpoint_at_step": spread(reached),
+        "steps": whole_steps,
         "trainings": ended,
         "equal_to_the_bit": equal,
         "cells": [dict(zip(("optimizer", "precision", "workers"), c, strict=True)) for c in CELLS],

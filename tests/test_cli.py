@@ -132,6 +132,14 @@ def test_a_recipe_of_many_parts_trains(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
+def test_a_network_that_no_memory_holds_is_not_begun(data: Path, tmp_path: Path) -> None:
+    wide = ["--model=resnet18", "--set=model.architecture.width=64", "--out", tmp_path / "run"]
+    found = call("train", data, *wide)
+    assert found.code == 2
+    assert "parameters take" in found.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_records_settings_and_choices(trained: tuple[Path, Answer]) -> None:
     found = record(trained[0])
     assert found["config"]["model"]["architecture"] == {"depths": [1, 1, 1], "width": 0.25}
@@ -748,4 +756,5 @@ def test_resume_takes_nothing_else(trained: tuple[Path, Answer], more: list[str]
     found = call("train", "--resume", trained[0], *more)
     assert found.code == 2
     assert found.err.startswith("skipway: resume: ")
+    assert "leave out" in found.err
     assert not Path("elsewhere").exists()

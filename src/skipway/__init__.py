@@ -54,14 +54,18 @@ def train(
     """
     from skipway import training
     from skipway.config import from_flags
-    from skipway.errors import InputError
+    from skipway.errors import InputError, harmless
     from skipway.report import write_report
 
     given = dict(settings or {}) | from_flags(flags)
     progress = training.TrainingProgress(quiet)
     if resume is not None:
         if data is not None or out is not None or given:
-            raise InputError("resume: a run goes on as it began; give neither data nor settings")
+            named = [*(["DATA"] if data is not None else []), *(["out"] if out is not None else [])]
+            raise InputError(
+                "resume: a run goes on as it began, on as many threads; leave out "
+                f"{', '.join([*named, *map(harmless, given)])}"
+            )
         result = training.resume(resume, progress)
     elif data is None or not os.fspath(data):
         raise InputError(

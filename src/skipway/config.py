@@ -60,10 +60,12 @@ def _interval(value: object) -> str:
     match = _MINUTES.fullmatch(text)
     if match is None:
         try:
-            split_duration(text)
+            above = split_duration(text)[0] > 0
         except ValueError:
-            raise ValueError(f"{text!r}: write 5m (minutes), 200 (steps) or 1 epoch") from None
-        return _positive(text)
+            raise ValueError("write 5m (minutes), 200 (steps) or 1 epoch") from None
+        if not above:
+            raise ValueError("write a number above 0")
+        return text
     number = match[1]
     if not float(number):
         raise ValueError("write a time above 0")

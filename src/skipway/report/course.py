@@ -183,7 +183,7 @@ def _single(run: Run, epochs: Axis, key: str) -> Html | None:
         return None
     quantity, values = QUANTITIES[key], [value for _, value in points]
     if key == "lr":
-        caption = f"Highest {max(values):.3g}, {values[-1]:.3g} at the end."
+        caption = f"At the ends of epochs: highest {max(values):.3g}, last {values[-1]:.3g}."
     elif key == "waiting":
         caption = f"{percent(float(np.mean(values)))} on average."
     elif key == "memory_mib":

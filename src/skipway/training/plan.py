@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from skipway.architecture import ARCHITECTURES, Architecture, architecture, name_of, replaced
+from skipway.architecture import (
+    ARCHITECTURES,
+    Architecture,
+    architecture,
+    count,
+    name_of,
+    replaced,
+)
 from skipway.card import Card
 from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
@@ -18,7 +25,7 @@ from skipway.data.split import image_sizes
 from skipway.dialects import State, guess_architecture, translate
 from skipway.errors import InputError, harmless
 from skipway.images import SMALL_IMAGE, Preprocess, plain_preprocess
-from skipway.machine import cores, has_bf16
+from skipway.machine import cores, free_memory, has_bf16
 from skipway.recipes import recipe
 from skipway.training.distributed import ALONE, World
 from skipway.weights import read_state
@@ -86,6 +93,7 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
         _check_alone(final, len(data.splits["train"]), world.size)
     arch = _architecture(final, base, len(data.classes))
     _check_batch(final, arch, len(data.splits["train"]))
+    _check_memory(arch)
     preprocess = _preprocess(final, arch, card) if base is not None else None
     return Plan(final, data, arch, preprocess, kept)
 
@@ -159,6 +167,18 @@ def _check_batch(config: RunConfig, arch: Architecture, images: int) -> None:
         raise InputError(
             f"batch_size = {config.batch_size}, accumulate = {config.accumulate}: batch norm needs "
             f"more than one image of {arch.input_size} px at a time; take 2 or more"
+        )
+
+
+def _check_memory(arch: Architecture) -> None:
+    """Raise InputError for a network whose weights alone would not fit: with gradients, momentum
+    and average they are there four times."""
+    parameters, free = count(arch)[0], free_memory()
+    if 16 * parameters > free:
+        raise InputError(
+            f"model.architecture: {parameters:,} parameters take {16 * parameters / 2**30:.0f} GiB "
+            f"to train, {free / 2**30:.0f} GiB are free\n"
+            "Take a smaller network; width multiplies all widths."
         )
 
 
