@@ -55,6 +55,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/probes_overhead.py
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/restarts.py
 	$(BIN)/python benchmarks/fashion_mnist_resnet20.py --out runs/fashion-mnist-resnet20-$(AT)
 ifdef CIFAR10
 	$(BIN)/python benchmarks/train_speed.py --data "$(CIFAR10)"
