@@ -90,8 +90,8 @@ def more_rows() -> list[tuple[str, str, str]]:
     for epochs in (5, 20):
         add(
             f"imagenette_{epochs}",
-            "Imagenette at 128 px from scratch, ResNet-50-D with SE, {architecture[width]} as wide, "
-            "{epochs} epochs: accuracy on its validation images, nothing chosen on them",
+            "Imagenette at 128 px from scratch, ResNet-50-D with SE, {architecture[width]} as wide,"
+            " {epochs} epochs: accuracy on its validation images, nothing chosen on them",
             lambda found: (
                 f"{accuracy(found)} in {found['minutes']:.0f} min on "
                 f"{found['threads']} thread; the leaderboard's best: {found['leaderboard']:.2%}"
