@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -92,8 +92,8 @@ class World:
             raise
 
     def agreed(self, make: Callable[[], T]) -> T:
-        """What `make` gives here. Where it fails in any process, all leave, and the first process
-        raises the first failure as its own."""
+        """What `make` gives here. Where it fails in any process, all leave: of those in which it
+        failed the first raises its error, the others `Elsewhere`."""
         failure: SkipwayError | None = None
         made: T | None = None
         try:
@@ -103,7 +103,7 @@ class World:
         told = self.gather(None if failure is None else (str(failure), failure.exit_code))
         of, found = next(((r, t) for r, t in enumerate(told) if t is not None), (0, None))
         if found is None:
-            return made  # type: ignore[return-value]
+            return cast(T, made)
         if failure is not None and self.rank == of:
             raise failure
         raise Elsewhere(found[1])
