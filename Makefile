@@ -49,32 +49,9 @@ check: $(STAMP)
 
 # CIFAR10 names a folder with train/CLASS/*.png and test/, IMAGENETTE and ANTS ones with train/ and
 # val/, WEIGHTS a checkpoint of CIFAR-10's ResNet-20 with option A; what is not named is not run.
-AT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 bench: $(STAMP)
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/digits.py
-	$(BIN)/python benchmarks/probes_overhead.py
-	$(BIN)/python benchmarks/kills.py
-	$(BIN)/python benchmarks/restarts.py
-	$(BIN)/python benchmarks/fashion_mnist_resnet20.py --out runs/fashion-mnist-resnet20-$(AT)
-ifdef CIFAR10
-	$(BIN)/python benchmarks/train_speed.py --data "$(CIFAR10)"
-	$(BIN)/python benchmarks/cifar10_resnet20.py --data "$(CIFAR10)" --out runs/cifar10-resnet20-$(AT)
-	$(BIN)/python benchmarks/doctor.py --data "$(CIFAR10)"
-ifdef WEIGHTS
-	$(BIN)/python benchmarks/imported_weights.py --weights "$(WEIGHTS)" --data "$(CIFAR10)"
-endif
-endif
-ifdef IMAGENETTE
-	$(BIN)/python benchmarks/imagenette.py --data "$(IMAGENETTE)" --epochs 5 --out runs/imagenette-5-$(AT)
-	$(BIN)/python benchmarks/imagenette.py --data "$(IMAGENETTE)" --epochs 20 --out runs/imagenette-20-$(AT)
-endif
-ifdef ANTS
-	$(BIN)/python benchmarks/folder_and_zip.py --data "$(ANTS)"
-ifdef IMAGENETTE
-	$(BIN)/python benchmarks/finetune.py --data "$(ANTS)" --weights runs/imagenette-20-$(AT) --size 160 --out runs/finetune-$(AT)
-endif
-endif
+	$(BIN)/skipway bench $(if $(CIFAR10),--data "$(CIFAR10)") $(if $(IMAGENETTE),--photos "$(IMAGENETTE)") \
+	  $(if $(TIMM),--timm "$(TIMM)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ANTS),--few "$(ANTS)")
 	$(BIN)/python benchmarks/table.py
 
 clean:

@@ -21,9 +21,9 @@ from skipway.weights import read_state, save_weights
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def machine() -> dict[str, Any]:
-    """The computer and the versions that a figure depends on."""
-    names = ("skipway", "torch", "torchvision", "numpy", "pillow")
+def machine(*more: str) -> dict[str, Any]:
+    """The computer and the versions that a figure depends on; `more` packages beside the usual."""
+    names = ("skipway", "torch", "torchvision", "numpy", "pillow", *more)
     return {
         "cpu": cpu_name(),
         "cores": cores(),
@@ -48,12 +48,31 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def record(name: str, figures: dict[str, Any]) -> None:
-    """Write ``results/NAME.json`` with command, date and machine, and print it."""
+def stamp(*more: str) -> dict[str, Any]:
+    """What was run, when, on which commit and machine; see `machine`."""
     shown = [Path(a).name if Path(a).exists() else a for a in sys.argv[1:]]
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *shown])
     row = {"command": command, "commit": commit(), "date": date.today().isoformat()}
-    row |= {"machine": machine()} | figures
+    return row | {"machine": machine(*more)}
+
+
+def record(name: str, figures: dict[str, Any]) -> None:
+    """Write ``results/NAME.json`` with command, date and machine, and print it."""
+    _write(name, stamp() | figures)
+
+
+def record_case(name: str, case: str, figures: dict[str, Any], *more: str) -> None:
+    """Put one case, with a stamp of its own, into the "cases" of ``results/NAME.json``.
+
+    The other cases there stay as they are: long measurements are made in several sittings.
+    """
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    cases = found.get("cases", {}) | {case: stamp(*more) | figures}
+    _write(name, found | {"cases": dict(sorted(cases.items()))})
+
+
+def _write(name: str, row: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
     print(json.dumps(row, indent=1))

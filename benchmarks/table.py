@@ -22,7 +22,7 @@ def result(name: str) -> Any:
 def rows() -> list[tuple[str, str, str]]:
     """What was measured, the figure with n and spread, and the command."""
     digits, cifar = result("digits"), result("cifar10_resnet20")
-    imported, speed = result("imported_weights"), result("train_speed")
+    imported = result("imported_weights")
     reached, seconds = digits["accuracy"], digits["seconds"]
     table = [
         (
@@ -42,18 +42,7 @@ def rows() -> list[tuple[str, str, str]]:
             imported["command"],
         ),
     ]
-    for model, figures in speed["models"].items():
-        ratio = figures["ratio"]
-        ours = figures["skipway_images_per_second"]["median"]
-        peer = figures["plain_images_per_second"]["median"]
-        table.append(
-            (
-                f"Training `{model}` from class folders, against the plain float32 PyTorch loop",
-                f"{ratio['median']:.2f} times the images/s (median of {ratio['n']}, "
-                f"{ratio['min']:.2f} to {ratio['max']:.2f}; {ours:,.0f} against {peer:,.0f})",
-                speed["command"],
-            )
-        )
+    table += training_rows()
     table += more_rows()
     help_seconds, same = result("startup")["help_seconds"], result("folder_and_zip")
     table.append(
@@ -71,6 +60,100 @@ def rows() -> list[tuple[str, str, str]]:
         )
     )
     return table
+
+
+PEERS = {
+    "plain": "the plain float32 PyTorch loop",
+    "plain_bf16": "that loop in bf16 and channels_last",
+    "timm": "timm's train.py",
+}
+
+
+def cases(name: str) -> dict[str, Any]:
+    """The cases of a measurement by name, none where it is absent from ``results/``."""
+    exists = (ROOT / "results" / f"{name}.json").exists()
+    return result(name)["cases"] if exists else {}
+
+
+def training_rows() -> list[tuple[str, str, str]]:
+    """Speed of training: beside the peers, against the machine's limit, by processes and depth."""
+    table = []
+    for model, case in cases("train_speed").items():
+        rates = case["images_per_second"]
+        for peer, ratio in case["ratio"].items():
+            table.append(
+                (
+                    f"Training `{model}` (batch {case['batch']}, {case['size']} px) from class "
+                    f"folders, against {PEERS[peer]}",
+                    f"{ratio['median']:.2f} times the images/s ({spread(ratio)}; "
+                    f"{speed(rates['skipway'])} against {speed(rates[peer])})",
+                    case["command"],
+                )
+            )
+    for model, case in cases("machine_limit").items():
+        rest = [
+            (name, share) for name, share in case["where_it_goes"].items() if "conv" not in name
+        ]
+        told = ", ".join(f"{name} {share:.0%}" for name, share in rest[:3])
+        table.append(
+            (
+                f"A step of `{model}` (batch {case['batch']}): the best times measured of its "
+                "convolutions, as a share of it",
+                f"{case['share']['median']:.0%} (median of {case['share']['n']}, "
+                f"{case['share']['min']:.0%} to {case['share']['max']:.0%}); the rest of a step, "
+                f"profiled: {told}",
+                case["command"],
+            )
+        )
+    scaling = cases("scaling")
+    for model, figures in scaling.get("processes", {}).items():
+        if "images_per_second" in figures:
+            one, threads, two = figures["images_per_second"].values()
+            ratio = figures["two_processes_over_one_thread"]
+            table.append(
+                (
+                    f"Training `{model}` in two processes of one thread, against one",
+                    f"{ratio['median']:.2f} times the images/s ({spread(ratio)}; {speed(two)} "
+                    f"against {speed(one)}; one process of two threads: {speed(threads)})",
+                    scaling["processes"]["command"],
+                )
+            )
+    if "depth" in scaling:
+        curve = scaling["depth"]["curve"]
+        deepest = max(point["depth"] for point in curve)
+        kept, anew = (
+            next(p for p in curve if p["depth"] == deepest and p["checkpointing"] is c)
+            for c in (False, True)
+        )
+        table.append(
+            (
+                f"`resnet{deepest}`, batch {scaling['depth']['batch']}, with activations computed "
+                "anew ([by depth](docs/scaling.svg))",
+                f"{anew['peak_memory_mib']:,.0f} MiB at most, not {kept['peak_memory_mib']:,.0f}; "
+                f"{anew['step_seconds'] / kept['step_seconds']:.2f} times the time",
+                scaling["depth"]["command"],
+            )
+        )
+    for net in scaling.get("large", {}).get("nets", []):
+        table.append(
+            (
+                f"`{net['model']}` at {net['size']} px, batch {net['batch']}, activations computed "
+                "anew: peak memory of training",
+                f"{net['peak_memory_mib']:,.0f} MiB",
+                scaling["large"]["command"],
+            )
+        )
+    return table
+
+
+def spread(figure: Any) -> str:
+    """The number of measurements and their least and largest."""
+    return f"median of {figure['n']}, {figure['min']:.2f} to {figure['max']:.2f}"
+
+
+def speed(figure: Any) -> str:
+    """Images/s, with a digit after the point where there are few."""
+    return f"{figure['median']:,.0f}" if figure["median"] >= 20 else f"{figure['median']:.1f}"
 
 
 def more_rows() -> list[tuple[str, str, str]]:
@@ -157,7 +240,7 @@ def accuracy(found: Any) -> str:
 
 def markdown() -> str:
     """The table as Markdown."""
-    machine = result("train_speed")["machine"]
+    machine = result("startup")["machine"]
     lines = ["| what | measured | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows()]
     lines += ["", f"On {machine['cores']} cores of an {machine['cpu']} with PyTorch "]

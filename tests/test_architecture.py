@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from counting import counted
 from skipway.architecture import ARCHITECTURES, Architecture, architecture, count, name_of
+from skipway.errors import InputError
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -46,6 +47,13 @@ def test_any_fields_are_counted_as_built(fields: dict[str, Any]) -> None:
         fields["stem_width"] = min(fields["stem_width"], fields["widths"][0])
     arch = Architecture(**fields)
     assert count(arch) == counted(arch)
+
+
+@pytest.mark.parametrize("field", ["drop_path", "dropout", "block_dropout"])
+@pytest.mark.parametrize("rate", [-0.1, 1, "0.2", None])
+def test_a_rate_is_a_number_from_0_to_below_1(field: str, rate: Any) -> None:
+    with pytest.raises(InputError, match=f"{field}: .* is not a number in"):
+        architecture("resnet20", **{field: rate})
 
 
 def test_a_row_is_known_by_whatever_side_its_shortcuts_pad_on() -> None:

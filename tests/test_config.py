@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from timm.data import create_transform
+from timm.data.auto_augment import rand_augment_transform
+from torchvision.models import ResNet50_Weights
 
+from commands import call
 from skipway.config import (
     FLAGS,
     RunConfig,
@@ -23,6 +28,7 @@ from skipway.config import (
     split_duration,
 )
 from skipway.errors import InputError
+from skipway.images import plain_preprocess
 from skipway.recipes import RECIPES, recipe
 from skipway.training.clock import Clock, Schedule
 
@@ -35,12 +41,14 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "model.name": ("resnet18", "resnet18"),
     "model.weights": ("w.safetensors", "w.safetensors"),
     "model.freeze": ("2", 2),
+    "model.unfreeze": ("3 epochs", ("3 epochs",)),
     "model.architecture": ('{"width": 0.5}', {"width": 0.5}),
     "data.val": ("0.2", 0.2),
     "data.on_bad": ("skip", "skip"),
     "data.size": ("64", 64),
     "data.channels": ("1", 1),
     "data.resize": ("letterbox", "letterbox"),
+    "data.crop_ratio": ("0.95", 0.95),
     "data.resident": ("true", True),
     "data.views": ("2", 2),
     "data.preflight": ("false", False),
@@ -49,9 +57,12 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "augment.pad_crop": ("4", 4),
     "augment.area": ("[0.25, 1]", (0.25, 1.0)),
     "augment.size": ("112", 112),
+    "augment.repeats": ("3", 3),
     "augment.policy": ("rand", "rand"),
     "augment.operations": ("3", 3),
     "augment.magnitude": ("12", 12.0),
+    "augment.magnitude_std": ("1.5", 1.5),
+    "augment.operation_probability": ("0.5", 0.5),
     "augment.jitter": ("0.4", 0.4),
     "augment.erase": ("0.25", 0.25),
     "augment.mixup": ("0.2", 0.2),
@@ -60,6 +71,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "optim.kind": ("muon", "muon"),
     "optim.lr": ("1e-3", 1e-3),
     "optim.muon_lr": ("0.1", 0.1),
+    "optim.muon_norm": ("true", True),
     "optim.betas": ("[0.8, 0.99]", (0.8, 0.99)),
     "optim.eps": ("1e-8", 1e-8),
     "optim.momentum": ("0", 0.0),
@@ -71,22 +83,31 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "optim.clip": ("1", 1.0),
     "schedule.kind": ("one-cycle", "one-cycle"),
     "schedule.length": ("5 epochs", "5 epochs"),
+    "schedule.minutes": ("40", 40.0),
     "schedule.warmup": ("10 %", "10 %"),
     "schedule.warmup_lr": ("0.01", 0.01),
     "schedule.milestones": ('["10 steps", "50 %"]', ("10 steps", "50 %")),
     "schedule.factor": ("0.2", 0.2),
     "schedule.power": ("3", 3.0),
+    "schedule.plateau_patience": ("4", 4),
+    "schedule.threshold": ("0.01", 0.01),
+    "schedule.stop_patience": ("10", 10),
     "ema.decay": ("0.99", 0.99),
+    "distill.model": ("runs/large", "runs/large"),
+    "distill.weight": ("1", 1.0),
+    "distill.temperature": ("2", 2.0),
     "batch_size": ("64", 64),
     "accumulate": ("4", 4),
     "label_smoothing": ("0.1", 0.1),
     "loss": ("bce", "bce"),
+    "bce_threshold": ("0.2", 0.2),
     "focal_gamma": ("1.5", 1.5),
     "class_weights": ("balanced", "balanced"),
     "exact_norm": ("true", True),
     "seed": ("5", 5),
     "device": ("cuda:1", "cuda:1"),
     "precision": ("bf16", "bf16"),
+    "compile": ("true", True),
     "threads": ("2", 2),
     "checkpoint_every": ("100 steps", "100 steps"),
     "keep_checkpoints": ("1", 1),
@@ -206,6 +227,16 @@ BAD: list[tuple[str, Any]] = [
     ("augment.area", [0.5]),
     ("augment.area", 0.5),
     ("augment.size", 4),
+    ("augment.repeats", 0),
+    ("augment.operation_probability", 0),
+    ("augment.magnitude_std", -1),
+    ("data.crop_ratio", 1.1),
+    ("data.crop_ratio", 0),
+    ("bce_threshold", 1),
+    ("distill.weight", 0),
+    ("distill.weight", 1.5),
+    ("distill.temperature", 0),
+    ("distill.model", 5),
     ("optim.kind", "adam"),
     ("optim.stage_decay", 0),
     ("optim.lr", 0),
@@ -214,7 +245,13 @@ BAD: list[tuple[str, Any]] = [
     ("optim.weight_decay", math.inf),
     ("optim.momentum", 1),
     ("optim.clip", 0),
-    ("schedule.kind", "plateau"),
+    ("schedule.kind", "fast"),
+    ("schedule.plateau_patience", -1),
+    ("schedule.threshold", 1),
+    ("schedule.stop_patience", 0),
+    ("model.unfreeze", "0 epochs"),
+    ("model.unfreeze", 3),
+    ("model.unfreeze", ["1 epoch", "soon"]),
     ("schedule.length", 40),
     ("schedule.length", "40"),
     ("schedule.milestones", ["1 step", "x"]),
@@ -248,6 +285,18 @@ def test_a_bad_value_names_its_key(key: str, value: Any) -> None:
     assert named in (key, f"{key}.1")  # a member of a list has a number
     assert ": " in rest
     assert "Value error" not in text
+
+
+@pytest.mark.parametrize("name", ["multi-step", "MultiStepLR", "multistep"])
+def test_multi_step_is_step(name: str) -> None:
+    assert refused({"schedule.kind": name}) == (
+        f"schedule.kind = {name}: its name here is step, with several schedule.milestones"
+    )
+
+
+def test_several_parts_unfreeze_one_by_one() -> None:
+    config = resolve(BASE, {"model.unfreeze": ["1 epoch", "10 %"]})
+    assert config.model.unfreeze == ("1 epoch", "10 %")
 
 
 def test_all_that_a_key_takes_is_told() -> None:
@@ -353,6 +402,7 @@ GIVEN: dict[str, Any] = {
     "model": "resnet18",
     "recipe": "finetune",
     "epochs": 2.5,
+    "minutes": 40.0,
     "batch_size": 8,
     "lr": 0.5,
     "seed": 3,
@@ -365,6 +415,7 @@ GIVEN: dict[str, Any] = {
     "precision": "float32",
     "on_bad": "skip",
     "checkpoint_every": "5 minutes",
+    "patience": 7,
 }
 
 
@@ -429,17 +480,123 @@ def test_the_recipe_of_2015_is_that_of_the_paper() -> None:
         ("he2016-preact", {0: 0.01, 399: 0.01, 400: 0.1, 32_000: 0.01, 48_000: 0.001}),
         # 1605.07146, section 3: times 0.2 at 60, 120 and 160 of 200 epochs
         ("wrn", {0: 0.1, 60 * 390: 0.02, 120 * 390: 0.004, 160 * 390: 0.0008}),
-        # 2110.00476, table 2, A3: cosine after 5 epochs of warm-up
+        # 2110.00476, table 2: cosine after 5 epochs of warm-up
+        ("rsb-a1", {5 * 390: 0.005, 600 * 390 - 1: 0.0}),
+        ("rsb-a2", {5 * 390: 0.005, 300 * 390 - 1: 0.0}),
         ("rsb-a3", {5 * 390: 0.008, 39_000 - 1: 0.0}),
+        # 2015, section 3.4, at the epochs of its reproductions
+        ("he2015-imagenet", {0: 0.1, 30 * 390: 0.01, 60 * 390: 0.001}),
+        # 1812.01187, section 3.1: 0.1 for 256 in proportion, from 0
+        ("bag-of-tricks", {5 * 195 - 1: 0.2, 5 * 390: 0.4, 200 * 390 - 1: 0.0}),
+        ("torchvision-v2", {5 * 390: 0.5, 600 * 390 - 1: 0.0}),
     ],
 )
 def test_a_recipe_has_the_papers_rates(name: str, expected: dict[int, float]) -> None:
     config = resolve({"data_path": "x", "recipe": name}, recipe(name).settings)
     clock = Clock.of(config.schedule.length, 390)
     schedule = Schedule(config.schedule, clock, config.optim.lr)
-    assert clock.total == (64_000 if name == "he2016-preact" else 390 * {"wrn": 200}.get(name, 100))
+    epochs = {
+        "wrn": 200, "rsb-a1": 600, "rsb-a2": 300, "rsb-a3": 100, "he2015-imagenet": 90,
+        "bag-of-tricks": 200, "torchvision-v2": 600,
+    }  # fmt: skip
+    assert clock.total == (64_000 if name == "he2016-preact" else 390 * epochs[name])
     for step, rate in expected.items():
         assert schedule(step) == pytest.approx(rate, abs=1e-9), step
+
+
+def settings_of(name: str) -> RunConfig:
+    return resolve({"data_path": "x", "recipe": name}, recipe(name).settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "decay", "smoothing", "threshold", "randaugment", "mixup", "repeats", "drop", "size"),
+    [
+        ("rsb-a1", 0.01, 0.1, None, "rand-m7-mstd0.5-inc1", 0.2, 3, 0.05, None),
+        ("rsb-a2", 0.02, 0.0, 0.2, "rand-m7-mstd0.5-inc1", 0.1, 3, 0.05, None),
+        ("rsb-a3", 0.02, 0.0, 0.2, "rand-m6-mstd0.5-inc1", 0.1, 1, 0.0, 160),
+    ],
+)
+def test_strikes_back_is_its_table_2(
+    name: str,
+    decay: float,
+    smoothing: float,
+    threshold: float | None,
+    randaugment: str,
+    mixup: float,
+    repeats: int,
+    drop: float,
+    size: int | None,
+) -> None:
+    config = settings_of(name)
+    optim, augment = config.optim, config.augment
+    assert (optim.kind, optim.weight_decay, optim.decay_all) == ("lamb", decay, False)
+    assert (config.batch_size, config.loss, config.ema.decay) == (2048, "bce", 0)
+    assert (config.label_smoothing, config.bce_threshold) == (smoothing, threshold)
+    assert (augment.mixup, augment.cutmix, augment.repeats) == (mixup, 1.0, repeats)
+    assert (augment.area, augment.flip, augment.erase) == ((0.08, 1.0), True, 0)
+    assert config.model.architecture.get("drop_path", 0.0) == drop
+    assert (config.data.size, augment.size) == (224, size)
+    peer = rand_augment_transform(randaugment, {"img_mean": (124, 116, 104)})
+    assert (augment.policy, augment.operations) == ("rand", peer.num_layers)
+    for operation in peer.ops:
+        assert augment.magnitude == 3 * operation.magnitude
+        assert augment.magnitude_std == 3 * operation.magnitude_std
+        assert augment.operation_probability == operation.prob
+
+
+def test_torchvisions_recipe_is_that_of_its_weights() -> None:
+    """references/classification of torchvision, as the blog and the weights' entry tell."""
+    config = settings_of("torchvision-v2")
+    optim, augment = config.optim, config.augment
+    assert (optim.kind, optim.momentum, optim.nesterov) == ("sgd", 0.9, False)
+    assert (optim.weight_decay, optim.decay_all, config.batch_size) == (2e-5, False, 1024)
+    assert (config.loss, config.label_smoothing) == ("ce", 0.1)
+    assert (augment.mixup, augment.cutmix, augment.erase) == (0.2, 1.0, 0.1)
+    assert (augment.policy, augment.repeats, augment.size) == ("trivial", 4, 176)
+    # its utils: alpha = (1 - 0.99998) * batch * steps / epochs, every 32 steps
+    alpha = (1 - 0.99998) * 1024 * 32 / 600
+    assert 1 - config.ema.decay**32 == pytest.approx(alpha, rel=0.01)
+
+
+def test_bag_of_tricks_is_that_of_the_paper() -> None:
+    config = settings_of("bag-of-tricks")
+    optim, augment = config.optim, config.augment
+    assert (optim.lr, config.batch_size) == (0.1 * 1024 / 256, 1024)
+    assert (optim.nesterov, optim.decay_all, optim.weight_decay) == (True, False, 1e-4)
+    assert (config.label_smoothing, augment.mixup) == (0.1, 0.2)
+    assert config.model.architecture == {"zero_init_last": True}
+
+
+def test_images_are_cut_as_by_their_authors() -> None:
+    """The short side of which the centre is taken, by timm and torchvision."""
+    shorts = {}
+    for name in ("rsb-a2", "torchvision-v2", "he2015-imagenet"):
+        data = settings_of(name).data
+        assert data.size is not None
+        shorts[name] = plain_preprocess(data.size, 3, crop_ratio=data.crop_ratio).short_side
+    assert shorts["rsb-a2"] == create_transform(224, crop_pct=0.95).transforms[0].size == 235
+    weights = ResNet50_Weights.IMAGENET1K_V2
+    assert [shorts["torchvision-v2"]] == weights.transforms().resize_size == [232]
+    assert [shorts["he2015-imagenet"]] == ResNet50_Weights.IMAGENET1K_V1.transforms().resize_size
+
+
+@pytest.mark.parametrize("size", [32, 64, 65, 160, 224, 299])
+@pytest.mark.parametrize("ratio", [0.1, 0.6, 0.875, 0.95, 1.0])
+def test_the_crop_ratio_is_timms(size: int, ratio: float) -> None:
+    peer = create_transform(size, crop_pct=ratio).transforms[0].size
+    found = plain_preprocess(size, 3, crop_ratio=ratio).short_side
+    assert found == (peer if isinstance(peer, int) else max(peer))
+
+
+def test_a_crop_ratio_of_two_sides_gives_both_back() -> None:
+    for short in range(224, 512):
+        assert plain_preprocess(224, 3, crop_ratio=224 / short).short_side == short
+
+
+def test_the_help_names_every_recipe() -> None:
+    found = call("train", "--help")
+    told = re.sub(r"[^a-z0-9-]+", " ", found.out).split()
+    assert set(RECIPES) <= set(told)
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:

@@ -29,7 +29,7 @@ from skipway.tasks.classify import Classify
 from skipway.training.clock import Clock, Schedule
 from skipway.training.distributed import ALONE, Elsewhere, World, synchronise
 from skipway.training.loop import Loop, evaluate
-from skipway.training.optim import make_optimizer
+from skipway.training.optim import freeze, make_optimizer
 from skipway.weights import create_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo on Linux and macOS")
@@ -116,7 +116,7 @@ def steps(world: World, batch_size: int, accumulate: int, double: bool, norm: bo
 
     while not loop.finished:
         loop.epoch(seen)
-    scored = evaluate(task, net, feed, torch.device("cpu"), world)
+    scored = evaluate(task, net, feed.in_order(), torch.device("cpu"), world)
     return losses, {k: v.clone() for k, v in net.state_dict().items()}, scored.metrics()
 
 
@@ -157,6 +157,50 @@ def test_a_batch_in_parts_is_the_batch(tmp_path: Path, processes: int) -> None:
         np.testing.assert_allclose(losses, expected, rtol=1e-9)
         for name, value in state.items():
             torch.testing.assert_close(value, weights[name], rtol=1e-8, atol=1e-10, msg=name)
+
+
+def thawing(world: World, batch_size: int) -> Any:
+    """Weights after eight steps, of parts that begin to train at the third and the fifth; and
+    whether those of a resume from the fourth, and from the third, are the same to the bit."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (41, 12, 12, 3), dtype=np.uint8)
+    labels = rng.integers(0, 3, 41)
+    task = Classify(Preprocess(size=(12, 12), mean=(0.5,) * 3, std=(0.2,) * 3), AugmentConfig())
+
+    def loop() -> Loop:
+        net = create_model("resnet20", num_classes=3, depths=(1, 1, 1), width=0.5, seed=0)
+        feed = ResidentFeed(frames, labels, batch_size, 1, world.part)
+        clock, config = Clock(feed.steps, 8), OptimConfig(lr=0.05)
+        keep = freeze(net, "all", (3, 5))
+        return Loop(
+            task, net, feed, make_optimizer(net, config, keep.later()), clock,
+            Schedule(ScheduleConfig(kind="constant"), clock, config.lr), seed=2,
+            device=torch.device("cpu"), keep_frozen=keep, world=world,
+        )  # fmt: skip
+
+    whole, alike = loop(), []
+    while not whole.finished:
+        whole.epoch(lambda _: False)
+    for stop in (3, 4):
+        first, second = loop(), loop()
+        first.epoch(lambda at, stop=stop: at.step == stop)
+        second.load_state(first.state())
+        while not second.finished:
+            second.epoch(lambda _: False)
+        pairs = zip(second.net.state_dict().values(), whole.net.state_dict().values(), strict=True)
+        alike.append(all(torch.equal(a, b) for a, b in pairs))
+    return {k: v.clone() for k, v in whole.net.state_dict().items()}, alike
+
+
+def test_two_processes_unfreeze_as_one(tmp_path: Path) -> None:
+    """Gradients of what begins to train later are averaged too."""
+    expected, alike = thawing(ALONE, 8)
+    assert alike == [True, True]
+    one, two = together(2, tmp_path, thawing, 4)
+    assert one[1] == two[1] == [True, True]
+    for name, value in expected.items():
+        assert torch.equal(one[0][name], two[0][name]), name
+        torch.testing.assert_close(one[0][name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def normed(world: World, x: Tensor, gradient: Tensor) -> Any:

@@ -13,16 +13,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from timm.data.distributed_sampler import RepeatAugSampler
+from torch import Tensor, nn
 
-from skipway.config import AugmentConfig
+from skipway.config import AugmentConfig, ScheduleConfig
 from skipway.data import Key, Split, open_data
+from skipway.data.augment import partner
 from skipway.data.feed import (
     Batch,
     DecodedFeed,
+    Part,
     ResidentFeed,
     batches,
     decode_all,
     pixel_mean,
+    repeated,
     widened,
 )
 from skipway.data.keyed import permutation
@@ -30,6 +35,8 @@ from skipway.data.split import ArrayReader, Names
 from skipway.errors import InputError
 from skipway.images import Preprocess
 from skipway.tasks.classify import Classify
+from skipway.training.clock import Clock, Schedule
+from skipway.training.loop import Loop
 
 SIZE = (6, 8)
 PREPROCESS = Preprocess(size=SIZE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -66,9 +73,15 @@ def classify(**augmentation: object) -> Classify:
 
 
 def decoded(
-    split: Split, task: Classify, workers: int = 0, batch_size: int = 5, seed: int = 3
+    split: Split,
+    task: Classify,
+    workers: int = 0,
+    batch_size: int = 5,
+    seed: int = 3,
+    repeats: int = 1,
 ) -> DecodedFeed:
-    return DecodedFeed(split, 3, task.augment, task.collate, batch_size, seed, workers)
+    work = task.augment, task.collate
+    return DecodedFeed(split, 3, *work, batch_size, seed, workers, repeats=repeats)
 
 
 def listed(feed: Iterable[Batch]) -> list[tuple[list[int], torch.Tensor, list[int]]]:
@@ -251,6 +264,176 @@ def test_batches_move_whole() -> None:
     assert moved.targets["boxes"][0].device.type == "meta"
     assert moved.targets["name"] == "x"
     assert len(moved) == 2
+
+
+# --- repeated augmentation --------------------------------------------------------------------
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(0, 5))
+def test_an_epoch_of_copies_is_as_long_as_one_without(n: int, repeats: int, epoch: int) -> None:
+    index, repeat = repeated(n, repeats, 3, epoch)
+    assert len(index) == len(repeat) == n
+    images = permutation(n, 3, epoch)[: -(-n // repeats)]
+    assert sorted(set(index.tolist())) == sorted(images.tolist())
+    copies = {i: sorted(repeat[index == i].tolist()) for i in images.tolist()}
+    last = copies.pop(int(images[-1]))
+    assert all(found == list(range(repeats)) for found in copies.values())
+    assert last == list(range(len(last)))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("repeats", [1, 2, 3, 4])
+def test_copies_are_dealt_as_timm_deals_them(repeats: int, processes: int) -> None:
+    """But for the order of the images: each has its own permutation."""
+    n, epoch = 44, 5
+    ours = np.argsort(permutation(n, 3, epoch))[repeated(n, repeats, 3, epoch)[0]]
+    theirs = torch.argsort(torch.randperm(n, generator=torch.Generator().manual_seed(epoch)))
+    for rank in range(processes):
+        options = {"num_replicas": processes, "rank": rank, "num_repeats": repeats}
+        peer = RepeatAugSampler(range(n), **options, selected_round=0)
+        peer.set_epoch(epoch)
+        assert Part(rank, processes).of(ours).tolist() == theirs[list(peer)].tolist()
+
+
+def test_both_feeds_give_the_same_copies_and_each_has_its_key(split: Split) -> None:
+    frames, _ = decode_all(split, PREPROCESS, 1)
+    resident = ResidentFeed(frames, split.labels, 5, 3, repeats=3)
+    plain = decoded(split, classify(), repeats=3)
+    task = classify(area=(0.1, 0.5))
+    crops = decoded(split, task, repeats=3)
+    seen = []
+    for a, b, c in zip(resident.epoch(4), plain.epoch(4), crops.epoch(4), strict=True):
+        for batch in (b, c):
+            assert np.array_equal(a.index, batch.index)
+            assert np.array_equal(a.repeat, batch.repeat)
+        assert torch.equal(a.images, b.images)
+        assert isinstance(c.repeat, np.ndarray)
+        for image, i, repeat in zip(c.images, c.index.tolist(), c.repeat.tolist(), strict=True):
+            expected, _ = task.augment(split.image(i, 3), 0, Key(3, 4, i, repeat))
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+            seen.append((i, repeat, image.numpy().tobytes()))
+    index, repeat = repeated(23, 3, 3, 4)
+    assert [s[:2] for s in seen] == list(zip(index.tolist(), repeat.tolist(), strict=True))
+    assert len({pixels for *_, pixels in seen}) == 23  # of eight images
+    assert resident.steps == plain.steps == 5
+    for feed in (resident, crops):
+        assert same(list(feed.epoch(4))[2:], feed.epoch(4, 2))  # a resume
+    assert same(crops.epoch(1), decoded(split, task, workers=2, repeats=3).epoch(1))
+
+
+def test_copies_are_in_training_alone(split: Split) -> None:
+    frames, _ = decode_all(split, PREPROCESS, 1)
+    once, thrice = (ResidentFeed(frames, split.labels, 5, 3, repeats=r) for r in (1, 3))
+    task = classify(area=(0.3, 1.0))
+    for a, b in ((once, thrice), (decoded(split, task), decoded(split, task, repeats=3))):
+        assert same(a.in_order(), b.in_order())
+        assert same(a.shuffled(2), b.shuffled(2))
+        assert not same(a.epoch(2), b.epoch(2))
+
+
+@given(st.integers(2, 60), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4))
+def test_processes_see_together_the_copies_that_one_sees(
+    n: int, size: int, processes: int, repeats: int
+) -> None:
+    frames = np.arange(n, dtype=np.uint8)[:, None, None, None]
+
+    def feed(size: int, part: Part) -> ResidentFeed:
+        return ResidentFeed(frames, np.arange(n), size, 3, part, repeats)
+
+    several = [feed(size, Part(rank, processes)).epoch(2) for rank in range(processes)]
+    if batches(n, size * processes) != batches(n, size, processes):
+        return  # the last one is joined to the one before
+    for whole, *parts in zip(feed(size * processes, Part()).epoch(2), *several, strict=True):
+        for rank, part in enumerate(parts):
+            assert np.array_equal(whole.index[rank::processes], part.index)
+            assert isinstance(whole.repeat, np.ndarray)
+            assert np.array_equal(whole.repeat[rank::processes], part.repeat)
+
+
+def test_parts_and_moved_batches_keep_which_copy_an_image_is() -> None:
+    repeat = np.array([0, 1, 2, 0, 1])
+    batch = Batch(torch.zeros(5, 2), torch.zeros(5), np.arange(5), repeat)
+    assert np.array_equal(np.concatenate([part.repeat for part in batch.split(2)]), repeat)
+    assert np.array_equal(batch.to(torch.device("meta")).repeat, repeat)
+    assert [part.repeat for part in Batch(torch.zeros(4), torch.zeros(4), np.arange(4)).split(2)]
+
+
+def test_the_loop_augments_each_copy_by_its_key() -> None:
+    """Through the parts of a batch too."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (11, *SIZE, 3), np.uint8)
+    feed = ResidentFeed(frames, np.zeros(11, np.int64), 4, 3, repeats=3)
+    seen: list[Tensor] = []
+
+    class Watching(Classify):
+        def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            seen.append(batch.images)
+            return super().losses(model, batch)
+
+    augment = AugmentConfig(flip=True, pad_crop=2)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE[0] * SIZE[1], 2))
+    clock = Clock(feed.steps, feed.steps)
+    Loop(
+        Watching(PREPROCESS, augment),
+        net,
+        feed,
+        _scaled(torch.optim.SGD(net.parameters(), 0.1)),
+        clock,
+        Schedule(ScheduleConfig(), clock, 0.1),
+        seed=3,
+        device=torch.device("cpu"),
+        accumulate=2,
+    ).epoch(lambda _: False)
+    task = Classify(PREPROCESS, augment)
+    index, repeat = repeated(11, 3, 3, 0)
+    for x, i, r in zip(torch.cat(seen), index.tolist(), repeat.tolist(), strict=True):
+        one = Batch(feed.frames[i][None].permute(0, 3, 1, 2), torch.zeros(1), np.array([i]))
+        expected = task.to_input(one, Key(3, 0, np.array([i]), r)).images[0]
+        assert torch.equal(x, expected)
+
+
+def _scaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    for group in optimizer.param_groups:
+        group["scale"] = 1.0
+    return optimizer
+
+
+@given(st.integers(2, 300), st.integers(2, 64), st.integers(1, 5), st.integers(1, 4))
+def test_no_image_is_mixed_with_a_copy_of_itself(
+    n: int, size: int, repeats: int, processes: int
+) -> None:
+    """Where that can be: no image is more than half of the batch."""
+    index = Part(0, processes).of(repeated(n, repeats, 3, 0)[0][: size * processes])
+    shift = partner(index)
+    meets = (np.roll(index, -shift) == index).any()
+    possible = any((np.roll(index, -s) != index).all() for s in range(1, len(index)))
+    assert meets != possible
+    if len(set(index.tolist())) == len(index):
+        assert shift == 1  # as without copies
+    if possible:
+        assert shift <= repeats
+
+
+def test_batches_that_begin_with_copies_of_one_image_are_mixed_each_in_its_own_way() -> None:
+    """As those of several processes do."""
+    index = np.array([5, 6])
+    firsts = [Key(3, 0, index, np.array([r, 0])).generator().random() for r in range(4)]
+    assert len(set(firsts)) == 4
+    assert firsts[0] == Key(3, 0, index).generator().random()
+
+
+def test_copies_are_mixed_with_other_images_and_their_labels() -> None:
+    frames = torch.arange(4, dtype=torch.uint8).repeat_interleave(3)[:, None, None, None] * 60
+    frames = frames.expand(12, 3, *SIZE)
+    labels = torch.arange(4).repeat_interleave(3)
+    index, repeat = labels.numpy(), np.tile(np.arange(3), 4)
+    task = classify(mixup=1.0)
+    batch = Batch(frames, labels, index, repeat)
+    found = task.to_input(batch, Key(0, 0, index, repeat))
+    assert (found.targets.others != found.targets.labels).all()
+    share, plain = found.targets.share, task.to_input(batch, None).images
+    others = plain[3 * found.targets.others]
+    torch.testing.assert_close(found.images, share * plain + (1 - share) * others)
 
 
 # --- decode_all -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
@@ -56,6 +57,29 @@ def test_binary_cross_entropy(share: float, smoothing: float) -> None:
     oracle = BinaryCrossEntropy(smoothing=smoothing if share == 1 else 0.0)
     given: Any = targets.labels if share == 1 else soft * (1 - smoothing) + smoothing / K
     assert_same(Loss("bce", smoothing)(logits, targets), oracle(logits, given), logits)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.6, 0.3, 0.05])
+def test_a_threshold_makes_mixed_targets_whole(
+    share: float, threshold: float, smoothing: float
+) -> None:
+    """As timm's --bce-target-thresh does, after its mixup and smoothing."""
+    logits, targets, _ = case(share)
+    targets = Mixed(targets.labels, targets.labels.flip(0), share)  # timm's partner
+    dense = mixup_target(targets.labels, K, share, smoothing)
+    oracle = BinaryCrossEntropy(target_threshold=threshold)(logits, dense)
+    loss = Loss("bce", smoothing, threshold=threshold)
+    assert_same(loss(logits, targets), oracle, logits)
+
+
+def test_both_classes_of_a_mixture_are_wanted() -> None:
+    """2110.00476: each class that is in the picture, by arithmetic."""
+    logits = torch.tensor([[0.0, 2.0, -1.0]], requires_grad=True)
+    mixture = Mixed(torch.tensor([0]), torch.tensor([1]), 0.7)
+    expected = (F.softplus(torch.tensor([-0.0, -2.0])).sum() + F.softplus(torch.tensor(-1.0))) / 3
+    torch.testing.assert_close(Loss("bce", threshold=0.2)(logits, mixture), expected)
 
 
 def test_focal_is_the_papers() -> None:

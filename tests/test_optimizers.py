@@ -171,3 +171,19 @@ def test_a_part_without_gradients_is_left_as_it_is() -> None:
     optimizer.step()
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]) == (name != "conv.weight"), name
+
+
+def test_muon_can_keep_the_norm_it_began_with() -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(6, 4, 3, 3))
+    group = {"params": [weight], "orthogonal": True, "weight_decay": 0.5}
+    optimizer = Muon([group], lr=0.1, momentum=0.9, keep_norm=True)
+    begun, norm = weight.detach().clone(), weight.norm().item()
+    for _ in range(5):
+        weight.grad = torch.randn_like(weight)
+        optimizer.step()
+    assert weight.norm().item() == pytest.approx(norm, rel=1e-5)
+    assert torch.cosine_similarity(weight.flatten(), begun.flatten(), dim=0) < 0.999
+    again = Muon([{**group, "params": [weight]}], lr=0.1, momentum=0.9, keep_norm=True)
+    again.load_state_dict(optimizer.state_dict())
+    assert again.state[weight]["norm"].item() == pytest.approx(norm, rel=1e-5)

@@ -45,6 +45,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "resnet50_cifar": (23_520_842, 1_297_829_888),
     "resnet101_cifar": (42_512_970, 2_509_983_744),
     "resnet152_cifar": (58_156_618, 3_722_137_600),
+    "resnet8_speedrun": (2_057_434, 149_064_192),
     "plain18": (11_515_688, 1_794_805_760),
     "plain34": (21_623_848, 3_644_493_824),
     "resnet20": (269_722, 40_551_040),
@@ -298,6 +299,8 @@ def architectures(draw: st.DrawFn) -> Architecture:
         squeeze=draw(st.sampled_from([0, 4, 100])),
         antialias=draw(st.booleans()),
         checkpointing=draw(st.booleans()),
+        dropout=draw(st.sampled_from([0.0, 0.1])),
+        block_dropout=draw(st.sampled_from([0.0, 0.1])),
         in_channels=draw(st.integers(1, 4)),
         num_classes=draw(st.integers(1, 5)),
         input_size=draw(st.integers(8, 40)),
@@ -475,6 +478,54 @@ def test_drop_path_rises_linearly_and_vanishes_in_eval() -> None:
     with torch.no_grad():
         assert torch.equal(net(x), without(x))
         assert not close(net.train()(x), without.train()(x))
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_dropout_is_before_second_convolutions_and_the_classifier(block: Any, order: Any) -> None:
+    """Of the rate that was asked for, the rest scaled up; and only in training."""
+    fields: dict[str, Any] = {"block": block, "order": order, "shortcut": "B", "width": 0.5}
+    net = ResNet(architecture("resnet20", **fields, dropout=0.75, block_dropout=0.25))
+    without = ResNet(architecture("resnet20", **fields))
+    assert net.state_dict().keys() == without.state_dict().keys()
+    without.load_state_dict(net.state_dict())
+    assert count(net.arch) == count(without.arch)
+    x = noise(64, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x), without.eval()(x))
+
+    into: dict[str, Tensor] = {}
+    for name, module in net.named_modules():
+        if name.endswith("relu"):  # what conv2 would be given, no value of it 0 before
+            module.register_forward_hook(lambda m, i, y: torch.ones_like(y))
+        elif name.endswith("conv2"):
+            module.register_forward_pre_hook(lambda m, i, n=name: into.update({n: i[0]}))
+    with torch.no_grad():
+        net.train()(x)
+        ones = torch.ones(4000, net.fc.in_features)
+        nn.init.eye_(net.fc.weight)
+        nn.init.zeros_(net.fc.bias)
+        into["fc"] = net.fc(ones)[:, : min(net.fc.weight.shape)]
+    assert len(into) == 10
+    for name, seen in into.items():
+        rate = 0.75 if name == "fc" else 0.25
+        values = seen.unique()
+        assert values.tolist() == pytest.approx([0, 1 / (1 - rate)], rel=1e-6), name
+        share = (seen == 0).double().mean().item()
+        deviation = (rate * (1 - rate) / seen.numel()) ** 0.5
+        assert share == pytest.approx(rate, abs=5 * deviation), name
+    assert torch.equal(net.fc.eval()(ones), F.linear(ones, net.fc.weight))
+
+
+def test_recomputed_units_drop_the_same_again() -> None:
+    found = []
+    for checkpointing in (False, True):
+        fields = {"block_dropout": 0.3, "width": 0.5, "checkpointing": checkpointing}
+        torch.manual_seed(0)
+        net = ResNet(architecture("resnet20", **fields)).train()
+        net(noise(2, 3, 8, 8)).sum().backward()
+        found.append([p.grad for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))  # type: ignore[arg-type]
 
 
 @torch.no_grad()

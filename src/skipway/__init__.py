@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skipway.version import __version__
 
 if TYPE_CHECKING:
     from skipway.predictor import load
-    from skipway.training import Result
+    from skipway.training import Callback, Result
     from skipway.weights import create_model
 
 _PLACES = {"create_model": "skipway.weights", "load": "skipway.predictor"}
@@ -39,6 +39,7 @@ def train(
     resume: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
     **flags: Any,
 ) -> Result:
     """Train a classifier and write its run, with the report.
@@ -46,11 +47,12 @@ def train(
     data: a folder, zip or tar of class folders, a CSV or parquet of paths, a parquet of images, an
     npz, or a name (digits, mnist, fashion-mnist, cifar10, cifar100); see `data.open_data`. out:
     where the run goes; None makes a dated name under ``runs``. resume: a run to go on with, in
-    place of all else. flags: those of ``skipway train`` (model, recipe, epochs, batch_size, lr,
-    seed, val, weights, freeze, device, workers, threads, precision, on_bad, checkpoint_every).
-    settings: any key of `config.RunConfig`, dotted, as ``--set`` takes them. Returns the run, its
-    metrics and speed. Raises InputError for what cannot be used and `training.Interrupted` where
-    a signal ended it.
+    place of all else. flags: those of ``skipway train`` (model, recipe, epochs, minutes,
+    patience, batch_size, lr, seed, val, weights, freeze, device, workers, threads, precision,
+    on_bad, checkpoint_every). settings: any key of `config.RunConfig`, dotted, as ``--set`` takes
+    them. callbacks: who else is told how it goes (`training.Callback`, ``docs/callbacks.md``).
+    Returns the run, its metrics and speed. Raises InputError for what cannot be used and
+    `training.Interrupted` where a signal ended it.
     """
     from skipway import training
     from skipway.config import from_flags
@@ -66,14 +68,14 @@ def train(
                 "resume: a run goes on as it began, on as many threads; leave out "
                 f"{', '.join([*named, *map(harmless, given)])}"
             )
-        result = training.resume(resume, progress)
+        result = training.resume(resume, progress, callbacks)
     elif data is None or not os.fspath(data):
         raise InputError(
             "DATA is missing: a folder, zip or tar of class folders, a CSV, a parquet or an .npz,\n"
             "or digits, mnist, fashion-mnist, cifar10 or cifar100"
         )
     else:
-        result = training.start(os.fspath(data), given, out, progress)
+        result = training.start(os.fspath(data), given, out, progress, callbacks)
     if result.rank == 0:
         write_report(result.run)
     return result

@@ -26,14 +26,18 @@ class Architecture:
     """Residual units per stage."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
     """Inner channels per stage; a bottleneck puts out four times as many."""
-    stem: Literal["imagenet", "deep", "cifar"] = "imagenet"
-    """7x7/2 and max-pool; three 3x3 and max-pool (ResNet-D); one 3x3/1 without a pool."""
+    stem: Literal["imagenet", "deep", "cifar", "whitened"] = "imagenet"
+    """7x7/2 and max-pool; three 3x3 and max-pool (ResNet-D); one 3x3/1 without a pool; one frozen
+    2x2/1 that makes patches of the training images uncorrelated, both signs of each (2404.00498,
+    section 3.2), after which the first stage halves too."""
     stem_width: int = 64
     """Channels that the stem puts out."""
     shortcut: Shortcut = "B"
     """2015, section 4.1. A: zero-padded channels appended (A-split: half on each side).
     B: projection where the shape changes. C: projection everywhere. D: average pool before the
     projection (1812.01187). none: a plain net."""
+    subsample: Literal["stride", "max-pool"] = "stride"
+    """How a basic unit halves: its first convolution strides, or a 2x2 max-pool follows it."""
     stride_in: Literal["3x3", "1x1"] = "3x3"
     """Where a bottleneck strides: 3x3 (torchvision's v1.5) or the first 1x1 (2015)."""
     order: Literal["post", "pre"] = "post"
@@ -53,6 +57,11 @@ class Architecture:
     convolution comes last, its weights."""
     drop_path: float = 0.0
     """Stochastic depth: drop rate of the last unit, rising linearly from 0 (1603.09382)."""
+    dropout: float = 0.0
+    """Rate of dropout before the classifier (1207.0580)."""
+    block_dropout: float = 0.0
+    """Rate of dropout in each residual unit, before its second convolution (1605.07146, section
+    3.3: 0.3 for wide nets on CIFAR)."""
     checkpointing: bool = False
     """Recompute each unit's activations in the backward pass instead of keeping them."""
     bn_eps: float = 1e-5
@@ -88,8 +97,10 @@ class Architecture:
                 raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
         if not isinstance(self.width, (int, float)) or not 0 < self.width < math.inf:
             raise ValueError(f"width: {self.width!r} is not a positive number")
-        if not isinstance(self.drop_path, (int, float)) or not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path: {self.drop_path!r} is not a number in [0, 1)")
+        for name in ("drop_path", "dropout", "block_dropout"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ValueError(f"{name}: {value!r} is not a number in [0, 1)")
         for name in ("bn_eps", "bn_momentum"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 < value <= 1:
@@ -108,6 +119,14 @@ class Architecture:
             raise ValueError(
                 "groups, base_width, stride_in: basic blocks have none of them; use bottleneck"
             )
+        if self.subsample == "max-pool" and (
+            self.block != "basic" or self.order != "post" or self.antialias
+        ):
+            raise ValueError(
+                "subsample: a max-pool halves in basic blocks of order post, without antialias"
+            )
+        if self.stem == "whitened" and self.order != "post":
+            raise ValueError("stem: whitened needs batch norm after it, order post")
 
     def _check_shortcut(self) -> None:
         if self.shortcut == "none" and (self.zero_init_last or self.drop_path):
@@ -119,6 +138,15 @@ class Architecture:
             raise ValueError("shortcut: A cannot reduce channels; use B, C or D")
 
     @property
+    def stem_channels(self) -> int:
+        """Channels that the stem puts out, `width` counted."""
+        return max(round(self.stem_width * self.width), 1)
+
+    def halves(self, stage: int) -> bool:
+        """Whether a stage, counted from 0, halves height and width."""
+        return stage > 0 or self.stem == "whitened"
+
+    @property
     def expansion(self) -> int:
         """Output channels of a unit over its stage's width."""
         return 4 if self.block == "bottleneck" else 1
@@ -126,7 +154,8 @@ class Architecture:
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "block": ("basic", "bottleneck"),
-    "stem": ("imagenet", "deep", "cifar"),
+    "stem": ("imagenet", "deep", "cifar", "whitened"),
+    "subsample": ("stride", "max-pool"),
     "shortcut": get_args(Shortcut),
     "stride_in": ("3x3", "1x1"),
     "order": ("post", "pre"),
@@ -194,7 +223,7 @@ def count(arch: Architecture) -> tuple[int, int]:
     def halved(size: int) -> int:  # what convolutions, pools and blurs with stride 2 leave
         return (size + 1) // 2
 
-    size, channels = arch.input_size, scaled(arch.stem_width)
+    size, channels = arch.input_size, arch.stem_channels
     post = arch.order == "post"
     if arch.stem == "deep":
         size, half = halved(size), max(channels // 2, 1)
@@ -205,18 +234,21 @@ def count(arch: Architecture) -> tuple[int, int]:
     elif arch.stem == "imagenet":
         size = halved(size)
         conv(arch.in_channels, channels, 7, size)
+    elif arch.stem == "whitened":
+        conv(arch.in_channels, channels, 2, size)
     else:
         conv(arch.in_channels, channels, 3, size)
     if post:
         norm(channels)
-    if arch.stem != "cifar":
+    if arch.stem in ("imagenet", "deep"):
         size = halved(size)
     for i, (depth, width) in enumerate(zip(arch.depths, map(scaled, arch.widths), strict=False)):
         outputs = width * arch.expansion
         for j in range(depth):
-            strides = i > 0 and j == 0
+            strides = arch.halves(i) and j == 0
             after = halved(size) if strides else size
-            at = size if arch.antialias else after  # there the blur strides
+            # there the blur or the pool strides
+            at = size if arch.antialias or arch.subsample == "max-pool" else after
             if arch.block == "basic":
                 plan = [(channels, width, 3, at, 1), (width, width, 3, after, 1)]
             else:
@@ -326,6 +358,11 @@ def _table() -> dict[str, Architecture]:
     wide = "1605.07146, section 3.4"
     rows["wide_resnet50_2"] = _imagenet("bottleneck", *r50, base_width=128, source=wide)
     rows["wide_resnet101_2"] = _imagenet("bottleneck", *r101, base_width=128, source=wide)
+    rows["resnet8_speedrun"] = Architecture(
+        block="basic", depths=(1, 1, 1), widths=(64, 256, 256), stem="whitened", stem_width=24,
+        shortcut="D", subsample="max-pool", num_classes=10, input_size=32,
+        source="2404.00498, section 3, with residual units (not a net of a paper)",
+    )  # fmt: skip
     rows["wrn28_10"] = _wide(4, 10)
     rows["wrn16_4"] = _wide(2, 4)
     rows["seresnet50"] = _imagenet("bottleneck", *r50, squeeze=16, source="1709.01507, Table 2")

@@ -77,6 +77,19 @@ Length = Annotated[Duration, AfterValidator(_positive)]
 Interval = Annotated[str, BeforeValidator(_interval)]
 
 
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Lengths = Annotated[tuple[Length, ...], BeforeValidator(_several)]
+
+
+def _as_here(kind: object) -> object:
+    if isinstance(kind, str) and re.sub(r"\W|_", "", kind.lower()) in ("multistep", "multisteplr"):
+        raise ValueError("its name here is step, with several schedule.milestones")
+    return kind
+
+
 def _rising(area: tuple[float, float]) -> tuple[float, float]:
     if not 0 < area[0] <= area[1] <= 1:
         raise ValueError("give the smallest and the largest share, both above 0 and at most 1")
@@ -100,6 +113,10 @@ class ModelConfig(Slice):
     freeze: Literal["all"] | Annotated[int, Field(ge=0, le=6)] = 0
     """Freeze the stem (1), the stem and the first stage (2), and so on, or all but the classifier;
     only with weights."""
+    unfreeze: Lengths = ()
+    """When frozen parts begin to train: after the first of these durations the last part, after the
+    second the one before it, and with the last duration all that is left. So one duration frees
+    all at once, and several are gradual unfreezing (1801.06146, section 3.3)."""
     architecture: dict[str, JsonValue] = {}
     """Fields of the architecture to replace, e.g. shortcut or width."""
 
@@ -113,6 +130,9 @@ class DataConfig(Slice):
     """Height and width of the model's input in pixels; chosen from the images when None."""
     channels: Literal[1, 3, 4] = 3
     resize: Literal["crop", "letterbox", "squash"] = "crop"
+    crop_ratio: float | None = Field(None, gt=0, le=1)
+    """Of resize=crop, in evaluation and use: the input's side over the resized image's short side,
+    of which the centre is taken. None is 224 / 256, or 1 for images of at most 64 px."""
     resident: bool | None = None
     """Hold the decoded set in memory and augment whole batches; chosen from its size when None."""
     views: int = Field(8, ge=0, le=1000)
@@ -125,21 +145,30 @@ class DataConfig(Slice):
 
 
 class AugmentConfig(Slice):
-    flip: bool = False
-    """Mirror left and right with probability 1/2."""
+    flip: bool | Literal["alternate"] = False
+    """Mirror left and right with probability 1/2; alternate: in every other epoch, which of them by
+    chance (2404.00498, section 3.6)."""
     pad_crop: int = Field(0, ge=0)
     """Pad by so many pixels (zero after normalisation) and crop at random (2015, section 4.2)."""
     area: Annotated[tuple[float, float], AfterValidator(_rising)] | None = None
     """Random resized crop: share of the image's area, aspect ratio 3/4 to 4/3 (1409.4842)."""
     size: int | None = Field(None, ge=8, le=4096)
     """Height and width of the random crops, where they are not those of the model's input. A
-    little smaller costs less, and shows objects at the size of evaluation (1906.06423)."""
+    little smaller costs less, and shows objects at the size of evaluation: FixRes (1906.06423) is
+    an augment.size below data.size, at which the model is evaluated and used."""
+    repeats: int = Field(1, ge=1, le=64)
+    """Copies of an image in an epoch, each augmented anew (1901.09335, 1902.05509). The epoch is as
+    long as with one: of 3, a third of the images is in it."""
     policy: Literal["none", "rand", "trivial"] = "none"
     """rand: so many random `operations`, each of one `magnitude` (1909.13719). trivial: one
     operation of random magnitude (2103.10158)."""
     operations: int = Field(2, ge=1, le=20)
     magnitude: float = Field(9, ge=0, le=30)
-    """Of rand."""
+    """Of rand; timm's, which go to 10, times 3."""
+    magnitude_std: float = Field(0, ge=0, le=30)
+    """Of rand: deviation of the magnitude, drawn anew for each operation (timm's mstd, times 3)."""
+    operation_probability: float = Field(1, gt=0, le=1)
+    """Of rand: with which each operation is applied; in timm 0.5."""
     jitter: float = Field(0, ge=0, lt=1)
     """Brightness, contrast and saturation each times 1 - jitter to 1 + jitter."""
     erase: float = Field(0, ge=0, le=1)
@@ -163,6 +192,9 @@ class OptimConfig(Slice):
     """The highest learning rate; with muon, of what SGD updates."""
     muon_lr: float = Field(0.03, gt=0)
     """The highest learning rate of the convolutions that Muon updates."""
+    muon_norm: bool = False
+    """Keep each convolution that Muon updates at the norm it began with, in place of decay: batch
+    norm makes nothing of it but the rate, which then is what the schedule says."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of sgd and muon."""
     nesterov: bool = False
@@ -183,22 +215,50 @@ class OptimConfig(Slice):
 
 
 class ScheduleConfig(Slice):
-    kind: Literal["constant", "step", "linear", "polynomial", "cosine", "one-cycle"] = "cosine"
-    """step: times `factor` at each milestone. linear, cosine: to 0. polynomial: to 0 as the
-    `power` of what is left. one-cycle: cosine up during the warm-up, cosine down to 0."""
+    kind: Annotated[
+        Literal["constant", "step", "plateau", "linear", "polynomial", "cosine", "one-cycle"],
+        BeforeValidator(_as_here),
+    ] = "cosine"
+    """step: times `factor` at each milestone, of which there may be many (multi-step, MultiStepLR).
+    plateau: times `factor` each time the first validation metric has not been better for more than
+    `plateau_patience` epochs (ReduceLROnPlateau); those of the warm-up and of frozen parts that
+    will train do not count. linear, cosine: to 0. polynomial: to 0 as the `power` of what is left.
+    one-cycle: cosine up during the warm-up, cosine down to 0."""
     length: Length = "40 epochs"
+    minutes: float | None = Field(None, gt=0)
+    """Plan the length so that the whole run ends within so many minutes on this machine; warm-up
+    and milestones keep their shares of the run."""
     warmup: Duration = "0 steps"
     warmup_lr: float | None = Field(None, gt=0)
     """Constant rate during warm-up (2015: 0.01 for deep nets); None rises linearly from near 0."""
     milestones: tuple[Duration, ...] = ()
     factor: float = Field(0.1, gt=0)
+    """Of step and plateau."""
     power: float = Field(2.0, gt=0)
+    plateau_patience: int = Field(10, ge=0)
+    """Of plateau: epochs without a better metric that are borne at one rate."""
+    threshold: float = Field(1e-4, ge=0, lt=1)
+    """Of plateau: share of the best metric by which another must be above it to be better."""
+    stop_patience: int | None = Field(None, ge=1)
+    """Stop after so many epochs in a row whose first validation metric is not above the best; those
+    of the warm-up and of frozen parts that will train do not count. A schedule that falls to 0 at
+    the end of the run (linear, polynomial, cosine, one-cycle) then does not get there."""
 
 
 class EmaConfig(Slice):
     decay: float = Field(0.0, ge=0, lt=1)
     """Of the averaged weights that are evaluated and kept, per step; 0 is none. It warms up:
     after t steps at most (1 + t) / (10 + t)."""
+
+
+class DistillConfig(Slice):
+    model: str | None = None
+    """A teacher (1503.02531): a run, or a weight file with a card, with the same classes in any
+    order."""
+    weight: float = Field(0.5, gt=0, le=1)
+    """Share of the loss that is against the teacher's scores; the rest is against the labels."""
+    temperature: float = Field(4.0, gt=0)
+    """Divides both networks' outputs, which softens their scores."""
 
 
 class RunConfig(Slice):
@@ -213,16 +273,19 @@ class RunConfig(Slice):
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
+    distill: DistillConfig = DistillConfig()
     batch_size: int = Field(128, ge=1)
     """Images a step; under torchrun those of each process."""
     accumulate: int = Field(1, ge=1)
     """Parts in which a step goes through a batch, for one that would not fit into memory; batch
     norm sees one part at a time."""
     loss: Literal["ce", "bce", "focal"] = "ce"
-    """ce: cross-entropy. bce: a logistic loss for each class, the mean of them (2110.00476, here
-    with the shares of mixed images as they are).
+    """ce: cross-entropy. bce: a logistic loss for each class, the mean of them (2110.00476).
     focal: cross-entropy times (1 - p)^focal_gamma (1708.02002)."""
     focal_gamma: float = Field(2.0, ge=0)
+    bce_threshold: float | None = Field(None, ge=0, lt=1)
+    """Of bce: a mixed image is fully of each class whose share, smoothed, is above it (2110.00476);
+    None takes the shares as they are."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: the loss of a class in inverse proportion to its training images."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -232,6 +295,9 @@ class RunConfig(Slice):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["float32", "bf16"] = "float32"
     """Of training; evaluation is in float32."""
+    compile: bool = False
+    """Compile the network (torch.compile): one to two minutes at the start, then faster steps. It
+    pays for runs of more than about ten minutes; needs a C++ compiler on the CPU."""
     threads: int = Field(1, ge=1, le=1024)
     checkpoint_every: Interval = "1 epoch"
     """5 minutes, 200 steps or 1 epoch."""
@@ -327,6 +393,7 @@ FLAGS: dict[str, str] = {
     "model": "model.name",
     "recipe": "recipe",
     "epochs": "schedule.length",
+    "minutes": "schedule.minutes",
     "batch_size": "batch_size",
     "lr": "optim.lr",
     "seed": "seed",
@@ -339,6 +406,7 @@ FLAGS: dict[str, str] = {
     "precision": "precision",
     "on_bad": "data.on_bad",
     "checkpoint_every": "checkpoint_every",
+    "patience": "schedule.stop_patience",
 }
 """What the command line and `skipway.train` call the settings that are most asked for."""
 

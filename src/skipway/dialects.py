@@ -276,7 +276,7 @@ def _fields(file: Translated) -> tuple[dict[str, Any], dict[str, Any]]:
         "block": "bottleneck" if bottleneck else "basic",
         "depths": tuple(sum(int(m[1]) == i for m in units) for i in stages),
         "widths": widths,
-        "stem": "deep" if deep else "cifar" if stem[2] == 3 else "imagenet",
+        "stem": "deep" if deep else {2: "whitened", 3: "cifar"}.get(stem[2], "imagenet"),
         "stem_width": stem[0],
         "order": "pre" if "norm.weight" in shapes else "post",
         "groups": inner // per_group if bottleneck else 1,

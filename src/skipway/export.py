@@ -266,8 +266,9 @@ def scales(net: ResNet) -> dict[str, tuple[str, Tensor, Tensor]]:
         pairs.append((last, "bn1"))
     elif net.arch.stem == "cifar":  # no pool in between
         pairs.append((last, "layer1.0.bn1"))
-    for unit in net.units():
-        pairs += [(f"{unit}.conv{i}", f"{unit}.bn{i + late}") for i in (1, 2, 3)]
+    for unit, module in net.units().items():
+        pools = isinstance(module.pool, nn.MaxPool2d)  # a negative scale does not pass a maximum
+        pairs += [(f"{unit}.conv{i}", f"{unit}.bn{i + late}") for i in range(1 + pools, 4)]
         shortcut = modules.get(f"{unit}.downsample")
         n = len(shortcut) if isinstance(shortcut, nn.Sequential) else 0
         pairs.append((f"{unit}.downsample.{n - 2}", f"{unit}.downsample.{n - 1}"))

@@ -398,18 +398,24 @@ SMALL_IMAGE = 64
 """Side in pixels up to which images are taken whole, without cutting off their border."""
 
 
-def plain_preprocess(size: int, channels: int, resize: Resize = "crop") -> Preprocess:
+def plain_preprocess(
+    size: int, channels: int, resize: Resize = "crop", crop_ratio: float | None = None
+) -> Preprocess:
     """Where nothing else is known: ImageNet's mean and deviation, and its 256 / 224 centre crop.
 
-    Raises InputError where no image has so many channels.
+    crop_ratio: `size` over the short side, which is rounded down as timm does; None is 224 / 256,
+    or 1 for images of at most `SMALL_IMAGE`. Raises InputError where no image has so many channels.
     """
     if channels not in (1, 3, 4):
         raise InputError(f"{channels} input channels: images have 1, 3 or 4")
+    short_side = size if size <= SMALL_IMAGE else round(size * 256 / 224)
+    if crop_ratio is not None:
+        short_side = int(size / crop_ratio + 1e-6)  # 224 / (224 / 232) is 231.99
     return Preprocess(
         size=(size, size),
         channels=channels,
         resize=resize,
-        short_side=size if size <= SMALL_IMAGE else round(size * 256 / 224),
+        short_side=short_side,
         mean=IMAGENET_MEAN if channels == 3 else (0.5,) * channels,
         std=IMAGENET_STD if channels == 3 else (0.25,) * channels,
     )

@@ -42,6 +42,8 @@ def canonical(arch: Architecture) -> Architecture:
         width=1.0,
         zero_init_last=False,
         drop_path=0.0,
+        dropout=0.0,
+        block_dropout=0.0,
         checkpointing=False,
         bn_momentum=0.1,
         input_size=224,

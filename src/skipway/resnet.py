@@ -65,6 +65,26 @@ class DropPath(nn.Module):
         return x * keep / (1 - self.rate)
 
 
+class Whitening(nn.Conv2d):
+    """A 2x2 convolution that keeps height and width; its filters are made from the training images
+    (`training.whitening`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+class Classifier(nn.Linear):
+    """The classifier behind dropout (1207.0580): in training a value of an embedding is 0 with
+    probability `rate`, the others are scaled up by 1 / (1 - rate)."""
+
+    def __init__(self, inputs: int, outputs: int, rate: float) -> None:
+        super().__init__(inputs, outputs)
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.dropout(x, self.rate, self.training))
+
+
 class Blur(nn.Module):
     """Binomial 3x3 low-pass, then sub-sampling (1904.11486, section 3.2)."""
 
@@ -105,8 +125,9 @@ class Unit(nn.Module):
         self.shared = changes or first
         self.blur1: nn.Module = nn.Identity()
         self.blur2: nn.Module = nn.Identity()
+        pools = stride > 1 and arch.subsample == "max-pool"
         for i, (cin, cout, kernel, step, groups) in enumerate(
-            self.plan(arch, inputs, width, stride), 1
+            self.plan(arch, inputs, width, 1 if pools else stride), 1
         ):
             if arch.antialias and step > 1:
                 self.add_module(f"blur{i}", Blur(cout, step))
@@ -114,9 +135,13 @@ class Unit(nn.Module):
             self.add_module(f"conv{i}", conv(cin, cout, kernel, step, groups))
             channels = cin if arch.order == "pre" else cout
             self.add_module(f"bn{i}", nn.BatchNorm2d(channels, arch.bn_eps, arch.bn_momentum))
+        self.pool: nn.Module = nn.Identity()
+        if pools:
+            self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.relu = nn.ReLU(inplace=True)
         self.se = SqueezeExcite(outputs, arch.squeeze) if arch.squeeze else nn.Identity()
         self.drop = DropPath(drop) if drop else nn.Identity()
+        self.dropout = nn.Dropout(arch.block_dropout) if arch.block_dropout else nn.Identity()
         self.plain = arch.shortcut == "none"
         self.downsample: nn.Module = nn.Identity()
         if not self.plain and (changes or arch.shortcut == "C"):
@@ -153,14 +178,14 @@ class Unit(nn.Module):
 
 class BasicUnit(Unit):
     def branch(self, x: Tensor) -> Tensor:
-        x = self.blur1(self.relu(self.bn1(self.conv1(x))))
-        return self.bn2(self.conv2(x))
+        x = self.blur1(self.relu(self.bn1(self.pool(self.conv1(x)))))
+        return self.bn2(self.conv2(self.dropout(x)))
 
 
 class BottleneckUnit(Unit):
     def branch(self, x: Tensor) -> Tensor:
         x = self.blur1(self.relu(self.bn1(self.conv1(x))))
-        x = self.blur2(self.relu(self.bn2(self.conv2(x))))
+        x = self.blur2(self.relu(self.bn2(self.conv2(self.dropout(x)))))
         return self.bn3(self.conv3(x))
 
 
@@ -182,13 +207,13 @@ class PreUnit(Unit):
 class PreBasicUnit(PreUnit):
     def branch(self, x: Tensor) -> Tensor:
         x = self.blur1(self.conv1(x))
-        return self.conv2(self.relu(self.bn2(x)))
+        return self.conv2(self.dropout(self.relu(self.bn2(x))))
 
 
 class PreBottleneckUnit(PreUnit):
     def branch(self, x: Tensor) -> Tensor:
         x = self.blur1(self.conv1(x))
-        x = self.blur2(self.conv2(self.relu(self.bn2(x))))
+        x = self.blur2(self.conv2(self.dropout(self.relu(self.bn2(x)))))
         return self.conv3(self.relu(self.bn3(x)))
 
 
@@ -228,13 +253,13 @@ class ResNet(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch
-        stem_width = max(round(arch.stem_width * arch.width), 1)
+        stem_width = arch.stem_channels
         self.conv1 = stem(arch, stem_width)
         norm = (arch.bn_eps, arch.bn_momentum)
         self.bn1 = nn.BatchNorm2d(stem_width, *norm) if arch.order == "post" else nn.Identity()
         self.relu = nn.ReLU(inplace=True) if arch.order == "post" else nn.Identity()
         self.maxpool = max_pool(arch, stem_width)
-        stride = 1 if arch.stem == "cifar" else 4
+        stride = 4 if arch.stem in ("imagenet", "deep") else 1
         inputs = stem_width
         self.strides: dict[str, int] = {}
         self.channels: dict[str, int] = {}
@@ -243,7 +268,7 @@ class ResNet(nn.Module):
             width = max(round(width * arch.width), 1)
             units = []
             for j in range(depth):
-                step = 2 if i > 0 and j == 0 else 1
+                step = 2 if arch.halves(i) and j == 0 else 1
                 units.append(unit(arch, inputs, width, step, i == j == 0, next(rates)))
                 inputs = width * arch.expansion
                 stride *= step
@@ -252,6 +277,8 @@ class ResNet(nn.Module):
             self.channels[f"c{i + 2}"] = inputs
         self.norm = nn.BatchNorm2d(inputs, *norm) if arch.order == "pre" else nn.Identity()
         self.fc = nn.Linear(inputs, arch.num_classes)
+        if arch.dropout:
+            self.fc = Classifier(inputs, arch.num_classes, arch.dropout)
         self.initialise()
 
     def initialise(self) -> None:
@@ -308,6 +335,8 @@ def stem(arch: Architecture, width: int) -> nn.Module:
         return conv(arch.in_channels, width, 7, 2)
     if arch.stem == "cifar":
         return conv(arch.in_channels, width, 3)
+    if arch.stem == "whitened":
+        return Whitening(arch.in_channels, width, 2, bias=False).requires_grad_(False)
     half = max(width // 2, 1)
     layers: list[nn.Module] = []
     for inputs, stride in ((arch.in_channels, 2), (half, 1)):
@@ -320,8 +349,8 @@ def stem(arch: Architecture, width: int) -> nn.Module:
 
 
 def max_pool(arch: Architecture, width: int) -> nn.Module:
-    """The stem's 3x3 max-pool, none with the CIFAR stem."""
-    if arch.stem == "cifar":
+    """The stem's 3x3 max-pool, none with the CIFAR and the whitened stem."""
+    if arch.stem in ("cifar", "whitened"):
         return nn.Identity()
     if arch.antialias:
         return nn.Sequential(nn.MaxPool2d(3, 1, 1), Blur(width, 2))

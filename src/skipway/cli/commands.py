@@ -6,12 +6,34 @@ from collections.abc import Sequence
 
 import typer
 
-from skipway.cli import checking, comparing, doctoring, exporting, publishing, training, using
+from skipway.cli import (
+    benching,
+    checking,
+    comparing,
+    doctoring,
+    exporting,
+    finding,
+    planning,
+    publishing,
+    training,
+    using,
+)
 from skipway.cli.shared import app
 
 __all__ = ["COMMANDS", "app", "run"]
 
-COMMANDS = (training, using, comparing, exporting, checking, doctoring, publishing)
+COMMANDS = (
+    training,
+    planning,
+    finding,
+    using,
+    comparing,
+    exporting,
+    checking,
+    doctoring,
+    publishing,
+    benching,
+)
 """The modules whose commands the app has, in the order in which help lists them."""
 _PLACES = {module.__name__: place for place, module in enumerate(COMMANDS)}
 app.registered_commands.sort(key=lambda c: _PLACES[getattr(c.callback, "__module__", "")])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipway.cli.shared import Json, Threads, app, emit
+from skipway.cli import settings
+from skipway.cli.shared import Json, app, emit
 from skipway.errors import harmless, missing_part
 
 if TYPE_CHECKING:
@@ -17,45 +18,29 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATA",
-            help="A folder, zip or tar of class folders, a CSV, a parquet or an .npz; or digits, "
-            "mnist, fashion-mnist, cifar10 or cifar100.",
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="A name of `skipway models`.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="modern, finetune, he2015-cifar, he2016-preact, wrn, rsb-a3.")
-    ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Length of the training.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every draw; 0 by default.")] = None,
-    val: Annotated[
-        str | None, typer.Option(help="Share of train held out for validation, or none.")
-    ] = None,
+    data: settings.Data = None,
+    model: settings.ModelName = None,
+    recipe: settings.Recipe = None,
+    epochs: settings.Epochs = None,
+    minutes: settings.Minutes = None,
+    patience: settings.Patience = None,
+    batch_size: settings.BatchSize = None,
+    lr: settings.LearningRate = None,
+    seed: settings.Seed = None,
+    val: settings.Val = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; must not exist.")] = None,
-    weights: Annotated[str | None, typer.Option(help="A weight file to start from.")] = None,
-    freeze: Annotated[
-        str | None,
-        typer.Option(help="Freeze the stem (1), stages too (2, 3, …), or all of --weights."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
-    threads: Threads = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bf16, of training.")] = None,
-    on_bad: Annotated[
-        str | None, typer.Option(help="error or skip: what to do with damaged images.")
-    ] = None,
-    checkpoint_every: Annotated[
-        str | None, typer.Option(help="5m (minutes), 200 (steps) or 1 epoch.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run's configuration."),
-    ] = None,
+    weights: settings.Weights = None,
+    freeze: settings.Freeze = None,
+    device: settings.Device = None,
+    workers: settings.Workers = None,
+    threads: settings.Threads = None,
+    precision: settings.Precision = None,
+    on_bad: settings.OnBad = None,
+    checkpoint_every: settings.CheckpointEvery = None,
+    set_: settings.Settings = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files in RUN/tensorboard too.")
+    ] = False,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -63,11 +48,9 @@ def train(
 
     Writes a run with weights, metrics and a report.
     """
-    from skipway.config import parse_setting
-
     try:
         import skipway
-        from skipway.training import Interrupted
+        from skipway.training import Interrupted, TensorBoard
     except ImportError as error:
         raise missing_part("train", "train", error) from None
     try:
@@ -75,10 +58,13 @@ def train(
             data,
             out=out,
             resume=resume,
-            settings=dict(map(parse_setting, settings or ())),
+            callbacks=[TensorBoard()] if tensorboard else (),
+            settings=settings.parsed(set_),
             model=model,
             recipe=recipe,
             epochs=epochs,
+            minutes=minutes,
+            patience=patience,
             batch_size=batch_size,
             lr=lr,
             seed=seed,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,10 @@ _PAD_CROP_FLIP, _AREA, _ERASE, JITTER, POLICY = 0, 3, 43, 84, 90
 cropped from the same side. Those of the policy are the last: there may be many."""
 
 
-def pad_crop_flip(x: Tensor, key: Key, pad: int, flip: bool) -> Tensor:
+def pad_crop_flip(x: Tensor, key: Key, pad: int, flip: bool | Literal["alternate"]) -> Tensor:
     """He et al. 2015, section 4.2, for a whole batch: pad by zeros, crop at random, mirror.
 
+    flip: by chance, or alternate: in every other epoch (Jordan 2024, 2404.00498, section 3.6).
     x: normalised [B, C, H, W], so that zero is the mean; `key.index` is [B]. Same shape out.
     """
     draws = key.uniform(3, _PAD_CROP_FLIP)
@@ -37,7 +39,11 @@ def pad_crop_flip(x: Tensor, key: Key, pad: int, flip: bool) -> Tensor:
         windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # [B, dy, dx, C, H, W]
         x = windows[torch.arange(len(x), device=x.device), dy, dx]
     if flip:
-        mirrored = torch.from_numpy(draws[:, 2] < 0.5).to(x.device)
+        chosen = draws[:, 2] < 0.5
+        if flip == "alternate":
+            chosen = replace(key, epoch=0).uniform(1, _PAD_CROP_FLIP + 2)[:, 0] < 0.5
+            chosen = chosen ^ bool(key.epoch % 2)
+        mirrored = torch.from_numpy(chosen).to(x.device)
         x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     return x
 
@@ -86,8 +92,18 @@ def erased(x: Tensor, key: Key, probability: float) -> Tensor:
     return x
 
 
-def mixed(x: Tensor, key: Key, mixup: float, cutmix: float) -> tuple[Tensor, float]:
-    """Mixup (1710.09412) or CutMix (1905.04899) of each image with the next of the batch.
+def partner(index: Array) -> int:
+    """By how many places the images of a batch are shifted to be mixed: by as few as it takes that
+    none meets another copy of itself, whose mixture would be none; by 1 where all shifts do.
+
+    index: the position of each image in the data set, [B].
+    """
+    shifts = range(1, len(index))
+    return next((s for s in shifts if (np.roll(index, -s) != index).all()), 1)
+
+
+def mixed(x: Tensor, key: Key, mixup: float, cutmix: float, shift: int = 1) -> tuple[Tensor, float]:
+    """Mixup (1710.09412) or CutMix (1905.04899) of each image with that `shift` places further on.
 
     x: [B, C, H, W], B > 1. mixup, cutmix: alpha of Beta(alpha, alpha), 0 for none; of both, one
     for each batch with probability 1/2. Returns the images and the share of each that is its own.
@@ -96,7 +112,7 @@ def mixed(x: Tensor, key: Key, mixup: float, cutmix: float) -> tuple[Tensor, flo
     cut = cutmix > 0 and (not mixup or draw.random() < 0.5)
     alpha = cutmix if cut else mixup
     share = float(draw.beta(alpha, alpha))
-    others = x.roll(-1, 0)
+    others = x.roll(-shift, 0)
     if not cut:
         return torch.lerp(others, x, share), share
     height, width = x.shape[2:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +31,8 @@ class Batch:
     targets: Any
     index: Array
     """Position of each image in the data set: int64 [B]."""
+    repeat: Array | int = 0
+    """Which copy of its image each is, where an epoch has several: int64 [B], or 0 for all."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -39,13 +41,20 @@ class Batch:
         """So many batches, as even as can be; at most as many as there are images."""
         ends = [len(self) * i // parts for i in range(parts + 1)]
         return [
-            Batch(_rows(self.images, *at), _rows(self.targets, *at), self.index[slice(*at)])
+            Batch(
+                _rows(self.images, *at),
+                _rows(self.targets, *at),
+                self.index[slice(*at)],
+                self.repeat if isinstance(self.repeat, int) else self.repeat[slice(*at)],
+            )
             for at in itertools.pairwise(ends)
         ]
 
     def to(self, device: torch.device) -> Batch:
         """The batch on that device, lists and dictionaries element by element."""
-        return Batch(_moved(self.images, device), _moved(self.targets, device), self.index)
+        return replace(
+            self, images=_moved(self.images, device), targets=_moved(self.targets, device)
+        )
 
 
 def _rows(value: Any, low: int, high: int) -> Any:
@@ -68,7 +77,7 @@ class Feed(Protocol):
     """Batches of one split."""
 
     def __len__(self) -> int:
-        """Images."""
+        """Images of the split, and as many of an epoch."""
         ...
 
     @property
@@ -118,6 +127,19 @@ def batches(n: int, size: int, processes: int = 1) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
+def repeated(n: int, repeats: int, seed: int, epoch: int) -> tuple[Array, Array]:
+    """What a training epoch shows, in order: which image, and which copy of it, int64 [n] each.
+
+    Repeated augmentation (1901.09335, 1902.05509) as DeiT, timm and torchvision sample
+    it: an epoch is as long as without, so it shows `repeats` copies of each of the first
+    ceil(n / repeats) images of its permutation, one after another; of the last there may be fewer.
+    So the copies are in one batch (at its border in two), or at the same step of several processes.
+    timm and torchvision also drop what is over a multiple of 256; here nothing is dropped.
+    """
+    at = np.arange(n)
+    return permutation(n, seed, epoch)[at // repeats], at % repeats
+
+
 Augment = Callable[[Array, Any, Key | None], tuple[Any, Any]]
 Collate = Callable[[list[tuple[Any, Any]]], tuple[Any, Any]]
 
@@ -125,15 +147,22 @@ Collate = Callable[[list[tuple[Any, Any]]], tuple[Any, Any]]
 class ResidentFeed:
     """A split that was decoded once and lives in memory.
 
-    frames: uint8 or uint16 [N, H, W, C]; labels: int64 [N].
+    frames: uint8 or uint16 [N, H, W, C]; labels: int64 [N]. repeats: copies of an image in a
+    training epoch, see `repeated`.
     """
 
     def __init__(
-        self, frames: Array, labels: Array, batch_size: int, seed: int, part: Part = WHOLE
+        self,
+        frames: Array,
+        labels: Array,
+        batch_size: int,
+        seed: int,
+        part: Part = WHOLE,
+        repeats: int = 1,
     ) -> None:
         self.frames = torch.from_numpy(frames)
         self.labels = torch.from_numpy(labels)
-        self.batch_size, self.seed, self.part = batch_size, seed, part
+        self.batch_size, self.seed, self.part, self.repeats = batch_size, seed, part, repeats
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -142,15 +171,15 @@ class ResidentFeed:
     def steps(self) -> int:
         return len(batches(len(self), self.batch_size, self.part.size))
 
-    def _batch(self, index: Array) -> Batch:
+    def _batch(self, index: Array, repeat: Array | int = 0) -> Batch:
         rows = torch.from_numpy(index)
         images = self.frames[rows].permute(0, 3, 1, 2)
-        return Batch(images, self.labels[rows], index)
+        return Batch(images, self.labels[rows], index, repeat)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        order = permutation(len(self), self.seed, epoch)
+        order, repeat = repeated(len(self), self.repeats, self.seed, epoch)
         for low, high in batches(len(self), self.batch_size, self.part.size)[start:]:
-            yield self._batch(self.part.of(order[low:high]))
+            yield self._batch(self.part.of(order[low:high]), self.part.of(repeat[low:high]))
 
     def _once(self, order: Array) -> Iterator[Batch]:
         for low, high in batches(len(order), self.batch_size):
@@ -169,7 +198,7 @@ class _Failure:
 
 
 class _Decoded(Dataset[Any]):
-    """Samples by (seed, epoch, index); epoch -1 asks for the image as it is."""
+    """Samples by (seed, epoch, index, repeat); epoch -1 asks for the image as it is."""
 
     def __init__(self, split: Split, channels: Channels, augment: Augment) -> None:
         self.split, self.channels, self.augment = split, channels, augment
@@ -177,14 +206,14 @@ class _Decoded(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, at: tuple[int, int, int]) -> Any:
-        seed, epoch, i = at
+    def __getitem__(self, at: tuple[int, int, int, int]) -> Any:
+        seed, epoch, i, repeat = at
         try:
             image = self.split.image(i, self.channels)
         except DecodeError as error:
             return _Failure(str(error))
-        key = None if epoch < 0 else Key(seed, epoch, i)
-        return *self.augment(image, self.split.target(i), key), i
+        key = None if epoch < 0 else Key(seed, epoch, i, repeat)
+        return *self.augment(image, self.split.target(i), key), i, repeat
 
 
 class _Collated:
@@ -195,20 +224,20 @@ class _Collated:
         for sample in samples:
             if isinstance(sample, _Failure):
                 return sample
-        images, targets, index = zip(*samples, strict=True)
+        images, targets, index, repeat = zip(*samples, strict=True)
         if any(isinstance(image, np.ndarray) and image.dtype == np.uint16 for image in images):
             images = tuple(widened(image) for image in images)
         together = self.collate(list(zip(images, targets, strict=True)))
-        return Batch(*together, np.array(index, np.int64))
+        return Batch(*together, np.array(index, np.int64), np.array(repeat, np.int64))
 
 
 class _Order:
     """The batch sampler, set anew for each pass."""
 
     def __init__(self) -> None:
-        self.plan: list[list[tuple[int, int, int]]] = []
+        self.plan: list[list[tuple[int, int, int, int]]] = []
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int, int]]]:
         return iter(self.plan)
 
     def __len__(self) -> int:
@@ -236,8 +265,10 @@ class DecodedFeed:
         workers: int,
         persistent: bool = True,
         part: Part = WHOLE,
+        repeats: int = 1,
     ) -> None:
         self.n, self.batch_size, self.seed, self.part = len(split), batch_size, seed, part
+        self.repeats = repeats
         self._order = _Order()
         self._loader = DataLoader(
             _Decoded(split, channels, augment),
@@ -256,8 +287,11 @@ class DecodedFeed:
     def steps(self) -> int:
         return len(batches(self.n, self.batch_size, self.part.size))
 
-    def _pass(self, indices: Iterable[Array], epoch: int) -> Iterator[Batch]:
-        self._order.plan = [[(self.seed, epoch, int(i)) for i in index] for index in indices]
+    def _pass(self, plan: Iterable[tuple[Array, Array]], epoch: int) -> Iterator[Batch]:
+        self._order.plan = [
+            [(self.seed, epoch, i, r) for i, r in zip(index.tolist(), repeat.tolist(), strict=True)]
+            for index, repeat in plan
+        ]
         for batch in self._loader:
             if isinstance(batch, _Failure):
                 raise InputError(
@@ -267,13 +301,14 @@ class DecodedFeed:
             yield batch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        order = permutation(self.n, self.seed, epoch)
+        order, repeat = repeated(self.n, self.repeats, self.seed, epoch)
         bounds = batches(self.n, self.batch_size, self.part.size)[start:]
-        return self._pass((self.part.of(order[low:high]) for low, high in bounds), epoch)
+        of = self.part.of
+        return self._pass(((of(order[a:b]), of(repeat[a:b])) for a, b in bounds), epoch)
 
     def _once(self, order: Array) -> Iterator[Batch]:
         bounds = batches(len(order), self.batch_size)
-        return self._pass((order[low:high] for low, high in bounds), -1)
+        return self._pass(((order[a:b], np.zeros(b - a, np.int64)) for a, b in bounds), -1)
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
         return self._once(permutation(self.n, self.seed, epoch))

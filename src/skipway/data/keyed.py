@@ -40,19 +40,22 @@ class Key:
     epoch: int
     index: int | Array
     """Position in the data set."""
-    repeat: int = 0
+    repeat: int | Array = 0
+    """Which copy of its image it is, where an epoch has several."""
 
     def uniform(self, n: int, start: int = 0) -> Array:
         """Draws start to start + n: float64 [*index.shape, n] in [0, 1)."""
         index = np.asarray(self.index, np.uint64)[..., None]
         draws = np.arange(start, start + n, dtype=np.uint64)
-        bits = hashed(self.seed, self.epoch, index, self.repeat, draws)
+        repeat = np.asarray(self.repeat, np.uint64)[..., None]
+        bits = hashed(self.seed, self.epoch, index, repeat, draws)
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def generator(self) -> np.random.Generator:
         """For draws of a whole batch: of the key of its first image."""
-        first = np.asarray(self.index, np.uint64).reshape(-1)[0]
-        return np.random.Generator(np.random.Philox(hashed(self.seed, self.epoch, first)))
+        index, repeat = (np.asarray(a, np.uint64).reshape(-1)[0] for a in (self.index, self.repeat))
+        stream = np.random.Philox(hashed(self.seed, self.epoch, index))
+        return np.random.Generator(stream.jumped(int(repeat)))
 
 
 def permutation(n: int, *key: int) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -89,17 +90,35 @@ def level_of(operation: str, policy: Policy, strength: float, side: tuple[int, i
     return level
 
 
-def augmented(image: Array, policy: Policy, magnitude: float, fill: Fill, draws: Array) -> Array:
+def augmented(
+    image: Array,
+    policy: Policy,
+    magnitude: float,
+    fill: Fill,
+    draws: Array,
+    probability: float = 1.0,
+    deviation: float = 0.0,
+) -> Array:
     """uint8 [H, W, 1 or 3] after random operations, of the same shape; of uint16 the upper 8 bits.
 
-    rand: each operation at strength `magnitude` of `MOST`. trivial: at a random one. fill: the
-    colour of what comes into the picture. draws: in [0, 1), [operations, 3].
+    rand: each operation with that probability, at a strength that is normal around `magnitude` with
+    that deviation, within 0 to `MOST` (timm's RandAugment, whose strengths go to 10). trivial: at a
+    random strength. fill: the colour of what comes into the picture. draws: in [0, 1),
+    [operations, 4].
     """
     picture = _picture(image)
     names = tuple(OPERATIONS)
-    for which, sign, strength in draws:
+    for which, sign, strength, applied in draws:
+        if policy == "rand" and applied >= probability:
+            continue
         name = names[int(which * len(names))]
-        at = magnitude if policy == "rand" else int(strength * (MOST + 1))
+        at = float(int(strength * (MOST + 1)))
+        if policy == "rand":
+            at = magnitude
+            if deviation:
+                # never 0, where the normal distribution has no quantile
+                noise = NormalDist().inv_cdf(max(float(strength), 2.0**-54))
+                at = min(max(magnitude + deviation * noise, 0.0), float(MOST))
         level = level_of(name, policy, at, image.shape[:2])
         if OPERATIONS[name].signed and sign < 0.5:
             level = -level

@@ -141,10 +141,14 @@ def _how_long(run: Run) -> Html:
     environment = dig(run.record, "environment")
     waiting = [] if run.on_features else [value for _, value in run.series("waiting")]
     speed = f" a second, {CACHED}" if run.on_features else " a second"
-    begun = dig(run.record, "created")
+    begun, expected = dig(run.record, "created"), None
+    if run.expected:
+        expected = f"{duration(run.expected[0])}, {mebibytes(run.expected[1])}"
     facts = [
         ("Epochs", shown(len(run.epochs) or None)),
         ("Best epoch", shown(dig(run.record, "result", "best_epoch"))),
+        ("Stopped early", run.stopped),
+        ("Expected", expected),
         ("Training images", shown(run.speed, unit=speed)),
         ("Waiting for data", percent(float(np.mean(waiting))) if waiting else None),
         ("Peak memory", mebibytes(run.memory) if run.memory else None),

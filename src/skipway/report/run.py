@@ -142,6 +142,7 @@ class Run:
             f"gamma {gamma:g}" if kind == "focal" and gamma is not None else None,
             "class weights" if config.get("class_weights") not in (None, "none") else None,
             "mixed images" if self.mixed else None,
+            "the share that is not a teacher's" if dig(config, "distill", "model") else None,
         ]
         named = ", ".join(part for part in parts if part)
         return None if named == LOSSES["ce"] else named
@@ -151,6 +152,19 @@ class Run:
         """Of the whole command; of the training alone where it did not come to its end."""
         spent = sum(value for _, value in self.series("seconds"))
         return number(dig(self.record, "result", "seconds")) or spent or None
+
+    @property
+    def expected(self) -> tuple[float, float] | None:
+        """Seconds and MiB that were forecast before the first step."""
+        forecast = dig(self.record, "expected")
+        seconds, memory = (number(dig(forecast, key)) for key in ("seconds", "memory_mib"))
+        return (seconds, memory) if seconds is not None and memory is not None else None
+
+    @property
+    def stopped(self) -> str | None:
+        """Where the run ended before its length, because the metric no longer rose."""
+        ends = [number(dig(self.record, "result", "stopped", key)) for key in ("epoch", "of")]
+        return f"after epoch {ends[0]:g} of {ends[1]:g}" if None not in ends else None
 
     @property
     def speed(self) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from skipway.data.augment import (
     erased,
     mixed,
     pad_crop_flip,
+    partner,
     random_resized_crop,
 )
 from skipway.data.feed import Batch
@@ -144,6 +145,8 @@ class Loss:
     """Of focal."""
     weights: tuple[float, ...] | None = None
     """Factor of the loss of an image, by class."""
+    threshold: float | None = None
+    """Of bce: smoothed targets above it are 1, all others 0 (2110.00476)."""
 
     def __call__(self, logits: Tensor, targets: Mixed) -> Tensor:
         """Of logits [B, K], float32 or float64."""
@@ -154,6 +157,8 @@ class Loss:
         wanted = torch.lerp(other, own, targets.share)  # [B, K], rows that sum to 1
         smooth = wanted * (1 - self.smoothing) + self.smoothing / classes
         if self.kind == "bce":
+            if self.threshold is not None:
+                smooth = (smooth > self.threshold).to(smooth)
             each = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(1)
         else:
             log = logits.log_softmax(1)
@@ -196,9 +201,11 @@ class Classify:
             image = jittered(image, c.jitter, key.uniform(6, JITTER))
         if c.policy != "none":
             operations = c.operations if c.policy == "rand" else 1
-            draws = key.uniform(3 * operations, POLICY).reshape(-1, 3)
+            draws = key.uniform(4 * operations, POLICY)
+            draws = np.column_stack((draws[: 3 * operations].reshape(-1, 3), draws[-operations:]))
             fill = tuple(round(255 * mean) for mean in self.preprocess.mean)
-            image = augmented(image, c.policy, c.magnitude, fill, draws)
+            chance, noise = c.operation_probability, c.magnitude_std
+            image = augmented(image, c.policy, c.magnitude, fill, draws, chance, noise)
         return image, target
 
     def collate(self, samples: list[tuple[Array, int]]) -> tuple[Tensor, Tensor]:
@@ -215,10 +222,11 @@ class Classify:
                 images = erased(images, key, self.augmentation.erase)
             alphas = self.augmentation.mixup, self.augmentation.cutmix
             if any(alphas) and len(batch) > 1:
-                images, share = mixed(images, key, *alphas)
-                targets = Mixed(batch.targets, batch.targets.roll(-1), share)
-                return Batch(images, targets, batch.index)
-        return Batch(images, batch.targets, batch.index)
+                shift = partner(batch.index)
+                images, share = mixed(images, key, *alphas, shift)
+                targets = Mixed(batch.targets, batch.targets.roll(-shift), share)
+                return replace(batch, images=images, targets=targets)
+        return replace(batch, images=images)
 
     def normalise(self, frames: Tensor) -> Tensor:
         """`Preprocess.normalise` on any device: uint8 or uint16 [B, C, H, W] to float32."""
@@ -232,9 +240,11 @@ class Classify:
         return frames.float().mul_(scale).add_(shift)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = model(batch.images)
+        return self.terms(model(batch.images), batch.targets)
+
+    def terms(self, logits: Tensor, targets: Tensor | Mixed) -> dict[str, Tensor]:
+        """What `losses` gives, of a network's outputs [B, K]."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        targets = batch.targets
         whole = targets if isinstance(targets, Mixed) else Mixed(targets, targets, 1.0)
         larger = whole.labels if whole.share >= 0.5 else whole.others
         with torch.no_grad():

@@ -1,6 +1,17 @@
 """Training: a run from a plan, started or resumed."""
 
+from skipway.training.callbacks import Callback, TensorBoard
 from skipway.training.progress import TrainingProgress
-from skipway.training.run import Interrupted, Result, resume, start
+from skipway.training.run import Interrupted, Result, expect, find_rate, resume, start
 
-__all__ = ["Interrupted", "Result", "TrainingProgress", "resume", "start"]
+__all__ = [
+    "Callback",
+    "Interrupted",
+    "Result",
+    "TensorBoard",
+    "TrainingProgress",
+    "expect",
+    "find_rate",
+    "resume",
+    "start",
+]

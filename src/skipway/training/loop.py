@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from skipway.probes import Signal
 from skipway.tasks import Evaluator, Task
 from skipway.training.clock import Clock, Schedule
 from skipway.training.distributed import ALONE, World, parallel
+from skipway.training.optim import Frozen
 
 PROBED_STEPS = 8
 """Steps of an epoch at which the signal is looked at."""
@@ -30,6 +31,10 @@ def probed(step: int, steps_per_epoch: int) -> bool:
     """Whether step `step` of a run is looked at: the first, and of twenty at most one, so that
     short epochs do not pay more. Some of less than twenty steps are not looked at at all."""
     return step % max(steps_per_epoch // PROBED_STEPS, 20) == 0
+
+
+class Diverged(InputError):
+    """A loss that is no number any more."""
 
 
 @dataclass
@@ -53,7 +58,9 @@ class Tally:
 class Loop:
     """Steps of one network on one feed, from any position on.
 
-    `pause` is asked after every step: True ends `epoch` at that step's boundary.
+    `pause` is asked after every step: True ends `epoch` at that step's boundary. compiled_for: the
+    images of a forward pass for which the network is compiled, in one process; 0 for none. Passes
+    on others, and those that are looked at, which compiled code does not show, go uncompiled.
     """
 
     def __init__(
@@ -70,8 +77,9 @@ class Loop:
         precision: Literal["float32", "bf16"] = "float32",
         ema: AveragedModel | None = None,
         clip: float | None = None,
-        keep_frozen: Callable[[], None] = lambda: None,
+        keep_frozen: Frozen | None = None,
         accumulate: int = 1,
+        compiled_for: int = 0,
         world: World = ALONE,
     ) -> None:
         self.task, self.net, self.feed = task, net, feed
@@ -79,7 +87,11 @@ class Loop:
         self.optimizer, self.clock, self.schedule = optimizer, clock, schedule
         self.seed, self.device, self.ema, self.clip = seed, device, ema, clip
         self.precision = precision
-        self.keep_frozen = keep_frozen
+        self.compiled_for = compiled_for
+        self.compiled = net
+        if compiled_for:
+            self.compiled = cast(nn.Module, torch.compile(net, dynamic=False))
+        self.keep_frozen = keep_frozen or Frozen()
         self.step = 0
         self.tally = Tally()
         self.signal = Signal(net)
@@ -90,9 +102,11 @@ class Loop:
         if start == 0:
             self.tally, self.signal = Tally(), Signal(self.net)
         self.net.train()
-        self.keep_frozen()
+        self._hold()
         begun = time.perf_counter()
         for batch in self._waited(self.feed.epoch(epoch, start)):
+            if self.step in self.keep_frozen.until:
+                self._hold()
             rate = self.schedule(self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
@@ -129,14 +143,15 @@ class Loop:
         parts = batch.split(min(self.accumulate, images // self.world.size))
         sums: dict[str, Tensor] = {}
         for i, part in enumerate(parts):
-            index = part.index
-            part = self.task.to_input(part.to(self.device), Key(self.seed, epoch, index))
+            key = Key(self.seed, epoch, part.index, part.repeat)
+            part = self.task.to_input(part.to(self.device), key)
             watched = self.signal.forward() if look and i == 0 else contextlib.nullcontext()
             with contextlib.ExitStack() as during:
                 if isinstance(self.model, DistributedDataParallel) and i < len(parts) - 1:
                     during.enter_context(self.model.no_sync())
+                fast = len(part) == self.compiled_for and not look
                 with watched, autocast(self.device, self.precision):
-                    terms = self.task.losses(self.model, part)
+                    terms = self.task.losses(self.compiled if fast else self.model, part)
                 loss = torch.stack([t for t in terms.values() if t.requires_grad]).sum()
                 share = len(part) / images
                 if share < 1:
@@ -149,9 +164,16 @@ class Loop:
             sums = dict(zip(sums, together, strict=True))
         return sums, images
 
+    def _hold(self) -> None:
+        """Freeze and free the parts of the network as this step asks."""
+        if self.keep_frozen.at(self.step):
+            # what averages gradients knows those that were there when it was made
+            self.model = parallel(self.net, self.world)
+
     @property
     def finished(self) -> bool:
-        return self.step >= self.clock.total
+        """Whether no step is left: of the length, or since the metric ended the run."""
+        return self.step >= self.clock.total or self.schedule.stopped is not None
 
     @property
     def weights(self) -> nn.Module:
@@ -174,7 +196,7 @@ class Loop:
         broken = [k for k, v in values.items() if not math.isfinite(v)]
         if broken:
             rate = self.schedule(self.step - 1)
-            raise InputError(
+            raise Diverged(
                 f"{broken[0]} became {values[broken[0]]} at step {self.step:,} "
                 f"(learning rate {rate:.3g}); training stopped, the last checkpoint is kept.\n"
                 "Try a lower --lr, --set optim.clip=1, --precision float32, or look for odd images."
@@ -195,6 +217,7 @@ class Loop:
             "model": state,
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state(),
             "tally": asdict(self.tally),
             "signal": self.signal.state(),
             "generators": self.world.gather(self._generators()),
@@ -207,6 +230,8 @@ class Loop:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if "schedule" in state:  # a run that began without could not need it
+            self.schedule.load_state(state["schedule"])
         self.tally = Tally(**state["tally"])
         self.signal.load_state(state["signal"])
         cpu, gpu = state["generators"][self.world.rank]
@@ -228,13 +253,20 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 @torch.inference_mode()
 def evaluate(
-    task: Task, net: nn.Module, feed: Feed, device: torch.device, world: World = ALONE
+    task: Task,
+    net: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    world: World = ALONE,
 ) -> Evaluator:
-    """Every image of the feed, once, in float32. The evaluator with all outputs, everywhere."""
+    """Every image of the batches, once, in float32. The evaluator with all outputs, everywhere.
+
+    batches: `Feed.in_order`, the part of this process.
+    """
     was_training = net.training
     net.eval()
     evaluator = task.evaluator()
-    for batch in feed.in_order():
+    for batch in batches:
         batch = task.to_input(batch.to(device), None)
         evaluator.update(task.predict(net, batch), batch)
     net.train(was_training)

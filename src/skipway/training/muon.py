@@ -40,10 +40,18 @@ class Muon(torch.optim.SGD):
     """SGD with Nesterov momentum, and Muon for the groups marked ``orthogonal``.
 
     In those groups weight decay is decoupled from the gradient, and the step is
-    lr * sqrt(max(1, outputs / inputs)) times the orthogonalised momentum.
+    lr * sqrt(max(1, outputs / inputs)) times the orthogonalised momentum. keep_norm: each weight
+    is brought back to the norm that it had before its first step, in place of decay.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float,
+        keep_norm: bool = False,
+    ) -> None:
+        self.keep_norm = keep_norm
         groups = [{"orthogonal": False} | group for group in groups]
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
@@ -68,5 +76,10 @@ class Muon(torch.optim.SGD):
         momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
         update = gradient.add(momentum, alpha=group["momentum"]).flatten(1)
         scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        if self.keep_norm:
+            norm = state.setdefault("norm", weight.norm())
+        else:
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(orthogonalised(update).reshape(weight.shape), alpha=-group["lr"] * scale)
+        if self.keep_norm:
+            weight.mul_(norm / weight.norm())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -18,17 +18,21 @@ from skipway.training.muon import Muon
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    net: nn.Module, config: OptimConfig, later: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
     """The optimizer over the trainable parameters, grouped by decay and rate. Muon takes the
     convolutions of the stages and leaves the others to SGD.
 
+    later: parameters that are frozen and will train; until they have a gradient nothing moves them.
     Each group's `scale` multiplies the scheduled learning rate. SGD's momentum is PyTorch's: the
     step is lr * v with v = m v + g. Without momentum Nesterov's step is the plain one.
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     last = max(_stage(name, 0) for name, _ in net.named_parameters())
+    waiting = set(later)
     for name, parameter in net.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad and parameter not in waiting:
             continue
         stage = _stage(name, last)
         scale = config.stage_decay ** (last - stage)
@@ -44,7 +48,7 @@ def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimizer
         for (orthogonal, decay, scale), parameters in groups.items()
     ]
     if config.kind == "muon":
-        return Muon(chosen, config.lr, config.momentum)
+        return Muon(chosen, config.lr, config.momentum, config.muon_norm)
     for group in chosen:
         del group["orthogonal"]
     if config.kind == "lamb":
@@ -54,9 +58,13 @@ def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimizer
             chosen, lr=config.lr, betas=config.betas, eps=config.eps, fused=True
         )
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         chosen, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True
     )
+    if config.momentum > 0:
+        for parameter in waiting:  # the fused step takes no first step of some beside others
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _stage(name: str, last: int) -> int:
@@ -80,25 +88,51 @@ def make_ema(net: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(net, multi_avg_fn=average, use_buffers=True)
 
 
-def freeze(net: ResNet, parts: int | Literal["all"]) -> Callable[[], None]:
-    """Freeze the first `parts` of stem, stage 1, stage 2, …, or all but the classifier; returns
-    what to call after `train()`.
+class Frozen:
+    """Parts of a network, from input to output, that do not train, or not from the beginning.
 
-    The batch norms of frozen parts keep their statistics.
+    While a part is frozen its batch norms keep their statistics. until: the steps at which parts
+    begin to train, rising: at the first the last part, and so on; at the last all that are left.
     """
-    frozen = []
+
+    def __init__(
+        self, parts: Sequence[Sequence[nn.Module]] = (), until: Sequence[int] = ()
+    ) -> None:
+        self.parts, self.until = parts, tuple(until)
+        self._held = len(parts)
+        self.at(0)
+
+    def at(self, step: int) -> bool:
+        """Freeze and free the parts as at that step, and after `train()`; whether more of them
+        train than did before."""
+        passed = sum(step >= border for border in self.until)
+        held = len(self.parts) - passed
+        if self.until and passed == len(self.until):
+            held = 0
+        for i, part in enumerate(self.parts):
+            for module in part:
+                if i < held:
+                    module.requires_grad_(False).eval()
+                elif self.until:
+                    module.requires_grad_(True).train()
+        freed, self._held = held < self._held, held
+        return freed
+
+    def later(self) -> list[nn.Parameter]:
+        """The parameters that are frozen at first and will train."""
+        modules = [module for part in self.parts for module in part] if self.until else []
+        return [parameter for module in modules for parameter in module.parameters()]
+
+
+def freeze(net: ResNet, parts: int | Literal["all"], until: Sequence[int] = ()) -> Frozen:
+    """Freeze the first `parts` of stem, stage 1, stage 2, …, or all but the classifier; see
+    `Frozen`."""
+    every: list[list[nn.Module]] = [[net.conv1, net.bn1]]
+    every += [[stage] for stage in net.stages()]
     if parts == "all":
-        frozen = [net.conv1, net.bn1, *net.stages(), net.norm]
-    elif parts:
-        frozen = [net.conv1, net.bn1, *net.stages()[: parts - 1]]
-    for module in frozen:
-        module.requires_grad_(False)
-
-    def keep() -> None:
-        for module in frozen:
-            module.eval()
-
-    return keep
+        every[-1].append(net.norm)
+        return Frozen(every, until)
+    return Frozen(every[:parts], until)
 
 
 @torch.no_grad()
@@ -115,7 +149,7 @@ def set_exact_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
     for module in norms:
         module.reset_running_stats()
         module.momentum = None  # cumulative average
-    net.eval()  # no stochastic depth
+    net.eval()  # no stochastic depth, no dropout
     for module in norms:
         module.train()
     for x in inputs:

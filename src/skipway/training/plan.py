@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,7 @@ from skipway.errors import InputError, harmless
 from skipway.images import SMALL_IMAGE, Preprocess, plain_preprocess
 from skipway.machine import cores, free_memory, has_bf16
 from skipway.recipes import recipe
+from skipway.tasks.distil import Teacher, read_teacher
 from skipway.training.distributed import ALONE, World
 from skipway.weights import read_state
 
@@ -54,6 +57,8 @@ class Plan:
     preprocess: Preprocess | None
     """That of the weights that the run starts from; None is settled by the images."""
     choices: tuple[Choice, ...]
+    teacher: Teacher | None = None
+    """The network that is learned from, where there is one."""
 
 
 def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) -> Plan:
@@ -71,6 +76,8 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
         else Choice("recipe", "modern", "starts from scratch")
     ]
     name = str(given.get("recipe", choices[0].value))
+    if "schedule.minutes" in given and "schedule.length" in given:
+        raise InputError("--minutes: plans the length of the run; leave out --epochs")
     settings = _fitting(recipe(name).settings, given) | given | {"data_path": data_path}
 
     def config() -> RunConfig:
@@ -89,13 +96,24 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     final = config()
     kept = tuple(c for c in choices if c.key not in settings)
     _check_augment(final)
+    _check_targets(final)
+    _check_compile(final, world)
     if world.size > 1:
         _check_alone(final, len(data.splits["train"]), world.size)
     arch = _architecture(final, base, len(data.classes))
+    _check_watched(final, data)
+    _check_unfreeze(final, len(arch.depths))
     _check_batch(final, arch, len(data.splits["train"]))
     _check_memory(arch)
     preprocess = _preprocess(final, arch, card) if base is not None else None
-    return Plan(final, data, arch, preprocess, kept)
+    return Plan(final, data, arch, preprocess, kept, teacher_of(final, data))
+
+
+def teacher_of(config: RunConfig, data: DataSet) -> Teacher | None:
+    """The network that the run learns from, where it has one. Raises InputError."""
+    if config.distill.model is None:
+        return None
+    return read_teacher(config.distill.model, data.classes, config.data.channels)
 
 
 def _check_augment(config: RunConfig) -> None:
@@ -123,6 +141,73 @@ def _check_augment(config: RunConfig) -> None:
         raise InputError("augment.pixel_mean: the weights come with a preprocessing of their own")
     if config.augment.pixel_mean and not config.data.resident:
         raise InputError("augment.pixel_mean: only for images held in memory (data.resident=true)")
+
+
+def _check_targets(config: RunConfig) -> None:
+    """Raise InputError for what is learned, or shown, in a way that other settings do not allow."""
+    if config.on_features:
+        for key, asked, why in (
+            ("augment.repeats", config.augment.repeats > 1, "are of one view of each image"),
+            ("distill.model", config.distill.model is not None, "are no images for a teacher"),
+        ):
+            if asked:
+                raise InputError(
+                    f"{key}: kept features {why}\n"
+                    "Drop it, or compute the features in each epoch: --set data.views=0"
+                )
+    if config.bce_threshold is not None and config.loss != "bce":
+        raise InputError(f"bce_threshold: of the loss bce, not {config.loss}; set loss=bce too")
+    if config.data.crop_ratio is not None and config.data.resize != "crop":
+        raise InputError(
+            f"data.crop_ratio: of data.resize=crop; {config.data.resize} cuts nothing off"
+        )
+
+
+def _check_watched(config: RunConfig, data: DataSet) -> None:
+    """Raise InputError where a validation metric should decide and there is none."""
+    asked = []
+    if config.schedule.kind == "plateau":
+        asked.append("schedule.kind = plateau")
+    if config.schedule.stop_patience is not None:
+        asked.append(f"schedule.stop_patience = {config.schedule.stop_patience}")
+    if asked and ("val" not in data.splits or config.data.val == "none"):
+        raise InputError(
+            f"{', '.join(asked)}: needs validation images, and no image is held out\n"
+            "Hold some out, for instance --val 0.1, or take a schedule that needs none."
+        )
+
+
+def _check_unfreeze(config: RunConfig, stages: int) -> None:
+    """Raise InputError where nothing is frozen that could begin to train, or too little."""
+    durations, frozen = config.model.unfreeze, config.model.freeze
+    if not durations:
+        return
+    if not frozen:
+        raise InputError("model.unfreeze: nothing is frozen; say what with --freeze")
+    if config.on_features:
+        raise InputError(
+            "model.unfreeze: kept features are of a network that never trains\n"
+            "Compute them in each epoch: --set data.views=0"
+        )
+    parts = 1 + stages if frozen == "all" else min(frozen, 1 + stages)
+    if len(durations) > parts:
+        raise InputError(
+            f"model.unfreeze: {len(durations)} durations for {parts} frozen "
+            f"part{'s' if parts > 1 else ''}; give {parts} at most"
+        )
+
+
+def _check_compile(config: RunConfig, world: World) -> None:
+    """Raise InputError where the network cannot be compiled."""
+    if not config.compile:
+        return
+    if world.size > 1 or config.on_features:
+        raise InputError("compile: for one process that trains the network; leave it out")
+    compiler = os.environ.get("CXX", "g++")
+    if config.device == "cpu" and shutil.which(compiler) is None:
+        raise InputError(
+            f"compile: {harmless(compiler)}, the C++ compiler, is not there; leave it out"
+        )
 
 
 def _check_alone(config: RunConfig, images: int, processes: int) -> None:
@@ -161,7 +246,8 @@ def check_device(device: str) -> None:
 
 def _check_batch(config: RunConfig, arch: Architecture, images: int) -> None:
     """Raise InputError where batch norm would meet a single value of a channel."""
-    stride = (1 if arch.stem == "cifar" else 4) * 2 ** (len(arch.depths) - 1)
+    halved = sum(arch.halves(i) for i in range(len(arch.depths)))
+    stride = (4 if arch.stem in ("imagenet", "deep") else 1) * 2**halved
     batch = -(-min(config.batch_size, images) // config.accumulate)
     if batch == 1 and arch.input_size <= stride:
         raise InputError(
@@ -208,16 +294,18 @@ def _base(config: RunConfig, state: State, card: Card | None) -> Architecture:
 
 def _preprocess(config: RunConfig, arch: Architecture, card: Card | None) -> Preprocess:
     """That of the weights, at the size, with the channels and the resizing of the run."""
-    plain = plain_preprocess(arch.input_size, arch.in_channels, config.data.resize)
+    ratio = config.data.crop_ratio
+    plain = plain_preprocess(arch.input_size, arch.in_channels, config.data.resize, ratio)
     own = card.preprocess if card is not None else plain
     if own.channels != plain.channels:
         return plain
-    if (own.size, own.resize) == (plain.size, plain.resize):
+    cut = ratio is None or (own.short_side or min(own.size)) == plain.short_side
+    if (own.size, own.resize) == (plain.size, plain.resize) and cut:
         return own
     if own.pixel_mean is not None:
         raise InputError(
-            f"data.size, data.resize: the weights subtract a mean image of {own.size[0]} px, "
-            f"{own.resize}; keep both"
+            "data.size, data.resize, data.crop_ratio: the weights subtract a mean image of "
+            f"{own.size[0]} px, {own.resize}; keep them"
         )
     kept = {key: getattr(own, key) for key in ("mean", "std", "interpolation")}
     return plain.model_copy(update=kept)
@@ -309,10 +397,10 @@ def _training(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
     choices = [length, lr]
     if own is not None:
         choices.append(Choice("optim.weight_decay", decay, f"usual with {config.optim.kind}"))
-    if size <= SMALL_IMAGE:
-        choices.append(Choice("augment.pad_crop", max(size // 8, 1), f"an eighth of {size} px"))
-    else:
+    if size > SMALL_IMAGE:
         choices.append(Choice("augment.area", (0.35, 1.0), "large images: random resized crops"))
+    elif config.augment.area is None:
+        choices.append(Choice("augment.pad_crop", max(size // 8, 1), f"an eighth of {size} px"))
     return choices
 
 

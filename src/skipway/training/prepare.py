@@ -43,7 +43,9 @@ def prepare(plan: Plan, part: Part = WHOLE) -> Prepared:
     """
     config, data = plan.config, plan.data
     size = plan.architecture.input_size
-    preprocess = plan.preprocess or plain_preprocess(size, config.data.channels, config.data.resize)
+    preprocess = plan.preprocess or plain_preprocess(
+        size, config.data.channels, config.data.resize, config.data.crop_ratio
+    )
     frames: dict[str, Array] = {}
     scans: dict[str, Scan] = {}
     for name, split in data.splits.items():
@@ -65,7 +67,12 @@ def prepare(plan: Plan, part: Part = WHOLE) -> Prepared:
     for name, split in data.splits.items():
         if frames:
             feeds[name] = ResidentFeed(
-                frames[name], split.labels, config.batch_size, config.seed, part
+                frames[name],
+                split.labels,
+                config.batch_size,
+                config.seed,
+                part,
+                config.augment.repeats,
             )
         else:
             feeds[name] = DecodedFeed(
@@ -78,6 +85,7 @@ def prepare(plan: Plan, part: Part = WHOLE) -> Prepared:
                 config.data.workers or 0,
                 persistent=name == "train",
                 part=part,
+                repeats=config.augment.repeats,
             )
     return Prepared(data, task, feeds, contents)
 
@@ -88,7 +96,9 @@ def _loss(config: RunConfig, data: DataSet) -> Loss:
         counts = data.counts("train").values()
         there = sum(n > 0 for n in counts)
         weights = tuple(sum(counts) / (there * n) if n else 0.0 for n in counts)
-    return Loss(config.loss, config.label_smoothing, config.focal_gamma, weights)
+    return Loss(
+        config.loss, config.label_smoothing, config.focal_gamma, weights, config.bce_threshold
+    )
 
 
 def _measured(preprocess: Preprocess, frames: Array, config: RunConfig) -> Preprocess:

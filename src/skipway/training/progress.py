@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from skipway.training.clock import Clock
+from skipway.training.forecast import Forecast
 from skipway.training.loop import Tally
 
 PLAIN_EVERY = 10.0
@@ -36,6 +38,16 @@ class TrainingProgress:
     def say(self, text: str = "") -> None:
         """One line."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def expect(self, forecast: Forecast) -> None:
+        """What the training to come will take."""
+        ends = datetime.datetime.now() + datetime.timedelta(
+            seconds=forecast.seconds - forecast.preparing
+        )
+        self.say(
+            f"  about {duration(forecast.seconds)} in all, until {ends:%H:%M}, and "
+            f"{forecast.memory_mib:,.0f} MiB"
+        )
 
     def begin(self, clock: Clock, step: int) -> None:
         """Training starts, or goes on, at `step`."""

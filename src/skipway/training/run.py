@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import datetime
 import fcntl
+import itertools
 import math
 import os
 import resource
@@ -19,8 +21,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +36,28 @@ from skipway.config import minutes_of, resolve
 from skipway.data import open_data
 from skipway.data.feed import Feed
 from skipway.errors import InputError, SkipwayError, harmless
+from skipway.machine import free_memory
 from skipway.recipes import recipe
 from skipway.resnet import ResNet
 from skipway.tasks import Evaluator, Task
-from skipway.training import checkpoint
+from skipway.tasks.distil import Distilled, Teacher
+from skipway.training import checkpoint, finder
+from skipway.training.callbacks import Audience, Callback
 from skipway.training.checkpoint import saved
 from skipway.training.clock import Clock, Schedule
-from skipway.training.distributed import Elsewhere, World, joined, restarts
+from skipway.training.distributed import ALONE, Elsewhere, World, joined, restarts
 from skipway.training.features import OnFeatures, feature_feeds, head
+from skipway.training.forecast import (
+    Forecast,
+    forecast,
+    over,
+    pace_of,
+    step_memory,
+    steps_within,
+)
 from skipway.training.loop import Loop, evaluate
 from skipway.training.optim import freeze, make_ema, make_optimizer, set_exact_statistics
-from skipway.training.plan import Plan, check_device, make_plan
+from skipway.training.plan import Plan, check_device, make_plan, teacher_of
 from skipway.training.prepare import prepare
 from skipway.training.progress import TrainingProgress
 from skipway.training.record import (
@@ -61,11 +74,20 @@ from skipway.training.record import (
     write_json,
 )
 from skipway.training.samples import write_samples
+from skipway.training.whitening import PATCHED, whiten
 from skipway.version import __version__
 from skipway.weights import load_model, load_weights, read_state, save_weights
 
 DECIDE_BITS = ("torch", "numpy", "pillow", "cpu", "instruction_set", "device")
 """What a run's environment must have in common for a resume to be equal to the bit."""
+QUICK, LONG = 5.0, 60.0
+"""Seconds, at most, for which the pace of a training is measured before it begins."""
+_SHARE_MEASURED = 0.02
+"""Of a run, and of a time budget, that goes into it."""
+_BYTES_A_MAC = 0.5
+"""More than a step holds, for each multiply-add of an image: whether to look at it closely."""
+FALLING = ("linear", "polynomial", "cosine", "one-cycle")
+"""Schedules whose rate is 0 at the end of the run."""
 FROZEN = "checkpoints/frozen"
 """The network of a run that trains on features, whose checkpoints hold the classifier alone."""
 
@@ -105,12 +127,14 @@ def start(
     given: Mapping[str, Any],
     out: str | os.PathLike[str] | None = None,
     progress: TrainingProgress | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train from the beginning; see `plan.make_plan` for the settings.
 
     `out` must not exist or be empty; None makes a dated name under ``runs``. Nothing is left
     behind where the data or the settings cannot be used. Under torchrun all processes train
-    together, and a training that it starts again goes on. Raises InputError, Interrupted.
+    together, and a training that it starts again goes on. callbacks: see `callbacks.Callback`.
+    Raises InputError, Interrupted.
     """
     began = time.perf_counter()
     torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
@@ -119,8 +143,9 @@ def start(
         progress = _heard(progress, world)
         if most and out is None:
             raise InputError("torchrun --max-restarts: give --out, where a restart finds the run")
+        audience = Audience(callbacks if world.first else (), progress.say)
         if restart and out is not None and saved(Path(out) / "checkpoints"):
-            return _resume(Path(out), progress, began, world)
+            return _resume(Path(out), progress, began, world, audience)
 
         def plan_here() -> Plan:
             if world.first and restart and out is not None:
@@ -140,7 +165,62 @@ def start(
         with _claimed(run, world):
             if world.first:
                 check_place(run)  # another may have begun since
-            return training.run(run, training.new_record(run, command), None)
+            return training.run(run, training.new_record(run, command), None, audience)
+
+
+def expect(
+    data_path: str,
+    given: Mapping[str, Any],
+    measure: float,
+    progress: TrainingProgress | None = None,
+) -> tuple[Plan, Forecast]:
+    """What `start` would do and how long it would take, from about `measure` seconds of its own
+    steps. Nothing is written. Raises InputError.
+
+    The plan's configuration has the length and the parts of a batch that were found to fit.
+    """
+    began = time.perf_counter()
+    torch.set_flush_denormal(True)
+    plan = make_plan(data_path, given)
+    training = _Training(plan, progress or TrainingProgress(), began, ALONE, measure=measure)
+    assert training.expected is not None
+    return replace(plan, config=training.config), training.expected
+
+
+def find_rate(
+    data_path: str,
+    given: Mapping[str, Any],
+    progress: TrainingProgress | None = None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    steps: int = finder.STEPS,
+) -> finder.RateTest:
+    """Which learning rates the training that `start` would begin bears (`finder.range_test`).
+
+    low, high: the rates of the test; None takes the planned one over and times 1,000. Nothing is
+    written. Raises InputError.
+    """
+    torch.set_flush_denormal(True)
+    with joined() as world:
+        progress = _heard(progress, world)
+        plan = world.agreed(lambda: make_plan(data_path, given, world))
+        optim = plan.config.optim
+        low = optim.lr / finder.SPAN if low is None else low
+        high = optim.lr * finder.SPAN if high is None else high
+        if not (0 < low < high and math.isfinite(high / low)):
+            raise InputError(
+                f"--low {low:g}, --high {high:g}: give rates above 0, the lower one first"
+            )
+        if steps < finder.FEWEST:
+            raise InputError(f"--steps {steps}: a test needs {finder.FEWEST} at least")
+        training = _Training(plan, progress, time.perf_counter(), world, measure=None)
+        with world.answering():
+            found = finder.range_test(training.loop, low, high, steps, plan.config.seed)
+        muon = None
+        if optim.kind == "muon" and found.suggested is not None:
+            muon = found.suggested * optim.muon_lr / optim.lr
+        return replace(found, muon=muon, rank=world.rank)
 
 
 def _heard(progress: TrainingProgress | None, world: World) -> TrainingProgress:
@@ -148,7 +228,11 @@ def _heard(progress: TrainingProgress | None, world: World) -> TrainingProgress:
     return progress or TrainingProgress() if world.first else TrainingProgress(quiet=True)
 
 
-def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None) -> Result:
+def resume(
+    run: str | os.PathLike[str],
+    progress: TrainingProgress | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
     """Go on with a run from its newest checkpoint, as if it had never stopped.
 
     A finished run that lacks its report gives its result again. Raises InputError for a run that
@@ -157,10 +241,14 @@ def resume(run: str | os.PathLike[str], progress: TrainingProgress | None = None
     began = time.perf_counter()
     torch.set_flush_denormal(True)
     with joined() as world:
-        return _resume(Path(run), _heard(progress, world), began, world)
+        progress = _heard(progress, world)
+        audience = Audience(callbacks if world.first else (), progress.say)
+        return _resume(Path(run), progress, began, world, audience)
 
 
-def _resume(run: Path, progress: TrainingProgress, began: float, world: World) -> Result:
+def _resume(
+    run: Path, progress: TrainingProgress, began: float, world: World, audience: Audience
+) -> Result:
     record = world.agreed(lambda: read_record(run))
     if record["status"] == "finished":
         if (run / "report.html").exists() and not restarts()[0]:
@@ -185,12 +273,18 @@ def _resume(run: Path, progress: TrainingProgress, began: float, world: World) -
                 f"--resume {harmless(run)}: {harmless(data.path)} has other images than when the "
                 "run began\nPut them back as they were, or train anew."
             )
-        return Plan(config, data, card.architecture, card.preprocess, ()), state
+        teacher = teacher_of(config, data)
+        if teacher is not None and teacher.digest != card.provenance.get("teacher"):
+            raise InputError(
+                f"--resume {harmless(run)}: the teacher {harmless(config.distill.model)} is "
+                "another than when the run began\nPut it back as it was, or train anew."
+            )
+        return Plan(config, data, card.architecture, card.preprocess, (), teacher), state
 
     with _claimed(run, world):
         plan, state = world.agreed(read)
         training = _Training(plan, progress, began, world, resumed=run)
-        return training.run(run, record, state)
+        return training.run(run, record, state, audience)
 
 
 def _result(run: Path, record: Mapping[str, Any], world: World) -> Result:
@@ -276,6 +370,7 @@ class _Training:
         began: float,
         world: World,
         resumed: Path | None = None,
+        measure: float | None = QUICK,
     ) -> None:
         self.plan, self.config, self.progress, self.began = plan, plan.config, progress, began
         self.world = world
@@ -289,15 +384,21 @@ class _Training:
         for remark in self.prepared.data.notes[len(plan.data.notes) :]:
             progress.say(f"  {remark}")
         self.net = world.agreed(lambda: self._network(resumed))
-        self.keep_frozen = freeze(self.net, self.config.model.freeze)
+        if not self.config.model.unfreeze:  # else `_loop` does it, and until then all of it counts
+            freeze(self.net, self.config.model.freeze)
         self.task: Task = self.prepared.task
+        if plan.teacher is not None:
+            self.task = self._distilled(plan.teacher)
         self.feeds = self.prepared.feeds
-        trained: nn.Module = self.net
-        clock = self._clock()
+        self.trained: nn.Module = self.net
         if self.config.on_features:
-            trained, self.task = head(self.net), OnFeatures(self.task)
-            self.feeds = self._features(min(self.config.data.views, clock.epochs))
-        self.loop = self._loop(trained, clock)
+            self.trained, self.task = head(self.net), OnFeatures(self.task)
+            self.feeds = self._features(min(self.config.data.views, self._clock().epochs))
+        self.expected: Forecast | None = None
+        if resumed is None:
+            self._settle(measure)
+        self._remark()
+        self.loop = self._loop(self.trained)
         self.best: dict[str, Any] = {}
         self.spent = {"images": 0, "seconds": 0.0, "elapsed": 0.0}
         """Over all sittings: images and seconds of training, and seconds in all."""
@@ -339,7 +440,32 @@ class _Training:
             state, _ = read_state(self.config.model.weights)
             for line in load_weights(net, state).lines():
                 self.progress.say(f"  {line}")
+        elif net.arch.stem == "whitened":
+            assert isinstance(net.conv1, nn.Conv2d)
+            whiten(net.conv1, self._first_images(PATCHED))
         return net.to(self.device).to(memory_format=torch.channels_last)
+
+    def _distilled(self, teacher: Teacher) -> Distilled:
+        """The task with a teacher, which is moved to the device."""
+        config, task = self.config, self.prepared.task
+        teacher.net.to(self.device).to(memory_format=torch.channels_last)
+        line = (
+            f"  teacher {harmless(config.distill.model)}: {config.distill.weight:.0%} of the loss"
+        )
+        size = config.augment.size or task.preprocess.size[0]
+        if size != teacher.preprocess.size[0]:
+            line += f"; images of {size} px are resized to its {teacher.preprocess.size[0]} px"
+        self.progress.say(line)
+        return Distilled(task, teacher, config.distill.weight, config.distill.temperature)
+
+    def _first_images(self, n: int) -> Tensor:
+        """Training images, so many or all, as the network gets them in evaluation: [N, C, H, W]."""
+        found: list[Tensor] = []
+        for batch in self.prepared.feeds["train"].shuffled(0):
+            found.append(self.prepared.task.to_input(batch, None).images)
+            if sum(map(len, found)) >= n:
+                break
+        return torch.cat(found)[:n]
 
     def _clock(self) -> Clock:
         try:
@@ -347,26 +473,141 @@ class _Training:
         except ValueError as error:
             raise InputError(f"schedule.length: {error}") from None
 
-    def _loop(self, net: nn.Module, clock: Clock) -> Loop:
-        config = self.config
-        for milestone in config.schedule.milestones:
+    def _settle(self, measure: float | None) -> None:
+        """Fit the steps into memory and the run into its time, and say what it will take.
+
+        measure: seconds of steps for it, where no time is given; None fits memory alone.
+        """
+        self._fit_memory()
+        if measure is None:
+            return
+        minutes = self.config.schedule.minutes
+        if minutes is not None:
+            measure = min(max(measure, _SHARE_MEASURED * 60 * minutes), LONG)
+        trial = copy.deepcopy(self.trained)
+        if self.config.model.unfreeze:  # most of the run trains all of it
+            trial.requires_grad_(True)
+        loop = self._loop(trial)
+        try:
+            share = _SHARE_MEASURED if measure <= QUICK else 1
+            pace, peak = pace_of(loop, self.feeds, measure, share), peak_memory()
+        except InputError:  # a rate at which it diverges, a damaged image
+            if minutes is not None:
+                raise
+            return  # the training will say so, with what was trained before
+
+        def expected(clock: Clock) -> Forecast:
+            passed = time.perf_counter() - self.began
+            return forecast(pace, clock, self.config, self.feeds, passed, peak, self.world.size)
+
+        if minutes is not None:
+            self._fit_time(loop.clock, minutes, expected)
+        self.expected = self.world.gather(expected(self._clock()))[0]
+        self.progress.expect(self.expected)
+
+    def _fit_memory(self) -> None:
+        """Take the batch in parts where a step on the whole would not fit."""
+        config, accumulate = self.config, self.config.accumulate
+        free = free_memory() // self.world.local_size
+        if self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0]
+        _, macs = count(self.net.arch)
+        batch = min(config.batch_size, len(self.feeds["train"]))
+        if batch * macs * _BYTES_A_MAC < free:
+            return
+        parameters = sum(p.numel() for p in self.net.parameters())
+        room = 0.9 * free - 12 * parameters  # momentum, its square or the average, and a copy
+        needed = step_memory(
+            self.task, self.trained, self.feeds["train"], self.device, config.precision, config.seed
+        )
+        while needed(-(-batch // accumulate)) > room and accumulate < batch:
+            accumulate += 1
+        accumulate = max(self.world.gather(accumulate))
+        if needed(-(-batch // accumulate)) > room:
+            raise InputError(
+                f"a step on one image takes {needed(1) / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
+                "are free\nTake a smaller --model or data.size, or "
+                "--set model.architecture.checkpointing=true."
+            )
+        if accumulate > config.accumulate:
+            self.config = config.model_copy(update={"accumulate": accumulate})
+            self.progress.say(
+                f"  accumulate = {accumulate}  (a step on {-(-batch // config.accumulate):,} "
+                f"images takes {needed(-(-batch // config.accumulate)) / 2**30:.1f} GiB, "
+                f"{free / 2**30:.1f} GiB are free; batch norm sees {-(-batch // accumulate):,} at "
+                "a time)"
+            )
+
+    def _fit_time(
+        self, clock: Clock, minutes: float, expected: Callable[[Clock], Forecast]
+    ) -> None:
+        """Plan the length of the run so that it ends within so many minutes."""
+
+        def of(steps: int) -> Forecast:
+            return expected(Clock(clock.steps_per_epoch, steps))
+
+        steps = steps_within(60 * minutes, of, round(60 * minutes * 1e6))
+        steps = min(self.world.gather(steps))
+        if steps < 1:
+            raise InputError(
+                f"--minutes {minutes:g}: reading, measuring and scoring the data takes "
+                f"{of(1).seconds / 60:.1f} minutes without training\nGive more time."
+            )
+        self.config = over(self.config, clock, steps)
+        epochs = steps / clock.steps_per_epoch
+        self.progress.say(
+            f"  schedule.length = {self.config.schedule.length}  ({epochs:.3g} epochs end within "
+            f"{minutes:g} minutes)"
+        )
+
+    def _remark(self) -> None:
+        """Say what of the schedule has no effect, and when frozen parts begin to train."""
+        config, clock = self.config, self._clock()
+        borders = self._borders(clock)
+        past = [step for step in borders if step >= clock.total]
+        if borders:
+            steps = ", ".join(f"{step:,}" for step in borders)
+            self.progress.say(f"  frozen parts begin to train after {steps} steps")
+        if past:
+            self.progress.say("  note: that is past the end of the run: some never train")
+        if config.schedule.stop_patience is not None and config.schedule.kind in FALLING:
+            self.progress.say(
+                f"  note: stopped early, the rate of {config.schedule.kind} does not reach 0; with "
+                "--set schedule.kind=plateau it follows the metric"
+            )
+        for milestone in self.config.schedule.milestones:
             if clock.steps(milestone) >= clock.total:
                 self.progress.say(f"  note: the milestone {milestone} is past the end of the run")
+
+    def _borders(self, clock: Clock) -> tuple[int, ...]:
+        """The steps at which frozen parts begin to train."""
+        borders = tuple(clock.steps(duration) for duration in self.config.model.unfreeze)
+        if any(a >= b for a, b in itertools.pairwise(borders)):
+            steps = ", ".join(map(str, borders))
+            raise InputError(f"model.unfreeze: {steps} steps: each must be above the one before")
+        return borders
+
+    def _loop(self, net: nn.Module) -> Loop:
+        config, clock = self.config, self._clock()
+        borders = self._borders(clock)
+        whole = net if isinstance(net, ResNet) else self.net  # not the classifier alone
+        keep_frozen = freeze(whole, config.model.freeze, borders)
         torch.manual_seed(config.seed + self.world.rank)  # of dropped paths
         return Loop(
             self.task,
             net,
             self.feeds["train"],
-            make_optimizer(net, config.optim),
+            make_optimizer(net, config.optim, keep_frozen.later()),
             clock,
-            Schedule(config.schedule, clock, config.optim.lr),
+            Schedule(config.schedule, clock, config.optim.lr, settled=max(borders, default=0)),
             seed=config.seed,
             device=self.device,
             precision=config.precision,
             ema=make_ema(net, config.ema.decay) if config.ema.decay else None,
             clip=config.optim.clip,
-            keep_frozen=self.keep_frozen,
+            keep_frozen=keep_frozen,
             accumulate=config.accumulate,
+            compiled_for=config.batch_size // config.accumulate if config.compile else 0,
             world=self.world,
         )
 
@@ -393,6 +634,9 @@ class _Training:
             },
             "environment": environment(self.device, self.config.threads)
             | {"processes": self.world.size},
+            "expected": asdict(self.expected) | {"seconds": self.expected.seconds}
+            if self.expected
+            else None,
             "params": parameters,
             "macs": macs,
             "status": "running",
@@ -400,9 +644,25 @@ class _Training:
 
     # The run
 
-    def run(self, path: Path, record: dict[str, Any], state: dict[str, Any] | None) -> Result:
+    def run(
+        self,
+        path: Path,
+        record: dict[str, Any],
+        state: dict[str, Any] | None,
+        audience: Audience,
+    ) -> Result:
         """Train to the end in that folder, from a checkpoint's state or from the beginning."""
-        self.run_path, self.record = path, record
+        with audience.told_of_the_end(record):
+            return self._run(path, record, state, audience)
+
+    def _run(
+        self,
+        path: Path,
+        record: dict[str, Any],
+        state: dict[str, Any] | None,
+        audience: Audience,
+    ) -> Result:
+        self.run_path, self.record, self.audience = path, record, audience
         self.record.pop("error", None)  # of an earlier sitting
         if self.world.first:
             remove_unfinished(path)
@@ -419,6 +679,7 @@ class _Training:
                 else:
                     self._go_on(state)
                 self.progress.begin(self.loop.clock, self.loop.step)
+                audience.begin(path, record, self.loop.step)
                 if self._epochs(came):
                     return self._finish()
                 number = max(self.world.gather(came[0] if came else 0))
@@ -502,13 +763,15 @@ class _Training:
             "lr": loop.schedule(loop.step - 1),
         }
         row |= {f"train_{name}": value for name, value in tally.means().items()}
+        said: list[str] = []
         if "val" in self.prepared.feeds and self.config.data.val != "none":
             evaluator = evaluate(
-                self.task, loop.weights, self.feeds["val"], self.device, self.world
+                self.task, loop.weights, self.feeds["val"].in_order(), self.device, self.world
             )
             metrics = finite_metrics(evaluator, "val")
             row |= {f"val_{name}": value for name, value in metrics.items()}
-            value = next(iter(metrics.values()))
+            name, value = next(iter(self.world.gather(metrics)[0].items()))  # one decision for all
+            said = [f"  val {name}: {line}" for line in loop.schedule.seen(loop.step, value)]
             if value >= self.best.get("value", -math.inf):
                 self.best = {"value": value, "epoch": epoch, "step": loop.step}
                 self._save(self._weights(), "best", self._measured(metrics, "val"))
@@ -522,6 +785,9 @@ class _Training:
         if self.world.first:
             append_row(self.run_path, row)
         self.progress.epoch(row)
+        self.audience.epoch(row)
+        for line in said:
+            self.progress.say(line)
 
     def _checkpoint(self) -> None:
         self.spent["elapsed"] = time.perf_counter() - self.began
@@ -545,7 +811,8 @@ class _Training:
         net, _, _ = load_model(path if self.best else self.run_path / "last.safetensors")
         net = net.to(self.device).to(memory_format=torch.channels_last)
         if self.config.exact_norm:
-            freeze(net, self.config.model.freeze)
+            frozen = freeze(net, self.config.model.freeze, self.loop.keep_frozen.until)
+            frozen.at(self.best.get("step", self.loop.step) - 1)  # as when these weights were made
             task, feed = self.prepared.task, self.prepared.feeds["train"]
             shuffled = feed.shuffled(self.loop.clock.epochs)  # in order, a batch would be one class
             inputs = (task.to_input(b.to(self.device), None).images for b in shuffled)
@@ -556,7 +823,7 @@ class _Training:
         result: dict[str, Any] = {"metrics": metrics, "split": split}
         if split is not None:
             feed = self.prepared.feeds[split]
-            evaluator = evaluate(self.prepared.task, net, feed, self.device, self.world)
+            evaluator = evaluate(self.prepared.task, net, feed.in_order(), self.device, self.world)
             metrics = finite_metrics(evaluator, split)
             interval, n = evaluator.interval(), len(self.prepared.feeds[split])
             result |= {"metrics": metrics, "interval": interval, "n": n}
@@ -575,12 +842,20 @@ class _Training:
             "weights": "best.safetensors",
             "chosen": f"best on val, epoch {self.best['epoch']}" if self.best else "last step",
             "best_epoch": self.best.get("epoch"),
+            "stopped": self._stopped(),
             "averaged": self.loop.ema is not None,
             "seconds": round(seconds, 2),
             "images_per_second": round(speed, 1),
         }
         self._write_record(status="finished", result=result)
         return _result(self.run_path, self.record, self.world)
+
+    def _stopped(self) -> dict[str, Any] | None:
+        """Where and why the metric ended the run; None for a run of its whole length."""
+        clock, why = self.loop.clock, self.loop.schedule.stopped
+        if why is None:
+            return None
+        return {"epoch": clock.position(self.loop.step)[0], "of": clock.epochs, "why": why}
 
     def _measured(
         self, metrics: Mapping[str, float], split: str, interval: tuple[float, float] | None = None
@@ -606,7 +881,8 @@ class _Training:
             provenance={
                 key: self.record[key] for key in ("created", "command", "skipway", "environment")
             }
-            | {"data": self.digest},
+            | {"data": self.digest}
+            | ({"teacher": self.plan.teacher.digest} if self.plan.teacher else {}),
         )
 
     def _weights(self) -> dict[str, Tensor]:

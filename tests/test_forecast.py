@@ -1,0 +1,158 @@
+"""The forecast of a training: it changes nothing, adds up, and fits runs into time and memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands import SMALL, call, draw
+from skipway.config import RunConfig, resolve
+from skipway.data.feed import ResidentFeed
+from skipway.training import run as runs
+from skipway.training.clock import Clock, Schedule
+from skipway.training.forecast import Forecast, Living, Pace, forecast, over, steps_within
+
+CONFIG = resolve({"data_path": "d", "recipe": "modern"})
+EMPTY = {
+    name: ResidentFeed(torch.zeros(n, 8, 8, 3).byte().numpy(), torch.zeros(n).long().numpy(), 4, 0)
+    for name, n in (("train", 40), ("val", 8), ("test", 20))
+}
+
+
+def seconds(steps: int, config: RunConfig = CONFIG) -> Forecast:
+    pace = Pace(step=0.5, image=0.01, evaluation=0.1, checkpoint=0.2, steps=9)
+    return forecast(pace, Clock(10, steps), config, EMPTY, passed=3.0, memory_mib=100.0)
+
+
+def test_a_forecast_adds_up() -> None:
+    found = seconds(25)  # three epochs
+    assert found.training == pytest.approx(25 * 0.5 + 3 * 0.2)
+    assert found.evaluating == pytest.approx(3 * (0.1 + 8 * 0.01))
+    assert found.ending == pytest.approx(0.1 + 20 * 0.01, abs=2.5)
+    assert found.seconds == pytest.approx(3 + found.training + found.evaluating + found.ending)
+    without = resolve({"data_path": "d", "recipe": "modern", "data.val": "none"})
+    assert seconds(25, without).evaluating == 0
+    exact = resolve({"data_path": "d", "recipe": "modern", "exact_norm": True})
+    assert seconds(25, exact).ending == pytest.approx(found.ending + 40 * 0.01)
+
+
+@given(st.floats(0.1, 1e5))
+def test_the_most_steps_that_end_in_time(budget: float) -> None:
+    steps = steps_within(budget, seconds, most=10**6)
+    assert steps == 0 or seconds(steps).seconds <= budget
+    if steps < 10**6:
+        assert seconds(steps + 1).seconds > 0.9 * budget
+
+
+@given(st.integers(10, 5000), st.integers(10, 5000))
+def test_a_schedule_over_other_steps_has_its_shape(before: int, after: int) -> None:
+    settings = {"schedule.length": f"{before} steps", "schedule.kind": "step"}
+    settings |= {"schedule.warmup": f"{before // 10} steps", "optim.lr": 1.0}
+    settings |= {"schedule.milestones": ["50 %", f"{before * 3 // 4} steps"]}
+    config = resolve({"data_path": "d", "recipe": "modern"}, settings)
+    clock = Clock(7, before)
+    other = over(config, clock, after)
+    assert Clock.of(other.schedule.length, 7).total == after
+    old, new = (
+        Schedule(c.schedule, k, 1.0) for c, k in ((config, clock), (other, Clock(7, after)))
+    )
+    for share in (0.3, 0.45, 0.6, 0.9):  # away from the borders, which are rounded to steps
+        assert new(round(share * after)) == old(round(share * before)) or min(before, after) < 40
+
+
+def test_living_counts_what_is_held_and_not_what_has_gone() -> None:
+    with Living() as living:
+        a = torch.zeros(1000)
+        b = a.view(10, 100)  # no memory of its own
+        for _ in range(5):
+            (a + 1).sum()
+            gc.collect()
+    assert 8000 <= living.most < 8200
+    assert b.shape == (10, 100)
+
+
+def test_a_forecast_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path / "data", ["a", "b"], n=20)
+    flags = [*SMALL, "--epochs=2", "--batch-size=8", "--set=model.architecture.drop_path=0.3"]
+    said = call("train", tmp_path / "data", *flags, "--out", tmp_path / "with")
+    assert said.code == 0, said.err
+    assert "in all, until" in said.err
+    monkeypatch.setattr(runs._Training, "_settle", lambda self, measure: None)
+    assert call("train", tmp_path / "data", *flags, "--out", tmp_path / "without").code == 0
+    rows = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("with", "without")
+    ]
+    for one, other in zip(*rows, strict=True):
+        for key in ("seconds", "images_per_second", "waiting", "memory_mib"):
+            del one[key], other[key]
+        assert one == other
+    record = json.loads((tmp_path / "with" / "run.json").read_text())
+    assert record["expected"]["seconds"] > 0
+    assert ">Expected<" in (tmp_path / "with" / "report.html").read_text()
+    assert ">Expected<" not in (tmp_path / "without" / "report.html").read_text()
+
+
+def test_plan_answers_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path / "data", ["a", "b"], n=20)
+    monkeypatch.chdir(tmp_path)
+    answer = call("plan", "data", *SMALL, "--epochs=3", "--batch-size=8", "--measure=1", "--json")
+    assert answer.code == 0, answer.err
+    value = answer.value
+    assert value["seconds"] == pytest.approx(sum(value["parts"].values()), abs=0.3)
+    assert value["length"] == "3.0 epochs"
+    assert value["accumulate"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_minutes_plan_the_length(tmp_path: Path) -> None:
+    draw(tmp_path / "data", ["a", "b"], n=20)
+    answer = call(
+        "train", tmp_path / "data", *SMALL, "--minutes=0.1", "--out", tmp_path / "r", "--json"
+    )
+    assert answer.code == 0, answer.err
+    config = json.loads((tmp_path / "r" / "run.json").read_text())["config"]
+    assert config["schedule"]["minutes"] == 0.1
+    assert config["schedule"]["length"].endswith(" steps")
+    assert config["schedule"]["warmup"] == "15 %"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--minutes=0.0001"], "Give more time"),
+        (["--minutes=5", "--epochs=2"], "leave out --epochs"),
+        (["--minutes=0"], "schedule.minutes"),
+    ],
+)
+def test_minutes_that_cannot_be(flags: list[str], said: str, tmp_path: Path) -> None:
+    draw(tmp_path / "data", ["a", "b"])
+    answer = call("train", tmp_path / "data", *SMALL, *flags, "--out", tmp_path / "r")
+    assert answer.code == 2
+    assert said in "\n".join(answer.error)
+    assert len(answer.error) <= 3
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_batch_that_memory_does_not_hold_goes_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "data", ["a", "b"], n=40)
+    flags = ["train", tmp_path / "data", *SMALL, "--epochs=1", "--batch-size=32"]
+    monkeypatch.setattr(runs, "free_memory", lambda: 1 << 20)
+    answer = call(*flags, "--out", tmp_path / "r")
+    assert answer.code == 0, answer.err
+    assert "batch norm sees" in answer.err
+    accumulate = json.loads((tmp_path / "r" / "run.json").read_text())["config"]["accumulate"]
+    assert 1 < accumulate <= 32
+    monkeypatch.setattr(runs, "free_memory", lambda: 1 << 16)
+    answer = call(*flags, "--out", tmp_path / "none")
+    assert answer.code == 2
+    assert "are free" in answer.error[0]
+    assert not (tmp_path / "none").exists()
