@@ -48,10 +48,12 @@ check: $(STAMP)
 	$(BIN)/python -m pytest tests/test_floors.py
 
 # CIFAR10 names a folder with train/CLASS/*.png and test/, IMAGENETTE and ANTS ones with train/ and
-# val/, WEIGHTS a checkpoint of CIFAR-10's ResNet-20 with option A; what is not named is not run.
+# val/, WEIGHTS a checkpoint of CIFAR-10's ResNet-20 with option A, TIMM a checkout of timm, RUN a run
+# on Imagenette to fine-tune from; what is not named is not run.
 bench: $(STAMP)
-	$(BIN)/skipway bench $(if $(CIFAR10),--data "$(CIFAR10)") $(if $(IMAGENETTE),--photos "$(IMAGENETTE)") \
-	  $(if $(TIMM),--timm "$(TIMM)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ANTS),--few "$(ANTS)")
+	-$(BIN)/skipway bench $(if $(CIFAR10),--data "$(CIFAR10)") $(if $(IMAGENETTE),--photos "$(IMAGENETTE)") \
+	  $(if $(TIMM),--timm "$(TIMM)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ANTS),--few "$(ANTS)") \
+	  $(if $(RUN),--run "$(RUN)")
 	$(BIN)/python benchmarks/table.py
 
 clean:

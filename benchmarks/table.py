@@ -42,6 +42,7 @@ def rows() -> list[tuple[str, str, str]]:
             imported["command"],
         ),
     ]
+    table += speedrun_rows()
     table += training_rows()
     table += more_rows()
     help_seconds, same = result("startup")["help_seconds"], result("folder_and_zip")
@@ -146,6 +147,28 @@ def training_rows() -> list[tuple[str, str, str]]:
     return table
 
 
+def speedrun_rows() -> list[tuple[str, str, str]]:
+    """CIFAR-10 in less than an hour: one row over the seeds."""
+    seeds = list(cases("speedrun").values())
+    if not seeds:
+        return []
+    reached = [seed["accuracy"] for seed in seeds]
+    alone = [seed["accuracy_of_one_view"] for seed in seeds]
+    timed = [seed for seed in seeds if seed["threads"] == seed["machine"]["cores"]] or seeds
+    longest = max(timed, key=lambda seed: seed["minutes"])
+    return [
+        (
+            f"CIFAR-10, `{seeds[0]['model']}`, recipe `speedrun-cifar`, {seeds[0]['epochs']} "
+            "epochs, all 50,000 training images: test accuracy of six views",
+            f"{sum(reached) / len(reached):.2%} (mean of {len(seeds)} "
+            f"{'seed' if len(seeds) == 1 else 'seeds'}, {min(reached):.2%} to {max(reached):.2%}; "
+            f"of one view {sum(alone) / len(alone):.2%}) in {longest['minutes']:.0f} min on "
+            f"{longest['threads']} threads",
+            seeds[0]["command"],
+        )
+    ]
+
+
 def spread(figure: Any) -> str:
     """The number of measurements and their least and largest."""
     return f"median of {figure['n']}, {figure['min']:.2f} to {figure['max']:.2f}"
@@ -195,6 +218,16 @@ def more_rows() -> list[tuple[str, str, str]]:
         "finetune",
         "An epoch of a frozen backbone on features computed once, against computing them anew",
         lambda found: f"{found['frozen']['ratio']:.0f} times faster",
+    )
+    add(
+        "plans",
+        "How long a training takes, told before it: trainings of other data, nets and lengths told "
+        "within 15 %",
+        lambda found: (
+            f"{found['within']['plan']} of {len(found['runs'])} by `skipway plan`, "
+            f"{found['within']['train']} by `train` itself; of peak memory "
+            f"{found['within']['memory']}"
+        ),
     )
     add(
         "doctor",

@@ -156,13 +156,18 @@ def test_eval_of_a_run_and_of_its_weight_file(trained: tuple[Path, Answer], data
     found = call("eval", run, data, "--json", "--threads", "1")
     assert found.code == 0, found.err
     value = found.value
-    assert set(value) == {"metrics", "n", "split"}
+    assert set(value) == {"metrics", "n", "split", "views"}
     assert set(value["metrics"]) == METRICS
     assert (value["n"], value["split"]) == (18, "test")
     for name in METRICS:
         assert math.isclose(value["metrics"][name], training.value["metrics"][name], rel_tol=1e-5)
     by_file = call("eval", run / "best.safetensors", data, "--json", "--threads", "1")
     assert by_file.value == value
+    views = call("eval", run, data, "--json", "--threads", "1", "--views", "shift").value
+    assert (views["views"], views["n"]) == ("shift", 18)
+    assert views["metrics"]["loss"] != value["metrics"]["loss"]
+    refused = call("eval", run, data, "--views", "ten")
+    assert (refused.code, refused.error) == (2, ["skipway: --views ten: one, flip or shift"])
 
 
 @pytest.mark.parametrize(("split", "n"), [("test", 18), ("val", 3), ("train", 36)])

@@ -28,7 +28,7 @@ from skipway.card import METADATA_KEY, Card
 from skipway.data import open_data
 from skipway.errors import InputError
 from skipway.images import DecodeError, Preprocess
-from skipway.predictor import Predictor, score, weight_file
+from skipway.predictor import Predictor, Views, score, views_of, weight_file
 from skipway.resnet import ResNet
 from skipway.weights import create_model, save_weights
 
@@ -563,3 +563,26 @@ def test_a_shipped_model_says_what_for_torch_is_needed() -> None:
     assert "cifar10-resnet20 with --device cpu and --precision bf16 needs" in done.stderr
     with pytest.raises(InputError, match="--device gpu: give cpu, cuda or cuda:N"):
         load("cifar10-resnet20", 1, "gpu")
+
+
+@pytest.mark.parametrize("kind", Views)
+def test_views_are_averaged(kind: Views) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 2, 6, 5)).astype(np.float32)
+    tensor = torch.from_numpy(x)
+    padded = torch.nn.functional.pad(tensor, (1, 1, 1, 1), mode="reflect")
+    moved = [padded[:, :, :6, :5], padded[:, :, 2:, 2:]]
+
+    def answer(t: torch.Tensor) -> np.ndarray:  # of where things are
+        weights = torch.arange(2 * 6 * 5.0).reshape(2, 6, 5).sqrt()
+        return np.asarray((t * weights).sum((1, 2, 3)).tanh())
+
+    both = [answer(t) + answer(t.flip(3)) for t in (tensor, *moved)]
+    expected = {
+        Views.one: answer(tensor),
+        Views.flip: both[0] / 2,
+        Views.shift: both[0] / 4 + (both[1] + both[2]) / 8,
+    }[kind]
+    found = sum(weight * answer(torch.from_numpy(view)) for weight, view in views_of(x, kind))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert sum(weight for weight, _ in views_of(x, kind)) == 1

@@ -142,6 +142,11 @@ class Architecture:
         """Channels that the stem puts out, `width` counted."""
         return max(round(self.stem_width * self.width), 1)
 
+    @property
+    def stem_stride(self) -> int:
+        """The stride of the stem, its max-pool counted."""
+        return 4 if self.stem in ("imagenet", "deep") else 1
+
     def halves(self, stage: int) -> bool:
         """Whether a stage, counted from 0, halves height and width."""
         return stage > 0 or self.stem == "whitened"
@@ -240,7 +245,7 @@ def count(arch: Architecture) -> tuple[int, int]:
         conv(arch.in_channels, channels, 3, size)
     if post:
         norm(channels)
-    if arch.stem in ("imagenet", "deep"):
+    if arch.stem_stride > 1:
         size = halved(size)
     for i, (depth, width) in enumerate(zip(arch.depths, map(scaled, arch.widths), strict=False)):
         outputs = width * arch.expansion

@@ -296,8 +296,8 @@ class RunConfig(Slice):
     precision: Literal["float32", "bf16"] = "float32"
     """Of training; evaluation is in float32."""
     compile: bool = False
-    """Compile the network (torch.compile): one to two minutes at the start, then faster steps. It
-    pays for runs of more than about ten minutes; needs a C++ compiler on the CPU."""
+    """Compile the network (torch.compile), in one process: minutes at the start, then faster steps,
+    for long runs; needs a C++ compiler on the CPU."""
     threads: int = Field(1, ge=1, le=1024)
     checkpoint_every: Interval = "1 epoch"
     """5 minutes, 200 steps or 1 epoch."""

@@ -384,13 +384,8 @@ def check(
         classes=classes,
         preprocess=plain_preprocess(net.arch.input_size, net.arch.in_channels),
     )
-    sizes = (
-        ()
-        if card
-        else (32, 64)
-        if net.arch.stem in ("cifar", "whitened")
-        else (128, 160, 192, 224, 288)
-    )
+    likely = (32, 64) if net.arch.stem_stride == 1 else (128, 160, 192, 224, 288)
+    sizes = () if card else likely
     chosen = found.take(_sample(found.labels, images))
     bench = _Bench(net, assumed, chosen, sizes, threads, progress)
     reading, order = bench.search(), None

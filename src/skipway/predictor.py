@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 import re
@@ -313,11 +314,37 @@ def _bare_card(arch: Architecture) -> Card:
     )
 
 
+class Views(enum.StrEnum):
+    """The views of an image whose logits are averaged to one answer."""
+
+    one = "one"
+    flip = "flip"
+    """The image and its mirror image."""
+    shift = "shift"
+    """These, and both moved by a pixel down and right and up and left, which count a half of them;
+    the border is reflected (2404.00498, section 3.5)."""
+
+
+def views_of(x: Array, views: Views) -> Iterator[tuple[float, Array]]:
+    """Views [B, C, H, W] of model inputs [B, C, H, W], each with its weight; these sum to 1."""
+    crops = [(1.0, x)]
+    if views is Views.shift:
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+        crops = [(0.5, x), (0.25, padded[:, :, :-2, :-2]), (0.25, padded[:, :, 2:, 2:])]
+    for weight, crop in crops:
+        if views is Views.one:
+            yield weight, crop
+        else:
+            yield weight / 2, np.ascontiguousarray(crop)
+            yield weight / 2, np.ascontiguousarray(crop[..., ::-1])
+
+
 def score(
     predictor: Predictor,
     split: Split,
     threads: int,
     on_bad: str = "error",
+    views: Views = Views.one,
     batch_size: int = 128,
 ) -> tuple[Scored, list[str]]:
     """What a model says of a labelled split, and why each image that was skipped was.
@@ -344,7 +371,8 @@ def score(
             inputs = {i: x for i, x in found.items() if not isinstance(x, DecodeError)}
             if inputs:
                 index = np.array(list(inputs))
-                logits = predictor.run(np.stack(list(inputs.values())))
+                seen = views_of(np.stack(list(inputs.values())), views)
+                logits = np.sum([weight * predictor.run(view) for weight, view in seen], axis=0)
                 parts.append(Scored.from_logits(logits, split.labels[index], index))
     if not parts:
         raise InputError(skipped[0] if skipped else "no images to score")

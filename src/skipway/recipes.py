@@ -219,7 +219,7 @@ RECIPES: dict[str, Recipe] = {
         settings={
             "model.name": "resnet8_speedrun",
             "schedule.kind": "linear",
-            "schedule.length": "16 epochs",
+            "schedule.length": "18 epochs",
             "schedule.warmup": "20 %",
             "optim.kind": "muon",
             "optim.lr": 0.1,

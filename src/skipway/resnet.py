@@ -259,7 +259,7 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(stem_width, *norm) if arch.order == "post" else nn.Identity()
         self.relu = nn.ReLU(inplace=True) if arch.order == "post" else nn.Identity()
         self.maxpool = max_pool(arch, stem_width)
-        stride = 4 if arch.stem in ("imagenet", "deep") else 1
+        stride = arch.stem_stride
         inputs = stem_width
         self.strides: dict[str, int] = {}
         self.channels: dict[str, int] = {}
@@ -350,7 +350,7 @@ def stem(arch: Architecture, width: int) -> nn.Module:
 
 def max_pool(arch: Architecture, width: int) -> nn.Module:
     """The stem's 3x3 max-pool, none with the CIFAR and the whitened stem."""
-    if arch.stem in ("cifar", "whitened"):
+    if arch.stem_stride == 1:
         return nn.Identity()
     if arch.antialias:
         return nn.Sequential(nn.MaxPool2d(3, 1, 1), Blur(width, 2))

@@ -7,7 +7,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,17 +114,17 @@ def _run(
     whole = {key: path.absolute() for key, path in given.items()}
     arguments = [word.format(**whole, at=at or "unknown") for word in words]
     print(f"{name}: {benchmark.claim}, about {benchmark.minutes:g} min", file=sys.stderr)
-    begun = time.time()
+    file = place.parent / "results" / f"{benchmark.result or name}.json"
+    before = file.stat().st_mtime_ns if file.exists() else None
     command = [sys.executable, str(place / benchmark.file), *arguments]
     code = subprocess.run(command, cwd=place.parent, stdout=subprocess.DEVNULL).returncode
-    file = place.parent / "results" / f"{benchmark.result or name}.json"
-    if not file.exists() or file.stat().st_mtime < begun - 2:  # clocks of file systems are coarse
-        case = f"broke off with exit code {code}"
-        empty = dict.fromkeys(("ours", "peer", "ratio", "n", "spread", "bar"))
-        return [{"case": case} | empty | {"met": False}], None
+    empty = dict.fromkeys(("ours", "peer", "ratio", "n", "spread", "bar"))
+    broken = [{"case": f"broke off with exit code {code}"} | empty | {"met": False}]
+    if not file.exists() or file.stat().st_mtime_ns == before:
+        return broken, None
     result = json.loads(file.read_text("utf-8"))
     machine = result.get("machine") or {k: c["machine"] for k, c in result["cases"].items()}
-    return list(benchmark.rows(result)), machine
+    return [*benchmark.rows(result), *(broken if code else [])], machine
 
 
 def _list(chosen: Mapping[str, Any], lacking: Mapping[str, list[str]], as_json: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipway.cli import settings
+from skipway.cli.settings import with_settings
 from skipway.cli.shared import Json, app, emit
 from skipway.errors import GateNotMet, InputError, harmless, missing_part
 
@@ -16,21 +17,10 @@ if TYPE_CHECKING:
 
 
 @app.command("lr")
+@with_settings("epochs", "minutes", "patience", "lr", "checkpoint_every")
 def find_learning_rate(
-    data: settings.Data = None,
-    model: settings.ModelName = None,
-    recipe: settings.Recipe = None,
-    batch_size: settings.BatchSize = None,
-    seed: settings.Seed = None,
-    val: settings.Val = None,
-    weights: settings.Weights = None,
-    freeze: settings.Freeze = None,
-    device: settings.Device = None,
-    workers: settings.Workers = None,
-    threads: settings.Threads = None,
-    precision: settings.Precision = None,
-    on_bad: settings.OnBad = None,
-    set_: settings.Settings = None,
+    data: str | None,
+    given: Mapping[str, Any],
     low: Annotated[
         float | None, typer.Option(help="The first rate; the planned one over 1,000 by default.")
     ] = None,
@@ -48,43 +38,24 @@ def find_learning_rate(
     Trains for some steps at rising rates until the loss diverges, and writes nothing but the plot.
     """
     try:
-        from skipway.config import FLAGS, from_flags
         from skipway.report.rates import check_plot_place, write_rate_plot
         from skipway.training import find_rate
+        from skipway.training.record import setting_flags
     except ImportError as error:
         raise missing_part("lr", "train", error) from None
     if not data:
         raise InputError("DATA is missing; see skipway lr --help")
     if out is not None:
         check_plot_place(out)
-    flags = {
-        "model": model,
-        "recipe": recipe,
-        "batch_size": batch_size,
-        "seed": seed,
-        "val": val,
-        "weights": weights,
-        "freeze": freeze,
-        "device": device,
-        "workers": workers,
-        "threads": threads,
-        "precision": precision,
-        "on_bad": on_bad,
-    }
-    given = settings.parsed(set_) | from_flags(flags)
     test = find_rate(data, given, low=low, high=high, steps=steps)
     if test.rank > 0:
         return
     command = None
     if test.suggested is not None:
-        kept = {k: v for k, v in flags.items() if v is not None} | {"lr": f"{test.suggested:.2g}"}
-        found = {FLAGS["lr"], *(("optim.muon_lr",) if test.muon is not None else ())}
-        others = [s for s in set_ or () if s.partition("=")[0].strip() not in found]
+        rates = {"optim.lr": float(f"{test.suggested:.2g}")}
         if test.muon is not None:
-            others.append(f"optim.muon_lr={test.muon:.2g}")
-        words = ["skipway", "train", data]
-        words += [w for k, v in kept.items() for w in (f"--{k.replace('_', '-')}", str(v))]
-        command = shlex.join([*words, *(w for s in others for w in ("--set", s))])
+            rates["optim.muon_lr"] = float(f"{test.muon:.2g}")
+        command = shlex.join(["skipway", "train", data, *setting_flags({**given, **rates})])
     lines = in_words(test)
     page = write_rate_plot(test, out, lines, command) if out is not None else None
     if as_json:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -9,11 +12,7 @@ import typer
 from skipway.cli.shared import Threads
 from skipway.recipes import RECIPES
 
-__all__ = [
-    "BatchSize", "CheckpointEvery", "Data", "Device", "Epochs", "Freeze", "LearningRate", "Minutes",
-    "ModelName", "OnBad", "Patience", "Precision", "Recipe", "Seed", "Settings", "Threads", "Val",
-    "Weights", "Workers", "parsed",
-]  # fmt: skip
+__all__ = ["with_settings"]
 
 Data = Annotated[
     str | None,
@@ -53,8 +52,55 @@ Settings = Annotated[
 ]
 
 
-def parsed(settings: list[str] | None) -> dict[str, Any]:
-    """What was given with --set, by dotted key. Raises InputError."""
-    from skipway.config import parse_setting
+_OPTIONS: dict[str, Any] = {
+    "model": ModelName,
+    "recipe": Recipe,
+    "epochs": Epochs,
+    "minutes": Minutes,
+    "patience": Patience,
+    "batch_size": BatchSize,
+    "lr": LearningRate,
+    "seed": Seed,
+    "val": Val,
+    "weights": Weights,
+    "freeze": Freeze,
+    "device": Device,
+    "workers": Workers,
+    "threads": Threads,
+    "precision": Precision,
+    "on_bad": OnBad,
+    "checkpoint_every": CheckpointEvery,
+}
 
-    return dict(map(parse_setting, settings or ()))
+
+def with_settings(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Have a command ``f(data, given, …)`` take DATA, the options of a training's settings but
+    those of `without`, and --set, beside its own options.
+
+    It gets the settings as `given`, by dotted key. Raises InputError for a wrong --set.
+    """
+    names = [name for name in _OPTIONS if name not in without]
+
+    def take(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for n, p in signature.parameters.items() if n not in ("data", "given")]
+        kinds = {"data": Data} | {name: _OPTIONS[name] for name in names} | {"set_": Settings}
+        taken = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in kinds.items()
+        ]
+
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:
+            from skipway.config import from_flags, parse_setting
+
+            flags = {name: values.pop(name) for name in names}
+            given = dict(map(parse_setting, values.pop("set_") or ())) | from_flags(flags)
+            command(given=given, **values)
+
+        parameters = [*taken, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
+        wrapped.__dict__["__signature__"] = signature.replace(parameters=parameters)
+        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapped
+
+    return take

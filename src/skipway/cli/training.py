@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipway.cli import settings
+from skipway.cli.settings import with_settings
 from skipway.cli.shared import Json, app, emit
 from skipway.errors import harmless, missing_part
 
@@ -17,27 +18,11 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@with_settings()
 def train(
-    data: settings.Data = None,
-    model: settings.ModelName = None,
-    recipe: settings.Recipe = None,
-    epochs: settings.Epochs = None,
-    minutes: settings.Minutes = None,
-    patience: settings.Patience = None,
-    batch_size: settings.BatchSize = None,
-    lr: settings.LearningRate = None,
-    seed: settings.Seed = None,
-    val: settings.Val = None,
+    data: str | None,
+    given: Mapping[str, Any],
     out: Annotated[str | None, typer.Option(help="The run's folder; must not exist.")] = None,
-    weights: settings.Weights = None,
-    freeze: settings.Freeze = None,
-    device: settings.Device = None,
-    workers: settings.Workers = None,
-    threads: settings.Threads = None,
-    precision: settings.Precision = None,
-    on_bad: settings.OnBad = None,
-    checkpoint_every: settings.CheckpointEvery = None,
-    set_: settings.Settings = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files in RUN/tensorboard too.")
     ] = False,
@@ -53,31 +38,9 @@ def train(
         from skipway.training import Interrupted, TensorBoard
     except ImportError as error:
         raise missing_part("train", "train", error) from None
+    callbacks = [TensorBoard()] if tensorboard else ()
     try:
-        result = skipway.train(
-            data,
-            out=out,
-            resume=resume,
-            callbacks=[TensorBoard()] if tensorboard else (),
-            settings=settings.parsed(set_),
-            model=model,
-            recipe=recipe,
-            epochs=epochs,
-            minutes=minutes,
-            patience=patience,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            val=val,
-            weights=weights,
-            freeze=freeze,
-            device=device,
-            workers=workers,
-            threads=threads,
-            precision=precision,
-            on_bad=on_bad,
-            checkpoint_every=checkpoint_every,
-        )
+        result = skipway.train(data, out=out, resume=resume, callbacks=callbacks, settings=given)
     except Interrupted as stop:
         print(f"skipway: {stop}", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None

@@ -33,6 +33,14 @@ def evaluate(
         OnBad | None,
         typer.Option(help="error or skip: what to do with damaged images; by default as trained."),
     ] = None,
+    views: Annotated[
+        str,
+        typer.Option(
+            metavar="one|flip|shift",
+            help="Views of an image that are averaged: it alone; its mirror image too; both moved "
+            "by a pixel too.",
+        ),
+    ] = "one",
     device: Device = "cpu",
     precision: Annotated[Precision, typer.Option()] = Precision.float32,
     threads: Threads = None,
@@ -42,8 +50,10 @@ def evaluate(
     from skipway.data import open_split
     from skipway.machine import cores
     from skipway.metrics import wilson_interval
-    from skipway.predictor import load, score
+    from skipway.predictor import Views, load, score
 
+    if views not in list(Views):
+        raise InputError(f"--views {harmless(views)}: one, flip or shift")
     threads = threads or cores()
     predictor = load(model, threads, device, precision.value)
     setting = predictor.card.setting
@@ -62,15 +72,16 @@ def evaluate(
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     policy = on_bad.value if on_bad else setting("data.on_bad", "error")
-    scored, skipped = score(predictor, found, threads, policy)
+    scored, skipped = score(predictor, found, threads, policy, Views(views))
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
     metrics, n = scored.metrics(), len(scored.label)
     if as_json:
-        emit({"metrics": metrics, "n": n, "split": name})
+        emit({"metrics": metrics, "n": n, "split": name, "views": views})
         return
     low, high = wilson_interval(int(scored.correct.sum()), n)
-    print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images")
+    of = "" if views == "one" else f", views: {views}"
+    print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images{of}")
     print(f"accuracy {metrics['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%})")
     print(f"top-5 {metrics['top5']:.2%}  loss {metrics['loss']:.4f}  ECE {metrics['ece']:.4f}")
 

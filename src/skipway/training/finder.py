@@ -121,7 +121,8 @@ class _Watch:
         self._means: list[float] = []
 
     def __call__(self, loop: Loop) -> bool:
-        loss = loop.tally.means()["loss"]
+        terms = loop.tally.means()
+        loss = sum(value for name, value in terms.items() if name.endswith("loss"))
         loop.tally = Tally()  # so that it always holds one step
         self.losses.append(loss)
         self._sum = _MEMORY * self._sum + (1 - _MEMORY) * loss

@@ -13,7 +13,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from skipway.config import RunConfig
+from skipway.config import RunConfig, minutes_of
 from skipway.data import Key
 from skipway.data.feed import Batch, Feed
 from skipway.tasks import Task
@@ -41,11 +41,35 @@ _SCRATCH = 1.2
 
 
 @dataclass(frozen=True)
+class Trial:
+    """How long the pace of a training is measured before it."""
+
+    seconds: float = 5.0
+    """Of steps, at most."""
+    share: float = 0.02
+    """Of the run, at most."""
+    only: bool = False
+    """Whether nothing is trained after it."""
+
+    def within(self, minutes: float | None) -> Trial:
+        """The trial of a run whose length is planned after it, to end within so many minutes."""
+        if minutes is None:
+            return self
+        return replace(self, seconds=min(max(self.seconds, 60 * 0.02 * minutes), 60.0), share=1.0)
+
+
+SHORT = Trial()
+"""Before a training."""
+
+
+@dataclass(frozen=True)
 class Pace:
     """What the parts of a training take on this machine, in seconds."""
 
     step: float
     """One step, waiting for its images included."""
+    cold: float
+    """What the first steps take longer than others."""
     image: float
     """An image of evaluation."""
     evaluation: float
@@ -76,17 +100,20 @@ class Forecast:
 
 
 class _Few:
-    """The first batches of an evaluation, and when the first of them was there."""
+    """The first batches of an evaluation: the images of the first, when it was scored, and the
+    images after it."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
-        self.images, self.first = 0, 0.0
+        self.opening, self.images, self.opened = 0, 0, 0.0
 
     def batches(self) -> Iterator[Batch]:
-        for batch in itertools.islice(self.feed.in_order(), _EVALUATED):
-            self.first = self.first or time.perf_counter()
-            self.images += len(batch)
+        for i, batch in enumerate(itertools.islice(self.feed.in_order(), _EVALUATED)):
             yield batch
+            if i == 0:
+                self.opening, self.opened = len(batch), time.perf_counter()
+            else:
+                self.images += len(batch)
 
 
 class _Watch:
@@ -107,16 +134,16 @@ class _Watch:
         return self.enough
 
 
-def pace_of(loop: Loop, feeds: Mapping[str, Feed], limit: float, share: float = 1) -> Pace:
-    """The pace of a training, from steps of about `limit` seconds and a few batches of evaluation.
+def pace_of(loop: Loop, feeds: Mapping[str, Feed], trial: Trial) -> Pace:
+    """The pace of a training, from three steps at least and a few batches of evaluation.
 
-    Three steps at least, and not much more than that share of the run. The loop and its network are
-    left changed.
+    The loop and its network are left changed.
     """
-    watch = _Watch(limit, share)
+    watch = _Watch(trial.seconds, trial.share)
     while not (loop.finished or watch.enough):
         loop.epoch(watch)
     warm = watch.times[_COLD:] or watch.times
+    step = statistics.fmean(warm)
     image = start = 0.0
     held_out = next((feeds[name] for name in ("val", "test") if name in feeds), None)
     if held_out is not None:
@@ -124,11 +151,22 @@ def pace_of(loop: Loop, feeds: Mapping[str, Feed], limit: float, share: float = 
             few, begun = _Few(held_out), time.perf_counter()
             evaluate(loop.task, loop.weights, few.batches(), loop.device)
             ended = time.perf_counter()
-        start, image = few.first - begun, (ended - few.first) / max(few.images, 1)
+        if few.images:
+            image = (ended - few.opened) / few.images
+            start = max(few.opened - begun - few.opening * image, 0.0)
+        else:
+            image = (ended - begun) / max(few.opening, 1)
     begun = time.perf_counter()
     torch.save(loop.state(), io.BytesIO())
     saving = time.perf_counter() - begun
-    return Pace(statistics.fmean(warm), image, start, saving, len(watch.times))
+    return Pace(
+        step=step,
+        cold=max(sum(watch.times[:_COLD]) - step * _COLD, 0.0),
+        image=image,
+        evaluation=start,
+        checkpoint=saving,
+        steps=len(watch.times),
+    )
 
 
 def forecast(
@@ -145,7 +183,12 @@ def forecast(
     last = scoring("test" if "test" in feeds else "val")
     if config.exact_norm:
         last += len(feeds["train"]) * pace.image
-    training = clock.total * pace.step + clock.epochs * pace.checkpoint
+    training = pace.cold + clock.total * pace.step
+    minutes = minutes_of(config.checkpoint_every)
+    saves = training / (60 * minutes) if minutes else 0.0
+    if not minutes:
+        saves = clock.total / max(clock.steps(config.checkpoint_every), 1)
+    training += (saves + 1) * pace.checkpoint
     return Forecast(passed, training, evaluating, last + _REPORT, memory_mib, clock.total)
 
 
@@ -168,7 +211,7 @@ def over(config: RunConfig, clock: Clock, steps: int) -> RunConfig:
 
     def shares(*durations: str) -> tuple[str, ...]:
         return tuple(
-            d if d.endswith("%") else f"{100 * clock.steps(d) / clock.total:.6g} %"
+            d if d.endswith("%") else f"{100 * clock.steps(d) / clock.total:.6f} %"
             for d in durations
         )
 

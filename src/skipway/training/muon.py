@@ -81,5 +81,5 @@ class Muon(torch.optim.SGD):
         else:
             weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(orthogonalised(update).reshape(weight.shape), alpha=-group["lr"] * scale)
-        if self.keep_norm:
+        if self.keep_norm and norm > 0:
             weight.mul_(norm / weight.norm())

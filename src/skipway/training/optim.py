@@ -99,6 +99,10 @@ class Frozen:
         self, parts: Sequence[Sequence[nn.Module]] = (), until: Sequence[int] = ()
     ) -> None:
         self.parts, self.until = parts, tuple(until)
+        modules = [module for part in parts for module in part]
+        own = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self._own = dict.fromkeys(own if until else ())
+        """What will train; a whitened stem never does."""
         self._held = len(parts)
         self.at(0)
 
@@ -114,14 +118,15 @@ class Frozen:
                 if i < held:
                     module.requires_grad_(False).eval()
                 elif self.until:
-                    module.requires_grad_(True).train()
+                    module.train()
+                    for parameter in module.parameters():
+                        parameter.requires_grad_(parameter in self._own)
         freed, self._held = held < self._held, held
         return freed
 
     def later(self) -> list[nn.Parameter]:
         """The parameters that are frozen at first and will train."""
-        modules = [module for part in self.parts for module in part] if self.until else []
-        return [parameter for module in modules for parameter in module.parameters()]
+        return list(self._own)
 
 
 def freeze(net: ResNet, parts: int | Literal["all"], until: Sequence[int] = ()) -> Frozen:

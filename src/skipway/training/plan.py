@@ -97,13 +97,14 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     kept = tuple(c for c in choices if c.key not in settings)
     _check_augment(final)
     _check_targets(final)
-    _check_compile(final, world)
+    check_compile(final, world)
     if world.size > 1:
         _check_alone(final, len(data.splits["train"]), world.size)
     arch = _architecture(final, base, len(data.classes))
     _check_watched(final, data)
     _check_unfreeze(final, len(arch.depths))
-    _check_batch(final, arch, len(data.splits["train"]))
+    _check_optimizer(final, arch)
+    check_batch(final, arch, len(data.splits["train"]))
     _check_memory(arch)
     preprocess = _preprocess(final, arch, card) if base is not None else None
     return Plan(final, data, arch, preprocess, kept, teacher_of(final, data))
@@ -197,7 +198,20 @@ def _check_unfreeze(config: RunConfig, stages: int) -> None:
         )
 
 
-def _check_compile(config: RunConfig, world: World) -> None:
+def _check_optimizer(config: RunConfig, arch: Architecture) -> None:
+    """Raise InputError where weights would be held at norms that mean something."""
+    if not config.optim.muon_norm:
+        return
+    if config.optim.kind != "muon":
+        raise InputError(f"optim.muon_norm: of optim.kind=muon, not of {config.optim.kind}")
+    if arch.order == "pre" or arch.squeeze:
+        raise InputError(
+            "optim.muon_norm: for nets whose convolutions are all followed by batch norm\n"
+            "Leave it out with order pre or squeeze-and-excitation."
+        )
+
+
+def check_compile(config: RunConfig, world: World) -> None:
     """Raise InputError where the network cannot be compiled."""
     if not config.compile:
         return
@@ -244,10 +258,9 @@ def check_device(device: str) -> None:
             raise InputError(f"--device {device}: torch finds {found} GPUs here; try --device cpu")
 
 
-def _check_batch(config: RunConfig, arch: Architecture, images: int) -> None:
+def check_batch(config: RunConfig, arch: Architecture, images: int) -> None:
     """Raise InputError where batch norm would meet a single value of a channel."""
-    halved = sum(arch.halves(i) for i in range(len(arch.depths)))
-    stride = (4 if arch.stem in ("imagenet", "deep") else 1) * 2**halved
+    stride = arch.stem_stride * 2 ** sum(arch.halves(i) for i in range(len(arch.depths)))
     batch = -(-min(config.batch_size, images) // config.accumulate)
     if batch == 1 and arch.input_size <= stride:
         raise InputError(

@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 import torch
 
+from skipway.config import FLAGS
 from skipway.errors import InputError, harmless
 from skipway.files import atomic_write
 from skipway.machine import cores, cpu_name
@@ -56,11 +57,16 @@ def make_place(out: str | os.PathLike[str] | None, data_path: str, model: str) -
 
 
 def setting_flags(given: Mapping[str, Any]) -> list[str]:
-    """Settings as the flags that give them on the command line."""
+    """Settings, by dotted key, as the flags that give them on the command line."""
+    named = {key: f"--{name.replace('_', '-')}" for name, key in FLAGS.items()}
     flags = []
     for key, value in given.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        flags += ["--set", f"{key}={text}"]
+        if key == "schedule.length":
+            number, _, unit = text.partition(" ")
+            flags += ["--epochs", number] if unit == "epochs" else ["--set", f"{key}={text}"]
+        else:
+            flags += [named[key], text] if key in named else ["--set", f"{key}={text}"]
     return flags
 
 

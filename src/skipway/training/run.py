@@ -48,16 +48,26 @@ from skipway.training.clock import Clock, Schedule
 from skipway.training.distributed import ALONE, Elsewhere, World, joined, restarts
 from skipway.training.features import OnFeatures, feature_feeds, head
 from skipway.training.forecast import (
+    SHORT,
     Forecast,
+    Trial,
     forecast,
     over,
     pace_of,
     step_memory,
     steps_within,
 )
-from skipway.training.loop import Loop, evaluate
-from skipway.training.optim import freeze, make_ema, make_optimizer, set_exact_statistics
-from skipway.training.plan import Plan, check_device, make_plan, teacher_of
+from skipway.training.loop import Diverged, Loop, evaluate
+from skipway.training.optim import Frozen, freeze, make_ema, make_optimizer, set_exact_statistics
+from skipway.training.plan import (
+    Choice,
+    Plan,
+    check_batch,
+    check_compile,
+    check_device,
+    make_plan,
+    teacher_of,
+)
 from skipway.training.prepare import prepare
 from skipway.training.progress import TrainingProgress
 from skipway.training.record import (
@@ -80,11 +90,7 @@ from skipway.weights import load_model, load_weights, read_state, save_weights
 
 DECIDE_BITS = ("torch", "numpy", "pillow", "cpu", "instruction_set", "device")
 """What a run's environment must have in common for a resume to be equal to the bit."""
-QUICK, LONG = 5.0, 60.0
-"""Seconds, at most, for which the pace of a training is measured before it begins."""
-_SHARE_MEASURED = 0.02
-"""Of a run, and of a time budget, that goes into it."""
-_BYTES_A_MAC = 0.5
+_BYTES_A_MAC = 1
 """More than a step holds, for each multiply-add of an image: whether to look at it closely."""
 FALLING = ("linear", "polynomial", "cosine", "one-cycle")
 """Schedules whose rate is 0 at the end of the run."""
@@ -154,7 +160,6 @@ def start(
             return make_plan(data_path, given, world)
 
         plan = world.agreed(plan_here)
-        command = shlex.join(["skipway", "train", data_path, *setting_flags(given)])
         training = _Training(plan, progress, began, world)
 
         def place() -> Path | None:
@@ -165,6 +170,8 @@ def start(
         with _claimed(run, world):
             if world.first:
                 check_place(run)  # another may have begun since
+            flags = setting_flags(training.as_settled(given))
+            command = shlex.join(["skipway", "train", data_path, *flags])
             return training.run(run, training.new_record(run, command), None, audience)
 
 
@@ -182,7 +189,8 @@ def expect(
     began = time.perf_counter()
     torch.set_flush_denormal(True)
     plan = make_plan(data_path, given)
-    training = _Training(plan, progress or TrainingProgress(), began, ALONE, measure=measure)
+    trial = Trial(measure, share=1.0, only=True)
+    training = _Training(plan, progress or TrainingProgress(), began, ALONE, trial=trial)
     assert training.expected is not None
     return replace(plan, config=training.config), training.expected
 
@@ -214,7 +222,7 @@ def find_rate(
             )
         if steps < finder.FEWEST:
             raise InputError(f"--steps {steps}: a test needs {finder.FEWEST} at least")
-        training = _Training(plan, progress, time.perf_counter(), world, measure=None)
+        training = _Training(plan, progress, time.perf_counter(), world, trial=None)
         with world.answering():
             found = finder.range_test(training.loop, low, high, steps, plan.config.seed)
         muon = None
@@ -267,6 +275,7 @@ def _resume(
             progress.say(f"{line}; going on from the one before")
         config, card = resolve(flat(record["config"])), parse_card(state["card"], str(run))
         check_device(config.device)
+        check_compile(config, world)
         data = open_data(config.data_path, config.data.val, config.seed)
         if data.digest() != state["data"]:
             raise InputError(
@@ -370,7 +379,7 @@ class _Training:
         began: float,
         world: World,
         resumed: Path | None = None,
-        measure: float | None = QUICK,
+        trial: Trial | None = SHORT,
     ) -> None:
         self.plan, self.config, self.progress, self.began = plan, plan.config, progress, began
         self.world = world
@@ -395,8 +404,10 @@ class _Training:
             self.trained, self.task = head(self.net), OnFeatures(self.task)
             self.feeds = self._features(min(self.config.data.views, self._clock().epochs))
         self.expected: Forecast | None = None
+        self.settled: dict[str, Any] = {}
+        """Settings that time and memory decided, by dotted key."""
         if resumed is None:
-            self._settle(measure)
+            self._settle(trial)
         self._remark()
         self.loop = self._loop(self.trained)
         self.best: dict[str, Any] = {}
@@ -458,14 +469,17 @@ class _Training:
         self.progress.say(line)
         return Distilled(task, teacher, config.distill.weight, config.distill.temperature)
 
-    def _first_images(self, n: int) -> Tensor:
-        """Training images, so many or all, as the network gets them in evaluation: [N, C, H, W]."""
+    def _first_images(self, pixels: int) -> Tensor:
+        """Training images of about so many pixels, or all, as the network gets them in evaluation:
+        [N, C, H, W]."""
         found: list[Tensor] = []
+        left = pixels
         for batch in self.prepared.feeds["train"].shuffled(0):
             found.append(self.prepared.task.to_input(batch, None).images)
-            if sum(map(len, found)) >= n:
+            left -= found[-1][:, 0].numel()
+            if left <= 0:
                 break
-        return torch.cat(found)[:n]
+        return torch.cat(found)
 
     def _clock(self) -> Clock:
         try:
@@ -473,70 +487,78 @@ class _Training:
         except ValueError as error:
             raise InputError(f"schedule.length: {error}") from None
 
-    def _settle(self, measure: float | None) -> None:
+    def _settle(self, trial: Trial | None) -> None:
         """Fit the steps into memory and the run into its time, and say what it will take.
 
-        measure: seconds of steps for it, where no time is given; None fits memory alone.
+        trial: how the pace is measured for it; None fits memory alone.
         """
-        self._fit_memory()
-        if measure is None:
-            return
-        minutes = self.config.schedule.minutes
-        if minutes is not None:
-            measure = min(max(measure, _SHARE_MEASURED * 60 * minutes), LONG)
-        trial = copy.deepcopy(self.trained)
-        if self.config.model.unfreeze:  # most of the run trains all of it
-            trial.requires_grad_(True)
-        loop = self._loop(trial)
-        try:
-            share = _SHARE_MEASURED if measure <= QUICK else 1
-            pace, peak = pace_of(loop, self.feeds, measure, share), peak_memory()
-        except InputError:  # a rate at which it diverges, a damaged image
+        with self.world.answering():
+            self.world.agreed(self._fit_memory)
+            if trial is None:
+                return
+            minutes = self.config.schedule.minutes
+            loop = self._loop(copy.deepcopy(self.trained), thawed=True)
+            try:
+                pace = pace_of(loop, self.feeds, trial.within(minutes))
+            except InputError as error:
+                alone = self.world.size > 1 and not isinstance(error, Diverged)
+                if minutes is not None or trial.only or alone:
+                    raise
+                return  # the training will say so, with what was trained before
+            peak = peak_memory()
+            # what is measured for a forecast alone, a training does not spend
+            of_training = SHORT.within(minutes)
+            longest = min(of_training.seconds, of_training.share * pace.step * loop.clock.total)
+            spare = max(pace.step * (pace.steps - 3) - longest, 0.0) if trial.only else 0.0
+
+            def expected(clock: Clock) -> Forecast:
+                passed = time.perf_counter() - self.began - spare
+                return forecast(pace, clock, self.config, self.feeds, passed, peak, self.world.size)
+
             if minutes is not None:
-                raise
-            return  # the training will say so, with what was trained before
-
-        def expected(clock: Clock) -> Forecast:
-            passed = time.perf_counter() - self.began
-            return forecast(pace, clock, self.config, self.feeds, passed, peak, self.world.size)
-
-        if minutes is not None:
-            self._fit_time(loop.clock, minutes, expected)
-        self.expected = self.world.gather(expected(self._clock()))[0]
+                self.world.agreed(lambda: self._fit_time(loop.clock, minutes, expected))
+            self.expected = self.world.gather(expected(self._clock()))[0]
         self.progress.expect(self.expected)
 
     def _fit_memory(self) -> None:
         """Take the batch in parts where a step on the whole would not fit."""
-        config, accumulate = self.config, self.config.accumulate
-        free = free_memory() // self.world.local_size
+        config, world = self.config, self.world
+        free = free_memory() // world.local_size
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
-        _, macs = count(self.net.arch)
+        free = min(world.gather(free))
         batch = min(config.batch_size, len(self.feeds["train"]))
-        if batch * macs * _BYTES_A_MAC < free:
+        if batch * count(self.net.arch)[1] * _BYTES_A_MAC < free:
             return
         parameters = sum(p.numel() for p in self.net.parameters())
         room = 0.9 * free - 12 * parameters  # momentum, its square or the average, and a copy
-        needed = step_memory(
+        of_step = step_memory(
             self.task, self.trained, self.feeds["train"], self.device, config.precision, config.seed
         )
-        while needed(-(-batch // accumulate)) > room and accumulate < batch:
+
+        def needed(parts: int) -> int:
+            synced = 2 if world.size > 1 else 1  # batch norm over processes keeps float32 copies
+            return max(world.gather(synced * of_step(-(-batch // parts))))
+
+        accumulate, whole = config.accumulate, needed(config.accumulate)
+        while needed(accumulate) > room and accumulate < batch:
             accumulate += 1
-        accumulate = max(self.world.gather(accumulate))
-        if needed(-(-batch // accumulate)) > room:
+        if needed(accumulate) > room:
             raise InputError(
-                f"a step on one image takes {needed(1) / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
-                "are free\nTake a smaller --model or data.size, or "
+                f"a step on one image takes {needed(batch) / 2**30:.1f} GiB, {free / 2**30:.1f} "
+                "GiB are free\nTake a smaller --model or data.size, or "
                 "--set model.architecture.checkpointing=true."
             )
         if accumulate > config.accumulate:
+            self.settled["accumulate"] = accumulate
             self.config = config.model_copy(update={"accumulate": accumulate})
+            at_once = -(-batch // accumulate)
             self.progress.say(
                 f"  accumulate = {accumulate}  (a step on {-(-batch // config.accumulate):,} "
-                f"images takes {needed(-(-batch // config.accumulate)) / 2**30:.1f} GiB, "
-                f"{free / 2**30:.1f} GiB are free; batch norm sees {-(-batch // accumulate):,} at "
-                "a time)"
+                f"images takes {whole / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; "
+                f"batch norm sees {at_once:,} at a time)"
             )
+            check_batch(self.config, self.net.arch, len(self.feeds["train"]))
 
     def _fit_time(
         self, clock: Clock, minutes: float, expected: Callable[[Clock], Forecast]
@@ -546,19 +568,30 @@ class _Training:
         def of(steps: int) -> Forecast:
             return expected(Clock(clock.steps_per_epoch, steps))
 
-        steps = steps_within(60 * minutes, of, round(60 * minutes * 1e6))
-        steps = min(self.world.gather(steps))
+        steps = min(self.world.gather(steps_within(60 * minutes, of, round(60 * minutes * 1e6))))
         if steps < 1:
             raise InputError(
                 f"--minutes {minutes:g}: reading, measuring and scoring the data takes "
                 f"{of(1).seconds / 60:.1f} minutes without training\nGive more time."
             )
         self.config = over(self.config, clock, steps)
+        planned = self.config.schedule
+        self.settled |= {
+            "schedule.length": planned.length,
+            "schedule.warmup": planned.warmup,
+            "schedule.milestones": planned.milestones,
+            "model.unfreeze": self.config.model.unfreeze,
+        }
         epochs = steps / clock.steps_per_epoch
         self.progress.say(
-            f"  schedule.length = {self.config.schedule.length}  ({epochs:.3g} epochs end within "
-            f"{minutes:g} minutes)"
+            f"  schedule.length = {planned.length}  ({epochs:.3g} epochs end within {minutes:g} "
+            "minutes)"
         )
+
+    def as_settled(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that were given, and those that time and memory decided in their place."""
+        left = {key: value for key, value in given.items() if key != "schedule.minutes"}
+        return left | {key: value for key, value in self.settled.items() if value}
 
     def _remark(self) -> None:
         """Say what of the schedule has no effect, and when frozen parts begin to train."""
@@ -587,11 +620,15 @@ class _Training:
             raise InputError(f"model.unfreeze: {steps} steps: each must be above the one before")
         return borders
 
-    def _loop(self, net: nn.Module) -> Loop:
+    def _loop(self, net: nn.Module, thawed: bool = False) -> Loop:
+        """The loop of a network; thawed: with none of the parts frozen that will train."""
         config, clock = self.config, self._clock()
         borders = self._borders(clock)
+        batch = min(config.batch_size, len(self.feeds["train"]))
         whole = net if isinstance(net, ResNet) else self.net  # not the classifier alone
-        keep_frozen = freeze(whole, config.model.freeze, borders)
+        keep_frozen = Frozen()
+        if not (thawed and borders):
+            keep_frozen = freeze(whole, config.model.freeze, borders)
         torch.manual_seed(config.seed + self.world.rank)  # of dropped paths
         return Loop(
             self.task,
@@ -607,7 +644,7 @@ class _Training:
             clip=config.optim.clip,
             keep_frozen=keep_frozen,
             accumulate=config.accumulate,
-            compiled_for=config.batch_size // config.accumulate if config.compile else 0,
+            compiled_for=-(-batch // config.accumulate) if config.compile else 0,
             world=self.world,
         )
 
@@ -622,7 +659,14 @@ class _Training:
             "command": command,
             "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "config": self.config.model_dump(mode="json"),
-            "choices": [asdict(c) for c in self.plan.choices],
+            "choices": [
+                *(asdict(c) for c in self.plan.choices if c.key not in self.settled),
+                *(
+                    asdict(Choice(key, value, "fits the time and the memory there is"))
+                    for key, value in self.settled.items()
+                    if value
+                ),
+            ],
             "data": {
                 "path": data.path,
                 "classes": data.classes,
