@@ -16,12 +16,14 @@ from skipway.weights import load_model
 def test_compiled_steps_are_the_same_steps(tmp_path: Path) -> None:
     draw(tmp_path / "data", ["a", "b"], n=40)
     flags = [*SMALL, "--epochs=2", "--batch-size=12", "--precision=float32"]
+    torch._dynamo.utils.counters.clear()
     nets = []
     for name in ("true", "false"):
         out = tmp_path / name
         answer = call("train", tmp_path / "data", *flags, f"--set=compile={name}", "--out", out)
         assert answer.code == 0, answer.err
         nets.append(load_model(out / "last.safetensors")[0])
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
         assert json.loads((out / "run.json").read_text())["status"] == "finished"
     for one, other in zip(*(net.state_dict().values() for net in nets), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -20,7 +20,7 @@ from skipway.training import Interrupted, TrainingProgress, resume, start
 from skipway.training.features import FeatureFeed
 from skipway.training.optim import make_optimizer
 from skipway.training.plan import make_plan
-from skipway.training.run import FROZEN
+from skipway.training.setup import FROZEN
 from skipway.weights import create_model, read_state
 
 GIVEN = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from commands import SMALL, call, draw
 from skipway.config import RunConfig, resolve
 from skipway.data.feed import ResidentFeed
-from skipway.training import run as runs
+from skipway.training import setup
 from skipway.training.clock import Clock, Schedule
 from skipway.training.forecast import Forecast, Living, Pace, forecast, over, steps_within
 
@@ -26,18 +27,20 @@ EMPTY = {
 
 
 def seconds(steps: int, config: RunConfig = CONFIG) -> Forecast:
-    pace = Pace(step=0.5, image=0.01, evaluation=0.1, checkpoint=0.2, steps=9)
+    pace = Pace(step=0.5, cold=1.0, image=0.01, evaluation=0.1, checkpoint=0.2, steps=9)
     return forecast(pace, Clock(10, steps), config, EMPTY, passed=3.0, memory_mib=100.0)
 
 
 def test_a_forecast_adds_up() -> None:
     found = seconds(25)  # three epochs
-    assert found.training == pytest.approx(25 * 0.5 + 3 * 0.2)
+    assert found.training == pytest.approx(1 + 25 * 0.5 + (2.5 + 1) * 0.2)
     assert found.evaluating == pytest.approx(3 * (0.1 + 8 * 0.01))
     assert found.ending == pytest.approx(0.1 + 20 * 0.01, abs=2.5)
     assert found.seconds == pytest.approx(3 + found.training + found.evaluating + found.ending)
     without = resolve({"data_path": "d", "recipe": "modern", "data.val": "none"})
     assert seconds(25, without).evaluating == 0
+    often = resolve({"data_path": "d", "recipe": "modern", "checkpoint_every": "5 steps"})
+    assert seconds(25, often).training == pytest.approx(found.training + 2.5 * 0.2)
     exact = resolve({"data_path": "d", "recipe": "modern", "exact_norm": True})
     assert seconds(25, exact).ending == pytest.approx(found.ending + 40 * 0.01)
 
@@ -77,13 +80,23 @@ def test_living_counts_what_is_held_and_not_what_has_gone() -> None:
     assert b.shape == (10, 100)
 
 
-def test_a_forecast_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--set=model.architecture.drop_path=0.3"],
+        ["--set=data.resident=false", "--workers=2", "--set=augment.repeats=2"],
+        ["--set=schedule.kind=plateau", "--set=optim.kind=muon", "--set=augment.mixup=0.2"],
+    ],
+)
+def test_a_forecast_changes_no_bit(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw(tmp_path / "data", ["a", "b"], n=20)
-    flags = [*SMALL, "--epochs=2", "--batch-size=8", "--set=model.architecture.drop_path=0.3"]
+    flags = [*SMALL, "--epochs=2", "--batch-size=8", *more]
     said = call("train", tmp_path / "data", *flags, "--out", tmp_path / "with")
     assert said.code == 0, said.err
     assert "in all, until" in said.err
-    monkeypatch.setattr(runs._Training, "_settle", lambda self, measure: None)
+    monkeypatch.setattr(setup.Setup, "_settle", lambda self, measure: None)
     assert call("train", tmp_path / "data", *flags, "--out", tmp_path / "without").code == 0
     rows = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -121,6 +134,12 @@ def test_minutes_plan_the_length(tmp_path: Path) -> None:
     assert config["schedule"]["minutes"] == 0.1
     assert config["schedule"]["length"].endswith(" steps")
     assert config["schedule"]["warmup"] == "15 %"
+    record = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert record["result"]["seconds"] < 30  # of 6 planned: a machine may be busy
+    assert "--minutes" not in record["command"]
+    words = shlex.split(record["command"])
+    assert f"schedule.length={config['schedule']['length']}" in words
+    assert {"schedule.length", "schedule.warmup"} <= {c["key"] for c in record["choices"]}
 
 
 @pytest.mark.parametrize(
@@ -129,6 +148,7 @@ def test_minutes_plan_the_length(tmp_path: Path) -> None:
         (["--minutes=0.0001"], "Give more time"),
         (["--minutes=5", "--epochs=2"], "leave out --epochs"),
         (["--minutes=0"], "schedule.minutes"),
+        (["--minutes=1", "--lr=1e30"], "lower --lr"),
     ],
 )
 def test_minutes_that_cannot_be(flags: list[str], said: str, tmp_path: Path) -> None:
@@ -140,18 +160,25 @@ def test_minutes_that_cannot_be(flags: list[str], said: str, tmp_path: Path) -> 
     assert not (tmp_path / "r").exists()
 
 
+def test_a_plan_that_diverges_says_so(tmp_path: Path) -> None:
+    draw(tmp_path / "data", ["a", "b"], n=20)
+    answer = call("plan", tmp_path / "data", *SMALL, "--lr=1e30", "--batch-size=4", "--epochs=9")
+    assert answer.code == 2
+    assert "lower --lr" in "\n".join(answer.error)
+
+
 def test_a_batch_that_memory_does_not_hold_goes_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw(tmp_path / "data", ["a", "b"], n=40)
     flags = ["train", tmp_path / "data", *SMALL, "--epochs=1", "--batch-size=32"]
-    monkeypatch.setattr(runs, "free_memory", lambda: 1 << 20)
+    monkeypatch.setattr(setup, "free_memory", lambda: 1 << 20)
     answer = call(*flags, "--out", tmp_path / "r")
     assert answer.code == 0, answer.err
     assert "batch norm sees" in answer.err
     accumulate = json.loads((tmp_path / "r" / "run.json").read_text())["config"]["accumulate"]
     assert 1 < accumulate <= 32
-    monkeypatch.setattr(runs, "free_memory", lambda: 1 << 16)
+    monkeypatch.setattr(setup, "free_memory", lambda: 1 << 16)
     answer = call(*flags, "--out", tmp_path / "none")
     assert answer.code == 2
     assert "are free" in answer.error[0]

@@ -187,3 +187,12 @@ def test_muon_can_keep_the_norm_it_began_with() -> None:
     again = Muon([{**group, "params": [weight]}], lr=0.1, momentum=0.9, keep_norm=True)
     again.load_state_dict(optimizer.state_dict())
     assert again.state[weight]["norm"].item() == pytest.approx(norm, rel=1e-5)
+
+
+def test_a_weight_that_began_at_0_may_grow() -> None:
+    weight = nn.Parameter(torch.zeros(6, 4, 3, 3))
+    group = {"params": [weight], "orthogonal": True, "weight_decay": 0.0}
+    optimizer = Muon([group], lr=0.1, momentum=0.9, keep_norm=True)
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    assert weight.norm() > 0

@@ -53,6 +53,7 @@ def test_the_stem_does_not_train(tmp_path: Path) -> None:
         assert answer.code == 0, answer.err
         kept.append(load_model(out / "last.safetensors")[0].state_dict()["conv1.weight"])
     assert torch.equal(*kept)
+    assert torch.equal(kept[0][:12], -kept[0][12:])
     exported = call("export", tmp_path / "2", "--json")
     assert exported.code == 0, exported.err
 

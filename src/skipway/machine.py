@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import resource
 import sys
 from pathlib import Path
 
@@ -40,6 +41,12 @@ def free_memory() -> int:
     except (OSError, ValueError):
         pass  # another system: nothing is known
     return free
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held, in MiB; its workers and the GPU not counted."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 @functools.cache

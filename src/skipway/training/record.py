@@ -61,7 +61,7 @@ def setting_flags(given: Mapping[str, Any]) -> list[str]:
     named = {key: f"--{name.replace('_', '-')}" for name, key in FLAGS.items()}
     flags = []
     for key, value in given.items():
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         if key == "schedule.length":
             number, _, unit = text.partition(" ")
             flags += ["--epochs", number] if unit == "epochs" else ["--set", f"{key}={text}"]

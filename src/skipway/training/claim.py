@@ -1,0 +1,71 @@
+"""A run's folder for one training alone, and the signals that stop one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from skipway.errors import InputError, harmless
+from skipway.training.distributed import World
+
+_HELD: set[int] = set()
+"""Locks of this process. Workers, which outlive one that is killed by some seconds, drop them."""
+
+
+def _drop_locks() -> None:
+    for handle in _HELD:
+        os.close(handle)
+
+
+os.register_at_fork(after_in_child=_drop_locks)
+
+
+@contextlib.contextmanager
+def claimed(run: Path, world: World) -> Iterator[None]:
+    """The run's folder, for this training alone. Raises InputError where another has it."""
+    if not world.first:
+        yield
+        return
+    try:
+        handle = os.open(run, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{harmless(run)}: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        busy = isinstance(error, BlockingIOError)
+        why = "another process is training in it" if busy else f"no lock: {error.strerror}"
+        raise InputError(f"{harmless(run)}: {why}") from None
+    _HELD.add(handle)
+    try:
+        yield
+    finally:
+        _HELD.discard(handle)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """The stop signals that came in: SIGINT and SIGTERM; a second one ends the process at once."""
+    came: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: nobody's signals to take
+        before = {}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
