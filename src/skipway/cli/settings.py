@@ -22,54 +22,42 @@ Data = Annotated[
         "mnist, fashion-mnist, cifar10 or cifar100.",
     ),
 ]
-ModelName = Annotated[str | None, typer.Option(help="A name of `skipway models`.")]
-Recipe = Annotated[str | None, typer.Option(help=", ".join(RECIPES) + ".")]
-Epochs = Annotated[float | None, typer.Option(help="Length of the training.")]
-Minutes = Annotated[
-    float | None, typer.Option(help="Plan the length to end within so many minutes.")
-]
-BatchSize = Annotated[int | None, typer.Option(help="Images a step.")]
-LearningRate = Annotated[float | None, typer.Option(help="The highest learning rate.")]
-Seed = Annotated[int | None, typer.Option(help="Decides every draw; 0 by default.")]
-Val = Annotated[str | None, typer.Option(help="Share of train held out for validation, or none.")]
-Patience = Annotated[
-    int | None,
-    typer.Option(help="Stop after so many epochs without a better validation metric."),
-]
-Weights = Annotated[str | None, typer.Option(help="A weight file to start from.")]
-Freeze = Annotated[
-    str | None,
-    typer.Option(help="Freeze the stem (1), stages too (2, 3, …), or all of --weights."),
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")]
-Workers = Annotated[int | None, typer.Option(help="Processes that decode images.")]
-Precision = Annotated[str | None, typer.Option(help="float32 or bf16, of training.")]
-OnBad = Annotated[str | None, typer.Option(help="error or skip: what to do with damaged images.")]
-CheckpointEvery = Annotated[str | None, typer.Option(help="5m (minutes), 200 (steps) or 1 epoch.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run's configuration."),
 ]
-
-
 _OPTIONS: dict[str, Any] = {
-    "model": ModelName,
-    "recipe": Recipe,
-    "epochs": Epochs,
-    "minutes": Minutes,
-    "patience": Patience,
-    "batch_size": BatchSize,
-    "lr": LearningRate,
-    "seed": Seed,
-    "val": Val,
-    "weights": Weights,
-    "freeze": Freeze,
-    "device": Device,
-    "workers": Workers,
+    "model": Annotated[str | None, typer.Option(help="A name of `skipway models`.")],
+    "recipe": Annotated[str | None, typer.Option(help=", ".join(RECIPES) + ".")],
+    "epochs": Annotated[float | None, typer.Option(help="Length of the training.")],
+    "minutes": Annotated[
+        float | None, typer.Option(help="Plan the length to end within so many minutes.")
+    ],
+    "patience": Annotated[
+        int | None,
+        typer.Option(help="Stop after so many epochs without a better validation metric."),
+    ],
+    "batch_size": Annotated[int | None, typer.Option(help="Images a step.")],
+    "lr": Annotated[float | None, typer.Option(help="The highest learning rate.")],
+    "seed": Annotated[int | None, typer.Option(help="Decides every draw; 0 by default.")],
+    "val": Annotated[
+        str | None, typer.Option(help="Share of train held out for validation, or none.")
+    ],
+    "weights": Annotated[str | None, typer.Option(help="A weight file to start from.")],
+    "freeze": Annotated[
+        str | None,
+        typer.Option(help="Freeze the stem (1), stages too (2, 3, …), or all of --weights."),
+    ],
+    "device": Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")],
+    "workers": Annotated[int | None, typer.Option(help="Processes that decode images.")],
     "threads": Threads,
-    "precision": Precision,
-    "on_bad": OnBad,
-    "checkpoint_every": CheckpointEvery,
+    "precision": Annotated[str | None, typer.Option(help="float32 or bf16, of training.")],
+    "on_bad": Annotated[
+        str | None, typer.Option(help="error or skip: what to do with damaged images.")
+    ],
+    "checkpoint_every": Annotated[
+        str | None, typer.Option(help="5m (minutes), 200 (steps) or 1 epoch.")
+    ],
 }
 
 
