@@ -154,14 +154,15 @@ def speedrun_rows() -> list[tuple[str, str, str]]:
         return []
     reached = [seed["accuracy"] for seed in seeds]
     alone = [seed["accuracy_of_one_view"] for seed in seeds]
+    of = f"mean of {len(seeds)} seeds, {min(reached):.2%} to {max(reached):.2%}"
+    of = of if len(seeds) > 1 else "one seed"
     timed = [seed for seed in seeds if seed["threads"] == seed["machine"]["cores"]] or seeds
     longest = max(timed, key=lambda seed: seed["minutes"])
     return [
         (
             f"CIFAR-10, `{seeds[0]['model']}`, recipe `speedrun-cifar`, {seeds[0]['epochs']} "
             "epochs, all 50,000 training images: test accuracy of six views",
-            f"{sum(reached) / len(reached):.2%} (mean of {len(seeds)} "
-            f"{'seed' if len(seeds) == 1 else 'seeds'}, {min(reached):.2%} to {max(reached):.2%}; "
+            f"{sum(reached) / len(reached):.2%} ({of}; "
             f"of one view {sum(alone) / len(alone):.2%}) in {longest['minutes']:.0f} min on "
             f"{longest['threads']} threads",
             seeds[0]["command"],

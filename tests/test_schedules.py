@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
+from bits import same
 from commands import QUICK, call, draw
 from skipway.architecture import architecture
 from skipway.config import AugmentConfig, OptimConfig, ScheduleConfig
@@ -226,17 +226,6 @@ def test_freezing_for_a_time_equals_a_textbook_loop() -> None:
         found = loop.net.state_dict()[name]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7, msg=name)
         assert not torch.equal(found, before[name]), name
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the bit, through dictionaries and lists."""
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "lamb", "muon"])

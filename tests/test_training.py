@@ -6,7 +6,7 @@ import copy
 import errno
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from bits import same
 from skipway.architecture import Architecture, architecture
 from skipway.config import AugmentConfig, OptimConfig, ScheduleConfig
 from skipway.data.feed import Batch, DecodedFeed, ResidentFeed, batches
@@ -176,17 +177,6 @@ def test_equals_a_textbook_loop() -> None:
         loop.net.state_dict().items(), net.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7, msg=name)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the bit, through dictionaries and lists."""
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 def decisive(state: dict[str, Any]) -> dict[str, Any]:

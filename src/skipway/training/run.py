@@ -144,7 +144,9 @@ def start(
                 check_place(run)  # another may have begun since
             flags = setting_flags(training.as_settled(given))
             command = shlex.join(["skipway", "train", data_path, *flags])
-            return training.run(run, training.new_record(run, command), None, audience)
+            record = training.new_record(run, command)
+            with audience.told_of_the_end(record):
+                return training.run(run, record, None, audience)
 
 
 def expect(
@@ -265,7 +267,8 @@ def _resume(
     with claimed(run, world):
         plan, state = world.agreed(read)
         training = _Training(plan, progress, began, world, resumed=run)
-        return training.run(run, record, state, audience)
+        with audience.told_of_the_end(record):
+            return training.run(run, record, state, audience)
 
 
 def _result(run: Path, record: Mapping[str, Any], world: World) -> Result:
@@ -285,22 +288,6 @@ def _result(run: Path, record: Mapping[str, Any], world: World) -> Result:
 
 class _Training(Setup):
     """One training, new or resumed, and its folder."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        progress: TrainingProgress,
-        began: float,
-        world: World,
-        resumed: Path | None = None,
-    ) -> None:
-        super().__init__(plan, progress, began, world, resumed)
-        self.best: dict[str, Any] = {}
-        self.spent = {"images": 0, "seconds": 0.0, "elapsed": 0.0}
-        """Over all sittings: images and seconds of training, and seconds in all."""
-        self.saved_at, self.saved_when = 0, time.monotonic()
-        self.digest = plan.data.digest()
-        self.run_path, self.record = Path(), dict[str, Any]()
 
     def new_record(self, run: Path, command: str) -> dict[str, Any]:
         """What ``run.json`` begins with. `command` is what gives the same run."""
@@ -350,16 +337,11 @@ class _Training(Setup):
         audience: Audience,
     ) -> Result:
         """Train to the end in that folder, from a checkpoint's state or from the beginning."""
-        with audience.told_of_the_end(record):
-            return self._run(path, record, state, audience)
-
-    def _run(
-        self,
-        path: Path,
-        record: dict[str, Any],
-        state: dict[str, Any] | None,
-        audience: Audience,
-    ) -> Result:
+        self.best: dict[str, Any] = {}
+        self.spent = {"images": 0, "seconds": 0.0, "elapsed": 0.0}
+        """Over all sittings: images and seconds of training, and seconds in all."""
+        self.saved_at, self.saved_when = 0, time.monotonic()
+        self.digest = self.plan.data.digest()
         self.run_path, self.record, self.audience = path, record, audience
         self.record.pop("error", None)  # of an earlier sitting
         if self.world.first:
