@@ -166,6 +166,12 @@ def of_restarts(result: Any) -> Iterator[Row]:
     yield row("restarts equal to the bit", equal, n=of, bar=of)
 
 
+def of_resume(result: Any) -> Iterator[Row]:
+    for name, case in result["cases"].items():
+        case_name = f"{name}: seconds after start-up until ready"
+        yield at_most(case_name, case["after_start_up_seconds"], case["bar"])
+
+
 def of_doctor(result: Any) -> Iterator[Row]:
     right, _, of = result["right_diagnoses"].partition(" of ")
     yield row("mistakes found", int(right), n=int(of), bar=int(of))
@@ -236,6 +242,13 @@ BENCHMARKS = {
         of_restarts,
         "restarts.py",
         ("--kills", "20"),
+    ),
+    "resume": Benchmark(
+        "a run that was stopped soon takes its next step",
+        7,
+        of_resume,
+        "resume.py",
+        ("--data", "{data}", "--photos", "{photos}"),
     ),
     "fashion_mnist_resnet20": Benchmark(
         "Fashion-MNIST with ResNet-20: test accuracy",

@@ -648,7 +648,15 @@ def test_changed_data_are_no_reason_to_go_on(data: Path, tmp_path: Path) -> None
     assert found.code == 2
     assert "has other images than when the run began" in found.err
     image.with_name("new.png").unlink()
+    content = image.read_bytes()
+    image.write_bytes(next(p for p in (own / "train").rglob("*.png") if p != image).read_bytes())
+    found = call("train", "--resume", run)
+    assert (found.code, len(found.error)) == (2, 2)
+    assert f"{image.relative_to(own)} in {own} changed since the run began" in found.error[0]
+    image.write_bytes(content)
+    assert (run / "checkpoints" / "images.npz").exists()
     assert call("train", "--resume", run).code == 0
+    assert not (run / "checkpoints" / "images.npz").exists()
 
 
 def test_fine_tuning_takes_what_the_weights_hold(data: Path, tmp_path: Path) -> None:

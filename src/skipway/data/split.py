@@ -53,10 +53,31 @@ class Reader(Protocol):
 
     def read(self, name: str) -> ImageLike: ...
 
+    def stamp(self, names: Iterable[str]) -> bytes:
+        """32 bytes that are others once what is read of those names may be another: a digest of
+        the pixels in memory, or of size and times of the files, which are not read."""
+        ...
+
+
+def stamp_of(files: Iterable[str | os.PathLike[str]]) -> bytes:
+    """The stamp of what lies in those files; one that is not there counts as such."""
+    digest = hashlib.blake2b(digest_size=32)
+    for file in files:
+        found: tuple[int, ...] = ()
+        with contextlib.suppress(OSError):
+            status = os.stat(file)  # a copy may keep the time of writing, but not of the change
+            found = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        digest.update(repr(found).encode())
+    return digest.digest()
+
 
 @dataclass(frozen=True)
 class FolderReader:
     root: Path
+
+    def stamp(self, names: Iterable[str]) -> bytes:
+        root = os.fspath(self.root)
+        return stamp_of(os.path.join(root, name) for name in names)
 
     def read(self, name: str) -> bytes:
         try:
@@ -74,6 +95,9 @@ class ZipReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "root": self.root, "_handles": {}}
+
+    def stamp(self, names: Iterable[str]) -> bytes:
+        return stamp_of([self.path])
 
     def read(self, name: str) -> bytes:
         pid = os.getpid()
@@ -98,6 +122,9 @@ class ArrayReader:
     """Pixels in memory, uint8 [N, H, W, C], named by their position."""
 
     pixels: Array
+
+    def stamp(self, names: Iterable[str]) -> bytes:
+        return hashlib.blake2b(np.ascontiguousarray(self.pixels), digest_size=32).digest()
 
     def read(self, name: str) -> Array:
         image: Array = self.pixels[int(PurePosixPath(name).stem)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import numpy.typing as npt
 
 from skipway.config import RunConfig
 from skipway.data import DataSet, Skipped
-from skipway.data.feed import WHOLE, DecodedFeed, Feed, Part, ResidentFeed, decode_all, pixel_mean
-from skipway.data.preflight import Scan, remarks, scan
+from skipway.data.feed import WHOLE, DecodedFeed, Feed, Part, ResidentFeed, pixel_mean
+from skipway.data.preflight import remarks
 from skipway.errors import InputError, harmless
-from skipway.images import Preprocess, plain_preprocess, verify
+from skipway.images import Preprocess, plain_preprocess
 from skipway.tasks.classify import Classify, Loss
 from skipway.training.plan import Plan
+from skipway.training.reading import Reading, read_images
 
 Array = npt.NDArray[Any]
 
@@ -33,26 +35,24 @@ class Prepared:
     """By split."""
     contents: dict[str, Array]
     """By split that was read: a digest of each image's content, uint8 [N, 8]."""
+    reading: Reading | None
+    """Of all images, the damaged ones too; None once it is kept with the run."""
 
 
-def prepare(plan: Plan, part: Part = WHOLE) -> Prepared:
+def prepare(plan: Plan, part: Part = WHOLE, run: Path | None = None) -> Prepared:
     """Read each image once, apply the policy for damaged ones, settle the preprocessing.
 
-    part: what of each batch the feeds give. Raises InputError naming the first damaged image where
-    the policy is ``error``, or where a class or a split has none left.
+    part: what of each batch the feeds give. run: the folder of a run that goes on, see
+    `read_images`. Raises InputError naming the first damaged image where the policy is ``error``,
+    or where a class or a split has none left, or an image that is another than in `run`.
     """
     config, data = plan.config, plan.data
     size = plan.architecture.input_size
     preprocess = plan.preprocess or plain_preprocess(
         size, config.data.channels, config.data.resize, config.data.crop_ratio
     )
-    frames: dict[str, Array] = {}
-    scans: dict[str, Scan] = {}
-    for name, split in data.splits.items():
-        if config.data.resident:
-            frames[name], scans[name] = decode_all(split, preprocess, config.threads)
-        elif config.data.preflight:
-            scans[name] = scan(split, config.threads, verify)
+    reading = read_images(data, config, preprocess, run)
+    frames, scans = reading.frames, reading.scans
     failed = {name: found.failed for name, found in scans.items()}
     data, kept = _without_damaged(data, failed, config.data.on_bad)
     data = replace(data, notes=data.notes + remarks(plan.data, scans))
@@ -87,7 +87,7 @@ def prepare(plan: Plan, part: Part = WHOLE) -> Prepared:
                 part=part,
                 repeats=config.augment.repeats,
             )
-    return Prepared(data, task, feeds, contents)
+    return Prepared(data, task, feeds, contents, reading)
 
 
 def _loss(config: RunConfig, data: DataSet) -> Loss:

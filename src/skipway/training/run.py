@@ -48,6 +48,7 @@ from skipway.training.plan import (
     teacher_of,
 )
 from skipway.training.progress import TrainingProgress
+from skipway.training.reading import forget
 from skipway.training.record import (
     append_row,
     check_place,
@@ -380,10 +381,12 @@ class _Training(Setup):
             if self.config.on_features:
                 checkpoint.write(self.run_path / FROZEN, self.net.state_dict())
             write_samples(self.run_path, self.prepared, self.config)
+        self._keep_images()
         self._checkpoint()  # so that what is killed early can go on
 
     def _go_on(self, state: Mapping[str, Any]) -> None:
         """Take up a checkpoint's state."""
+        self._keep_images()
         self.loop.load_state(state["loop"])
         self.best, self.spent = state["best"], state["spent"]
         self.began -= self.spent["elapsed"]
@@ -400,6 +403,16 @@ class _Training(Setup):
                 f"  note: {key} was {harmless(before.get(key))} and is {harmless(value)}: bits may "
                 "differ from those of a run that never stopped"
             )
+
+    def _keep_images(self) -> None:
+        """Keep what was read of the images with the run, so that going on is quick."""
+        assert self.prepared.reading is not None
+        try:
+            if self.world.first:
+                self.prepared.reading.keep(self.run_path)
+        except InputError as error:  # it takes room, and the run can do without
+            self.progress.say(f"  note: {error}\n  --resume will read all images again")
+        self.prepared = replace(self.prepared, reading=None)
 
     def _epochs(self, came: list[int]) -> bool:
         """Train to the end; False where a signal ended it before, with a checkpoint."""
@@ -527,6 +540,8 @@ class _Training(Setup):
             "seconds": round(seconds, 2),
             "images_per_second": round(speed, 1),
         }
+        if self.world.first:
+            forget(self.run_path)
         self._write_record(status="finished", result=result)
         return _result(self.run_path, self.record, self.world)
 

@@ -68,7 +68,7 @@ class Setup:
         torch.set_num_threads(plan.config.threads)
         self.device = torch.device(plan.config.device)
         self._announce()
-        self.prepared = world.agreed(lambda: prepare(plan, world.part))
+        self.prepared = world.agreed(lambda: prepare(plan, world.part, resumed))
         if skipped := self.prepared.data.skipped:
             first = f"the first: {skipped[0].reason}"
             progress.say(f"  {len(skipped):,} damaged images left out; {first}")

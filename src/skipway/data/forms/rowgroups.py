@@ -6,12 +6,13 @@ import contextlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from skipway.data.split import stamp_of
 from skipway.errors import InputError, harmless
 from skipway.images import DecodeError
 
@@ -84,6 +85,10 @@ class ParquetReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.folder, self.column = state["folder"], state["column"]
         self._reset()
+
+    def stamp(self, names: Iterable[str]) -> bytes:
+        files = dict.fromkeys(name.rpartition("#")[0] for name in names)
+        return stamp_of(self.folder / file for file in files)
 
     def read(self, name: str) -> bytes:
         file, _, row = name.rpartition("#")

@@ -12,7 +12,7 @@ import os
 import shlex
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.data.forms.folders import archive_root, from_names, images_among
-from skipway.data.split import Found, Names
+from skipway.data.split import Found, Names, stamp_of
 from skipway.errors import InputError, harmless
 from skipway.images import DecodeError
 
@@ -47,6 +47,9 @@ class TarReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handles": {}}
+
+    def stamp(self, names: Iterable[str]) -> bytes:
+        return stamp_of([self.path])
 
     def read(self, name: str) -> bytes:
         pid, i = os.getpid(), bisect.bisect_left(self.names, name)
