@@ -33,9 +33,15 @@ def machine(*more: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that was measured, marked where files were changed since."""
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    """The commit that was measured, marked where files other than results were changed since."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(RESULTS.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    found = git("describe", "--always", "--abbrev=12") or "unknown"
+    others = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    return f"{found}-dirty" if others else found
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -231,6 +231,16 @@ def more_rows() -> list[tuple[str, str, str]]:
         ),
     )
     add(
+        "resume",
+        "A run that was stopped, from the end of start-up until it goes on",
+        lambda found: "; ".join(
+            f"{case}: {figures['after_start_up_seconds']['median']:.1f} s "
+            f"({spread(figures['after_start_up_seconds'])}; start-up "
+            f"{figures['start_up_seconds']['median']:.1f} s)"
+            for case, figures in found["cases"].items()
+        ),
+    )
+    add(
         "doctor",
         "The import doctor on mislabelled checkpoints, and on right ones",
         lambda found: (

@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ from rich.cells import cell_len
 
 from commands import QUICK, Answer, call, draw
 from skipway.check import FEW, SHOWN, UNEVEN, Look, check, look
-from skipway.data import DataSet, open_data
+from skipway.data import DataSet, open_data, preflight
 from skipway.data.feed import decode_all
 from skipway.data.preflight import (
     DIGEST,
@@ -471,6 +472,14 @@ class Counted(ArrayReader):
         return buffer.getvalue()
 
 
+@pytest.fixture(params=["quick", "slow"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that are read by this thread alone, and those that several threads read."""
+    monkeypatch.setattr(preflight, "TRIED", 2)
+    monkeypatch.setattr(preflight, "QUICK", {"quick": math.inf, "slow": 0.0}[request.param])
+
+
+@pytest.mark.usefixtures("reading")
 def test_each_image_is_read_once() -> None:
     for threads, way in itertools.product((1, 3), ("verify", "look", "decode_all")):
         reader = Counted(np.zeros(9, np.int64))
@@ -489,6 +498,7 @@ def test_each_image_is_read_once() -> None:
         assert len(np.unique(good, axis=0)) == 8
 
 
+@pytest.mark.usefixtures("reading")
 def test_results_come_in_order_and_in_this_thread() -> None:
     pixels = np.arange(30, dtype=np.uint8).reshape(10, 1, 1, 3)
     split = Split(ArrayReader(pixels), Names(map(str, range(10))), np.zeros(10, np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 from pathlib import Path
@@ -572,6 +573,21 @@ def test_the_border_of_a_letterbox_has_the_grey_that_was_asked(dtype: type, fill
     np.testing.assert_allclose(frame[0], fill * np.iinfo(dtype).max, atol=0.5)
 
 
+@given(st.integers(1, 200), st.integers(1, 200), st.sampled_from([(64, 64), (48, 96)]))
+@settings(max_examples=60, deadline=None)
+def test_what_fits_is_a_letterbox_without_its_border(
+    height: int, width: int, size: tuple[int, int]
+) -> None:
+    image = noise(height, width)
+    frame, geometry = preprocess(size, resize="fit").frame(image)
+    boxed, other = preprocess(size, resize="letterbox").frame(image)
+    left, top = map(int, other.offset)
+    inner = boxed[top : top + frame.shape[0], left : left + frame.shape[1]]
+    np.testing.assert_array_equal(frame, inner)
+    assert geometry == dataclasses.replace(other, offset=(0.0, 0.0))
+    assert preprocess(size, resize="fit")(image).shape == (3, *frame.shape[:2])
+
+
 def test_squash_is_a_plain_resize() -> None:
     image = noise(30, 70)
     frame, geometry = preprocess((40, 20), resize="squash").frame(image)
@@ -582,7 +598,7 @@ def test_squash_is_a_plain_resize() -> None:
 
 # --- geometry ---------------------------------------------------------------------------------
 
-MODES_OF_RESIZE = st.sampled_from(["crop", "letterbox", "squash"])
+MODES_OF_RESIZE = st.sampled_from(["crop", "letterbox", "squash", "fit"])
 
 
 @given(
@@ -621,8 +637,8 @@ def test_a_bright_pixel_lands_where_the_geometry_says(
     frame, geometry = spec.frame(image)
     weight = frame[..., 0].astype(float)
     centroid = [
-        (weight.sum(0) * (np.arange(64) + 0.5)).sum() / weight.sum(),
-        (weight.sum(1) * (np.arange(64) + 0.5)).sum() / weight.sum(),
+        (weight.sum(axis) * (np.arange(frame.shape[1 - axis]) + 0.5)).sum() / weight.sum()
+        for axis in (0, 1)
     ]
     expected = geometry.to_model(np.array([column + 0.5, row + 0.5]))
     np.testing.assert_allclose(centroid, expected, atol=0.3)

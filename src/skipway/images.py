@@ -29,7 +29,7 @@ from skipway.errors import InputError, harmless
 Array = npt.NDArray[Any]
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | Array
 Channels = Literal[1, 3, 4]
-Resize = Literal["crop", "letterbox", "squash"]
+Resize = Literal["crop", "letterbox", "squash", "fit"]
 
 
 class DecodeError(InputError):
@@ -255,12 +255,15 @@ class Geometry:
 _WHOLE = 2**24
 """Pixels up to which an image is resized as a whole and then cropped. Beyond (a strip of 1 x 60,000
 would take 10 GB) only the part that stays is resized, which may differ by one level."""
+LONGEST = 4
+"""Times the short side, what is taken of the long side where nothing else bounds an input."""
 
 
 class Preprocess(BaseModel):
     """How an image becomes model input, and the way back. Kept in the card, run without torch.
 
-    A call takes anything that `decode` takes and gives float32 [channels, *size].
+    A call takes anything that `decode` takes and gives float32 [channels, *size]; with ``fit``
+    [channels, h, w], no larger than that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -270,7 +273,8 @@ class Preprocess(BaseModel):
     channels: Channels = 3
     resize: Resize = "crop"
     """crop: resize the short side, take the centre. letterbox: fit all of it, fill the rest.
-    squash: resize both sides, the aspect ratio is lost."""
+    squash: resize both sides, the aspect ratio is lost. fit: as letterbox, but nothing is filled:
+    the input is as large as the image then is."""
     short_side: int | None = Field(None, gt=0)
     """For crop: the short side in pixels before the centre is taken; None is min(size)."""
     odd_border: Literal["even", "down"] = "even"
@@ -298,6 +302,8 @@ class Preprocess(BaseModel):
         if self.resize == "crop" and (self.short_side or min(self.size)) < min(self.size):
             raise ValueError(f"short_side {self.short_side} is below the size {self.size}")
         if self.pixel_mean is not None:
+            if self.resize == "fit":
+                raise ValueError("pixel_mean: inputs that fit are of different sizes")
             expected = 4 * self.channels * self.size[0] * self.size[1]
             raw = base64.b64decode(self.pixel_mean, validate=True)
             if len(raw) != expected or not np.isfinite(np.frombuffer(raw, "<f4")).all():
@@ -315,16 +321,19 @@ class Preprocess(BaseModel):
         return Preprocess.model_validate(self.model_dump() | {"pixel_mean": text})
 
     def frame(self, image: Array) -> tuple[Array, Geometry]:
-        """The geometric part: [H, W, C] to [*size, C] of the same type, and where pixels went."""
+        """The geometric part: [H, W, C] to [*size, C], or less with ``fit``, of the same type, and
+        where pixels went."""
         height, width = image.shape[:2]
         goal_h, goal_w = self.size
+        if self.resize == "fit":
+            h, w = self._fitted(height, width)
+            geometry = Geometry((height, width), (w / width, h / height), (0.0, 0.0))
+            return resize(image, (h, w), self.interpolation), geometry
         if self.resize == "squash":
             geometry = Geometry((height, width), (goal_w / width, goal_h / height), (0.0, 0.0))
             return resize(image, self.size, self.interpolation), geometry
         if self.resize == "letterbox":
-            ratio = min(goal_h / height, goal_w / width)
-            h = min(max(round(height * ratio), 1), goal_h)
-            w = min(max(round(width * ratio), 1), goal_w)
+            h, w = self._fitted(height, width)
             top, left = (goal_h - h) // 2, (goal_w - w) // 2
             levels = np.iinfo(image.dtype).max
             framed = np.full(
@@ -334,17 +343,74 @@ class Preprocess(BaseModel):
             scale, offset = (w / width, h / height), (float(left), float(top))
             return framed, Geometry((height, width), scale, offset)
         h, w = self._resized(height, width)
-        half = round if self.odd_border == "even" else math.floor
-        top, left = half((h - goal_h) / 2), half((w - goal_w) / 2)
+        top, left = self._centre(h, w)
         scale, offset = (w / width, h / height), (float(-left), float(-top))
+        return self._cut(image, (h, w), [(top, left)])[0], Geometry((height, width), scale, offset)
+
+    def five_crops(self, image: Array) -> list[Array]:
+        """[H, W, C] to its corners and its centre after the resize, 5 times [*size, C]; their
+        mirror images make them the ten of Krizhevsky et al. 2012 (2015, section 3.4).
+
+        Raises ValueError where the card does not crop, or crops nothing off the short side.
+        """
+        if self.resize != "crop" or (self.short_side or min(self.size)) <= min(self.size):
+            raise ValueError("the crops need an image that is larger than the input")
+        h, w = self._resized(*image.shape[:2])
+        bottom, right = h - self.size[0], w - self.size[1]
+        corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+        return self._cut(image, (h, w), [*corners, self._centre(h, w)])
+
+    def whole(self, image: Array, short_side: int) -> Array:
+        """[H, W, C] with that short side in pixels and nothing cut off, for a network that takes
+        any size; of an image longer than `LONGEST` times its short side, the middle."""
+        height, width = image.shape[:2]
+        longest = LONGEST * min(height, width)
+        top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
+        height, width = min(height, longest), min(width, longest)
+        ratio = short_side / min(height, width)
+        size = (round(height * ratio), round(width * ratio))
+        return resize(image, size, self.interpolation, (left, top, left + width, top + height))
+
+    def at_size(self, size: int) -> Preprocess:
+        """This specification for square inputs of another size in pixels: as large a part of the
+        image, with more or fewer pixels of it (1906.06423).
+
+        Raises ValueError where there is a mean of each pixel, which has one size.
+        """
+        if self.pixel_mean is not None:
+            raise ValueError("the mean of each pixel has one size")
+        ratio = size / min(self.size)
+        short = None if self.short_side is None else max(round(self.short_side * ratio), size)
+        return Preprocess.model_validate(
+            self.model_dump() | {"size": (size, size), "short_side": short}
+        )
+
+    def _centre(self, height: int, width: int) -> tuple[int, int]:
+        """Top and left of the centre crop of an image of that size."""
+        half = round if self.odd_border == "even" else math.floor
+        return half((height - self.size[0]) / 2), half((width - self.size[1]) / 2)
+
+    def _cut(
+        self, image: Array, resized: tuple[int, int], corners: list[tuple[int, int]]
+    ) -> list[Array]:
+        """Crops [*size, C] at (top, left) of the image once resized to (height, width)."""
+        (height, width), (h, w) = image.shape[:2], resized
+        goal_h, goal_w = self.size
         if h * w <= _WHOLE:
-            resized = resize(image, (h, w), self.interpolation)
-            framed = resized[top : top + goal_h, left : left + goal_w]
-        else:
-            right, bottom = (left + goal_w) / scale[0], (top + goal_h) / scale[1]
-            box = (left / scale[0], top / scale[1], min(right, width), min(bottom, height))
-            framed = resize(image, self.size, self.interpolation, box)
-        return framed, Geometry((height, width), scale, offset)
+            larger = resize(image, resized, self.interpolation)
+            return [larger[top : top + goal_h, left : left + goal_w] for top, left in corners]
+        y, x = h / height, w / width
+        boxes = [
+            (left / x, top / y, min((left + goal_w) / x, width), min((top + goal_h) / y, height))
+            for top, left in corners
+        ]
+        return [resize(image, self.size, self.interpolation, box) for box in boxes]
+
+    def _fitted(self, height: int, width: int) -> tuple[int, int]:
+        """The largest height and width of that aspect ratio within `size`."""
+        ratio = min(self.size[0] / height, self.size[1] / width)
+        h, w = (max(round(side * ratio), 1) for side in (height, width))
+        return min(h, self.size[0]), min(w, self.size[1])
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after the short side was resized, never below `size`."""

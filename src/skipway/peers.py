@@ -490,8 +490,8 @@ def _pretrained_cfg(preprocess: Preprocess) -> Config:
 
 
 def _check_plain(preprocess: Preprocess, peer: str) -> None:
-    if preprocess.resize == "letterbox":
-        _refuse("resize = 'letterbox'", peer)
+    if preprocess.resize in ("letterbox", "fit"):
+        _refuse(f"resize = {preprocess.resize!r}", peer)
     if preprocess.pixel_mean is not None:
         _refuse("pixel_mean", peer)
 

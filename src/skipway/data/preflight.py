@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from skipway.images import SMALL_IMAGE, DecodeError, ImageLike
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
+TRIED, QUICK = 32, 1e-3
+"""Images that are read first, to see how long one takes, and the seconds of a quick one."""
 WINDOW = 4096
 """Images that wait for the reading threads at a time, so that few futures do."""
 DIGEST = 16
@@ -61,6 +64,8 @@ def scan(
 
     `examine` gets what the reader gives and the name, in one of the threads; an image fails where
     it raises DecodeError. `keep` gets position and result of the others, in order, in this thread.
+    Images that take less than `QUICK` are read by this thread alone: several would mostly wait for
+    one another.
     """
 
     def one(i: int) -> tuple[bytes, T] | str:
@@ -72,16 +77,27 @@ def scan(
             return str(error)
 
     found = Scan(np.zeros((len(split), DIGEST), np.uint8), [])
+
+    def take(i: int, result: tuple[bytes, T] | str) -> None:
+        if isinstance(result, str):
+            found.failed.append((i, result))
+            return
+        found.digests[i] = np.frombuffer(result[0], np.uint8)
+        if keep is not None:
+            keep(i, result[1])
+
+    begun, tried = time.perf_counter(), min(TRIED, len(split))
+    for i in range(tried):
+        take(i, one(i))
+    if threads == 1 or time.perf_counter() - begun < QUICK * tried:
+        for i in range(tried, len(split)):
+            take(i, one(i))
+        return found
     with ThreadPoolExecutor(threads) as pool:
-        for low in range(0, len(split), WINDOW):
+        for low in range(tried, len(split), WINDOW):
             window = range(low, min(low + WINDOW, len(split)))
             for i, result in zip(window, pool.map(one, window), strict=True):
-                if isinstance(result, str):
-                    found.failed.append((i, result))
-                    continue
-                found.digests[i] = np.frombuffer(result[0], np.uint8)
-                if keep is not None:
-                    keep(i, result[1])
+                take(i, result)
     return found
 
 
