@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -184,20 +185,34 @@ def synchronise(net: nn.Module) -> None:
             module.__class__ = SyncedBatchNorm2d  # another forward, nothing else: no state to move
 
 
-class _Gather(torch.autograd.Function):
-    """[N] of each process to [processes, N]; the gradient of each goes back to its own."""
+class _Normalise(torch.autograd.Function):
+    """x [B, C, H, W] by mean and variance [C] of the batch that it is a part of, times weight plus
+    bias; `count` values of a channel are in that batch. One pass over x forward, two backward.
+    """
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        every = own.new_empty(dist.get_world_size(), *own.shape)
-        dist.all_gather(list(every.unbind()), own.contiguous())
-        return every
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor,
+        mean: Tensor, variance: Tensor, count: Tensor, eps: float,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, count = ctx.saved_tensors
+        # as if mean and variance were constants: their part needs the sums of all processes
+        own, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], x, weight, mean, variance, None, None, False, ctx.eps, [True] * 3
+        )
+        sums = torch.stack((of_weight, of_bias))
+        dist.all_reduce(sums)
+        deviation = (variance + ctx.eps).rsqrt()
+        slope = -weight * deviation.square() * sums[0] / count
+        level = -weight * deviation * sums[1] / count - slope * mean
+        own.addcmul_(x, slope.to(x.dtype)[:, None, None]).add_(level.to(x.dtype)[:, None, None])
+        return own, of_weight, of_bias, None, None, None, None
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
@@ -207,26 +222,28 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         """[B, C, H, W], B at least 1 in each process."""
         if not self.training:
             return super().forward(x)
-        exact = x if x.dtype == torch.float64 else x.float()
-        count = exact.new_full((1,), x.numel() / x.shape[1])
-        mean = exact.mean((0, 2, 3))
-        squares = (exact - mean[:, None, None]).square().sum((0, 2, 3))
-        every = _Gather.apply(torch.cat((mean, squares, count)))
-        means, sums, counts = every.split((self.num_features, self.num_features, 1), 1)
+        running = self.running_mean, self.running_var
+        # of bfloat16, float32 statistics only come beside float32 ones, which a rate of 0 leaves
+        own, spread = torch.ops.aten.batch_norm_update_stats(x.detach(), *running, 0.0)
+        count = own.new_full((1,), x.numel() / x.shape[1])
+        mine = torch.cat((own, spread, count))
+        every = mine.new_empty(dist.get_world_size(), len(mine))
+        dist.all_gather(list(every.unbind()), mine)
+        means, variances, counts = every.split((self.num_features, self.num_features, 1), 1)
         total = counts.sum()
-        centre = (means * counts).sum(0) / total
+        mean = (means * counts).sum(0) / total
         # Chan et al. 1979: what each process has around its own mean, and the means around theirs
-        variance = (sums + counts * (means - centre).square()).sum(0) / total
+        variance = ((variances + (means - mean).square()) * counts).sum(0) / total
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
         with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
-            rate = self.momentum
-            assert rate is not None
-            self.running_mean.lerp_(centre.to(self.running_mean), rate)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
             unbiased = variance * (total / (total - 1))
-            self.running_var.lerp_(unbiased.to(self.running_var), rate)
-        scale = (variance + self.eps).rsqrt() * self.weight
-        centred = exact - centre[:, None, None]
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        normalised: Tensor = _Normalise.apply(
+            x, self.weight, self.bias, mean, variance, total, self.eps
+        )
+        return normalised
