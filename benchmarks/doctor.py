@@ -28,8 +28,9 @@ from skipway.architecture import replaced
 from skipway.card import Card
 from skipway.data import Split, open_split
 from skipway.doctor import Diagnosis, check, correct
+from skipway.evaluation import score
 from skipway.machine import cores
-from skipway.predictor import load, score
+from skipway.predictor import load
 from skipway.weights import read_state, save_weights
 
 SHIPPED = "cifar10-resnet20"

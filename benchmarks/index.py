@@ -178,6 +178,24 @@ def of_doctor(result: Any) -> Iterator[Row]:
     yield at_most("false alarms", result["false_alarms"], 0)
 
 
+def of_detection(result: Any) -> Iterator[Row]:
+    for name, case in result["cases"].items():
+        metric = case["metric"]
+        yield row(f"{name}: {metric}", case["metrics"][metric], n=1, bar=case["bar"][metric])
+        yield at_most(f"{name}: minutes", case["minutes"], case["bar"]["minutes"])
+
+
+def of_detection_speed(result: Any) -> Iterator[Row]:
+    for head, case in result["cases"].items():
+        rates = case["images_per_second"]
+        for name, ratio in case["ratio"].items():
+            told = "light heads" if name == "skipway" else "torchvision's heads"
+            bar = case["bar"] if name == "skipway" else None
+            yield row(
+                f"{head}, {told}, images/s", rates[name], rates["torchvision"], ratio, bar=bar
+            )
+
+
 def of_finetune(result: Any) -> Iterator[Row]:
     gain, n, bars = result["gain_points"], result["accuracy"]["finetune"]["n"], result["bars"]
     found = row("points of accuracy above scratch", gain["mean"], n=n, bar=bars["gain_points"])
@@ -318,6 +336,31 @@ BENCHMARKS = {
         of_finetune,
         "finetune.py",
         ("--data", "{few}", "--weights", "{run}", "--out", "runs/finetune-{at}"),
+    ),
+    **{
+        f"{name.replace('-', '_')}_{seed}": Benchmark(
+            f"{what} on {name}, seed {seed}: average precision and minutes",
+            60,
+            of_detection,
+            "detection.py",
+            (
+                *("--case", name, "--data", place, "--seed", str(seed)),
+                *("--out", f"runs/{name}-{seed}-{{at}}"),
+            ),
+            result="detection",
+        )
+        for name, what, place in (
+            ("blood-cells", "boxes", "{boxes}"),
+            ("nuclei", "masks", "{masks}"),
+        )
+        for seed in (0, 1, 2)
+    },
+    "detect_speed": Benchmark(
+        "training detectors, images/s against torchvision's model and loop",
+        20,
+        of_detection_speed,
+        "detect_speed.py",
+        ("--boxes", "{boxes}", "--masks", "{masks}"),
     ),
     "folder_and_zip": Benchmark(
         "a folder and its zip give equal results",

@@ -1,4 +1,4 @@
-"""How soon a run that was stopped takes its next step, on small images in memory and on photographs.
+"""How soon a run that was stopped takes its next step: small images in memory, and photographs.
 
 A training with all defaults is stopped by SIGINT after its first steps; then `skipway train
 --resume` is started and, once it is ready, stopped again, so often. What counts are the seconds

@@ -25,10 +25,11 @@ from skipway import shipped
 from skipway.card import Card
 from skipway.data import open_split
 from skipway.errors import SkipwayError
+from skipway.evaluation import score
 from skipway.export import export
 from skipway.files import weight_file
 from skipway.machine import cores
-from skipway.predictor import load, open_network, score
+from skipway.predictor import load, open_network
 from skipway.weights import save_weights
 
 MOST = 4_000_000

@@ -395,7 +395,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(here: Path, tmp_path: Path, limi
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
     )  # fmt: skip
     assert_refused(Answer(done.returncode, done.stdout, done.stderr), str(run), "File too large")
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == FIRST_TWO
+    assert [p.name for p in checkpoint.saved(run / "checkpoints")] == FIRST_TWO
     assert not [name for name in listing(run) if Path(name).name.startswith((".", "tmp"))]
     assert not [name for name in listing(run) if name.endswith((".part", ".tmp"))]
     json.loads((run / "run.json").read_text())
@@ -418,7 +418,7 @@ def test_a_loss_that_is_no_number(here: Path, tmp_path: Path) -> None:
     wild += ["--set=optim.nesterov=false", "--set=schedule.warmup=1 epochs"]
     found = call("train", "data", *flags, *wild, "--set=schedule.warmup_lr=0.01")
     assert_refused(found, "not finite" if "not finite" in found.err else "loss became", "--lr")
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == FIRST_TWO
+    assert [p.name for p in checkpoint.saved(run / "checkpoints")] == FIRST_TWO
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "failed"
     assert record["error"]
@@ -432,7 +432,7 @@ def test_outputs_that_are_no_numbers(here: Path, tmp_path: Path) -> None:
     """One step so large that the weights are still numbers and the outputs are not."""
     found = call("train", "data", *QUICK, "--lr=1e30", "--json", "--out", tmp_path / "run")
     assert_refused(found, "not finite", "--lr")
-    start = {"checkpoints", "checkpoints/step-00000000"}
+    start = {"checkpoints", "checkpoints/step-00000000", "checkpoints/images.npz"}
     assert listing(tmp_path / "run") == {"run.json", "samples.json"} | start
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
 

@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from skipway.architecture import ARCHITECTURES, architecture
-from skipway.card import METADATA_KEY, Card, Measured, parse_card, read_card, read_header
+from skipway.card import (
+    METADATA_KEY,
+    Card,
+    Measured,
+    copy_with_card,
+    parse_card,
+    read_card,
+    read_header,
+)
 from skipway.errors import InputError
 from skipway.images import Preprocess
 
@@ -268,3 +277,66 @@ def test_a_setting_of_the_run_by_its_dotted_key() -> None:
     assert found.setting("data.on_bad", "error") == "error"
     assert found.setting("odd.val", "auto") == "auto"
     assert card(recipe={"data": 7}).setting("data.val", "auto") == "auto"
+
+
+# --- a file again, with another card ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("inf"), float("nan"), "warm"])
+def test_temperatures_that_are_none(temperature: Any) -> None:
+    with pytest.raises(ValidationError, match="temperature"):
+        card(temperature=temperature)
+    assert card().temperature == 1
+
+
+@pytest.mark.parametrize("carded", [True, False])
+def test_safetensors_with_another_card(tmp_path: Path, carded: bool) -> None:
+    tensors = {"a": torch.randn(3, 5), "b": torch.arange(7).half(), "c": torch.zeros(())}
+    own = {METADATA_KEY: card().to_json()} if carded else {}
+    source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file(tensors, source, {"format": "pt", "more": "kept"} | own)
+    before = source.read_bytes()
+    copy_with_card(source, target, card(temperature=1.7, licence="Käse" * 99))
+    assert source.read_bytes() == before
+    assert read_card(target) == card(temperature=1.7, licence="Käse" * 99)
+    assert read_header(target)["__metadata__"]["more"] == "kept"
+    found = load_file(target)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in tensors.items())
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize("licence", ["x", "x" * 100, "ü" * 20_000])
+def test_onnx_with_another_card(tmp_path: Path, licence: str) -> None:
+    """As the onnx package would write it."""
+    value = onnx.helper.make_tensor_value_info("x", 1, ["batch", 3])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    given = onnx.helper.make_tensor_value_info("y", 1, ["batch", 3])
+    graph = onnx.helper.make_graph([node], "g", [value], [given])
+    weights = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
+    graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    model = onnx.helper.make_model(graph, producer_name="me")
+    for key, text in (("first", "1"), (METADATA_KEY, card().to_json()), ("last", "2")):
+        model.metadata_props.add(key=key, value=text)
+    source, target = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    onnx.save(model, source)
+    copy_with_card(source, target, card(temperature=0.5, licence=licence))
+    found = onnx.load(target)
+    onnx.checker.check_model(found)
+    props = {entry.key: entry.value for entry in found.metadata_props}
+    assert len(found.metadata_props) == 3
+    assert props.pop(METADATA_KEY) == card(temperature=0.5, licence=licence).to_json()
+    assert props == {"first": "1", "last": "2"}
+    del found.metadata_props[:], model.metadata_props[:]
+    assert found == model
+
+
+@pytest.mark.parametrize("data", [b"\x08", b"\x0a\xff", b"\x0f\x01", b"\x72\x05abc", b"\xff" * 40])
+def test_what_is_no_onnx_is_not_copied(tmp_path: Path, data: bytes) -> None:
+    source, target = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    source.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.onnx: not an ONNX file, or damaged"):
+        copy_with_card(source, target, card())
+    with pytest.raises(InputError, match=r"none\.onnx: No such file"):
+        copy_with_card(tmp_path / "none.onnx", target, card())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]

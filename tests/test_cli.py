@@ -156,7 +156,9 @@ def test_eval_of_a_run_and_of_its_weight_file(trained: tuple[Path, Answer], data
     found = call("eval", run, data, "--json", "--threads", "1")
     assert found.code == 0, found.err
     value = found.value
-    assert set(value) == {"metrics", "n", "split", "views"}
+    assert set(value) == {
+        "metrics", "intervals", "wilson", "n", "split", "views", "size", "temperature", "selective"
+    }  # fmt: skip
     assert set(value["metrics"]) == METRICS
     assert (value["n"], value["split"]) == (18, "test")
     for name in METRICS:
@@ -167,7 +169,8 @@ def test_eval_of_a_run_and_of_its_weight_file(trained: tuple[Path, Answer], data
     assert (views["views"], views["n"]) == ("shift", 18)
     assert views["metrics"]["loss"] != value["metrics"]["loss"]
     refused = call("eval", run, data, "--views", "ten")
-    assert (refused.code, refused.error) == (2, ["skipway: --views ten: one, flip or shift"])
+    said = ["skipway: --views ten: one, flip, shift, ten-crop, scales"]
+    assert (refused.code, refused.error) == (2, said)
 
 
 @pytest.mark.parametrize(("split", "n"), [("test", 18), ("val", 3), ("train", 36)])

@@ -555,7 +555,7 @@ def test_the_table_in_the_terminal(two: tuple[Path, Path]) -> None:
     done = call("compare", *two)
     lines = done.out.splitlines()
     right = (answers(0.9, 1) == LABELS).mean()
-    assert re.match(rf"A  first +resnet20 +{100 * right:.2f}% .* 1,000 test +61 s +1,2", lines[1])
+    assert re.match(rf"A  first +resnet20 +{100 * right:.2f} % .* 1,000 test +61 s +1,2", lines[1])
     assert all(len(line) <= 110 for line in lines[:3])
     assert "--out compare.html" in done.err
 

@@ -37,7 +37,25 @@ BASE: dict[str, Any] = {"data_path": "x", "recipe": "modern"}
 # Every key with a value that is not its default, as a user writes it, and what it becomes.
 EXAMPLES: dict[str, tuple[str, Any]] = {
     "recipe": ("finetune", "finetune"),
-    "task": ("classify", "classify"),
+    "task": ("instance", "instance"),
+    "detector.head": ("fcos", "fcos"),
+    "detector.neck": ("c4", "c4"),
+    "detector.version": ("2", 2),
+    "detector.norm": ("group", "group"),
+    "detector.frozen_eps": ("0", 0.0),
+    "detector.finest": ("c3", "c3"),
+    "detector.channels": ("128", 128),
+    "detector.anchor_scales": ("[4, 8]", (4.0, 8.0)),
+    "detector.anchor_ratios": ("[1, 2]", (1.0, 2.0)),
+    "detector.candidates_train": ("500", 500),
+    "detector.candidates_test": ("400", 400),
+    "detector.proposals_train": ("300", 300),
+    "detector.proposals_test": ("200", 200),
+    "detector.rois": ("64", 64),
+    "detector.box_width": ("256", 256),
+    "detector.score_threshold": ("0.1", 0.1),
+    "detector.nms": ("0.6", 0.6),
+    "detector.detections": ("50", 50),
     "model.name": ("resnet18", "resnet18"),
     "model.weights": ("w.safetensors", "w.safetensors"),
     "model.freeze": ("2", 2),
@@ -54,6 +72,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "data.preflight": ("false", False),
     "data.workers": ("0", 0),
     "augment.flip": ("true", True),
+    "augment.flip_up": ("true", True),
+    "augment.scale": ("[0.5, 2]", (0.5, 2.0)),
     "augment.pad_crop": ("4", 4),
     "augment.area": ("[0.25, 1]", (0.25, 1.0)),
     "augment.size": ("112", 112),
@@ -114,6 +134,10 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
 }
 
 
+NEEDS: dict[str, dict[str, Any]] = {"detector.frozen_eps": {"detector.norm": "frozen"}}
+"""What else must be set for a key to be."""
+
+
 def value_at(config: RunConfig, key: str) -> Any:
     value: Any = config
     for part in key.split("."):
@@ -139,7 +163,7 @@ def test_every_key_can_be_set(key: str) -> None:
     text, expected = EXAMPLES[key]
     found_key, value = parse_setting(f"{key}={text}")
     assert found_key == key
-    found = value_at(resolve(BASE, {key: value}), key)
+    found = value_at(resolve(BASE | NEEDS.get(key, {}), {key: value}), key)
     assert found == expected
     assert type(found) is type(expected)
     if key not in ("task", "recipe"):
@@ -149,7 +173,8 @@ def test_every_key_can_be_set(key: str) -> None:
 @pytest.mark.parametrize("key", EXAMPLES)
 def test_the_record_of_a_run_gives_the_same_configuration(key: str) -> None:
     """Through JSON, as run.json keeps it."""
-    before = resolve(BASE, dict([parse_setting(f"{key}={EXAMPLES[key][0]}")]))
+    given = dict([parse_setting(f"{key}={EXAMPLES[key][0]}")])
+    before = resolve(BASE | NEEDS.get(key, {}), given)
     assert RunConfig.model_validate_json(json.dumps(before.model_dump(mode="json"))) == before
 
 
@@ -273,7 +298,9 @@ BAD: list[tuple[str, Any]] = [
     ("checkpoint_every", "0m"),
     ("checkpoint_every", "0"),
     ("optim.betas", [0.9, 1]),
-    ("task", "detect"),
+    ("task", "detec"),
+    ("augment.scale", [2, 1]),
+    ("detector.rois", 0),
     ("model.architecture", 5),
 ]
 
@@ -416,6 +443,7 @@ GIVEN: dict[str, Any] = {
     "on_bad": "skip",
     "checkpoint_every": "5 minutes",
     "patience": 7,
+    "task": "detect",
 }
 
 

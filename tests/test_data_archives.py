@@ -251,6 +251,15 @@ def test_npz_of_numbers_with_gaps(tmp_path: Path) -> None:
     assert data.splits["test"].labels.tolist() == [1, 1, 1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_npz_that_names_its_classes(tmp_path: Path, order: str) -> None:
+    names = np.array(["zebra", "ärger"]).astype(np.dtype("U7").newbyteorder(order))
+    data = open_data(saved(tmp_path / "data.npz", arrays(class_names=names)), "none")
+    assert data.classes == ("zebra", "ärger")
+    assert data.splits["train"].labels.tolist() == MADE["train"][1].tolist()
+    assert data.notes == ()
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -271,6 +280,12 @@ def test_npz_of_numbers_with_gaps(tmp_path: Path) -> None:
         ({"test_labels": np.full(6, 5)}, "unknown classes: '5'"),
         ({"train_labels": np.zeros(12, int), "test_labels": np.zeros(6, int)}, "one class only"),
         ({"train_images": None, "train_labels": None}, "no train"),
+        ({"class_names": np.array(["a"])}, "labels from 0 to 1, but 1 class_names"),
+        ({"class_names": np.array(["a", "a"])}, "class_names is <U1 of shape (2,); give text"),
+        ({"class_names": np.array(["a", ""])}, "class_names is <U1"),
+        ({"class_names": np.array([["a", "b"]])}, "class_names is <U1 of shape (1, 2)"),
+        ({"class_names": np.arange(2)}, "class_names is int64"),
+        ({"class_names": np.array([0x7FFFFFFF, 65], "<u4").view("<U1")}, "class_names is <U1"),
     ],
 )
 def test_npz_that_is_no_data_set(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
@@ -296,7 +311,7 @@ class _Trap:
         return (Path.touch, (self.mark,))
 
 
-@pytest.mark.parametrize("key", ["train_images", "train_labels"])
+@pytest.mark.parametrize("key", ["train_images", "train_labels", "class_names"])
 def test_npz_with_pickled_objects(tmp_path: Path, key: str) -> None:
     mark = tmp_path / "mark"
     held = arrays(**{key: np.array([_Trap(mark)] * 12, object)})

@@ -25,7 +25,7 @@ from skipway.tasks.classify import ClassificationEvaluator
 from skipway.training import run as training
 from skipway.training.plan import make_plan
 from skipway.training.prepare import prepare
-from skipway.training.samples import pixels, write_samples
+from skipway.training.samples import write_samples
 
 
 class Grey:
@@ -147,7 +147,7 @@ def test_samples_are_what_the_feed_gives_first(tmp_path: Path, settings: dict) -
     batch = next(iter(prepared.feeds["train"].epoch(0)))
     seen = prepared.task.to_input(batch, Key(3, 0, batch.index))
     n = min(24, plan.config.batch_size)
-    expected = pixels(seen.images.numpy(), prepared.task.preprocess)[:n]
+    expected = prepared.task.preprocess.pixels(seen.images.numpy())[:n]
     found = pictures(tmp_path)
     assert found.shape[0] == n
     assert np.array_equal(found, expected)
@@ -155,7 +155,7 @@ def test_samples_are_what_the_feed_gives_first(tmp_path: Path, settings: dict) -
     assert [row["label"] for row in rows] == [COLOURS[k] for k in batch.targets[:n].tolist()]
     assert all(f"/{row['label']}/" in f"/{row['name']}" for row in rows)
     whole = prepared.task.to_input(batch, None)  # augmented: not as it is
-    assert not np.array_equal(pixels(whole.images.numpy(), prepared.task.preprocess)[:n], found)
+    assert not np.array_equal(prepared.task.preprocess.pixels(whole.images.numpy())[:n], found)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -167,7 +167,7 @@ def test_pixels_undo_the_normalisation(channels: int) -> None:
     by_pixel = plain.with_pixel_mean(rng.random((channels, 6, 6), dtype=np.float32))
     colour = np.repeat(frames, 3, axis=3) if channels == 1 else frames[..., :3]
     for preprocess in (plain, by_pixel):
-        assert np.array_equal(pixels(preprocess.normalise(frames), preprocess), colour)
+        assert np.array_equal(preprocess.pixels(preprocess.normalise(frames)), colour)
 
 
 def test_a_damaged_image_is_left_out_of_the_samples(tmp_path: Path) -> None:

@@ -27,22 +27,42 @@ FLOORS = {
         "config",
         "recipes",
         "files",
+        "heads",
         "machine",
         "version",
         "shipped",
     ),
-    1: ("resnet", "data", "answers", "metrics"),
-    2: ("dialects", "peers", "hub", "weights", "probes"),
+    1: ("resnet", "data", "answers", "bootstrap", "detections", "drawing", "heatmap", "metrics"),
+    2: ("dialects", "peers", "hub", "weights", "probes", "detectors"),
     3: ("tasks",),
-    4: ("training", "export", "predictor", "publish"),
-    5: ("report", "check", "doctor", "serve", "study"),
+    4: (
+        "training",
+        "export",
+        "predictor",
+        "locator",
+        "loading",
+        "embedding",
+        "evaluation",
+        "explain",
+        "publish",
+    ),
+    5: (
+        "report",
+        "check",
+        "check_objects",
+        "doctor",
+        "estimators",
+        "probing",
+        "serve",
+        "study",
+    ),
     6: ("cli", "__main__", ""),
 }
 """Modules and packages by floor; "" is the package's own __init__."""
 
 HEAVY = {"torch", "torchvision", "safetensors", "sklearn", "matplotlib", "onnx", "onnxscript"}
 """What only the training install has."""
-LIGHT = {"answers", "metrics", "predictor"}
+LIGHT = {"answers", "explain", "metrics", "predictor"}
 """With floor 0: usable without the training install."""
 
 

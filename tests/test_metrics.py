@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy import special, stats
+from scipy import optimize, special, stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 from torchmetrics.functional.classification import (
@@ -23,13 +25,16 @@ from skipway.answers import best_classes, softmax
 from skipway.metrics import (
     Outcomes,
     Scored,
+    best_temperature,
     calibration,
     calibration_by_chance,
     class_scores,
     expected_calibration_error,
+    fisher,
     holm,
     mcnemar,
     paired_interval,
+    selective_risk,
     top_k,
     wilson_interval,
 )
@@ -143,6 +148,54 @@ def test_bins_hold_every_image_once(pairs: list[tuple[float, bool]], bins: int) 
     assert 0 <= expected_calibration_error(confidence, correct, bins) <= 1
 
 
+@pytest.mark.parametrize(("n", "classes", "truth"), [(300, 2, 0.6), (2000, 10, 1.0), (900, 5, 3.0)])
+def test_the_best_temperature_against_scipy(n: int, classes: int, truth: float) -> None:
+    rng = np.random.default_rng(classes)
+    honest = rng.normal(size=(n, classes)) * 2
+    labels = np.array([rng.choice(classes, p=p) for p in special.softmax(honest, axis=1)])
+    logits = (honest * truth + 7).astype(np.float32)
+
+    def loss(log: float) -> float:
+        return log_loss(labels, special.softmax(logits / np.exp(log), axis=1))
+
+    expected = optimize.minimize_scalar(loss, bracket=(-1, 1))
+    found = best_temperature(logits, labels)
+    assert math.log(found) == pytest.approx(expected.x, abs=1e-4)
+    assert found == pytest.approx(truth, rel=0.2)
+
+
+def test_a_temperature_that_is_not_there_is_an_end() -> None:
+    right = np.eye(4)[[0, 1, 2, 3]]
+    assert best_temperature(right, np.arange(4)) == pytest.approx(0.01)
+    assert best_temperature(right, np.array([1, 2, 3, 0])) == pytest.approx(100)
+
+
+# --- leaving the least confident unanswered -------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.50001, 0.9]), st.booleans()), min_size=1,
+                max_size=7))  # fmt: skip
+@settings(deadline=None)
+def test_selective_risk_is_the_mean_over_orders(rows: list[tuple[float, bool]]) -> None:
+    """By its definition: sorted by confidence, equal ones in any order."""
+    confidence, correct = np.array([c for c, _ in rows]), np.array([r for _, r in rows])
+    expected = np.zeros(len(rows))
+    orders = 0
+    for order in itertools.permutations(range(len(rows))):
+        if all(confidence[i] >= confidence[j] for i, j in itertools.pairwise(order)):
+            wrong = ~correct[list(order)]
+            expected += np.cumsum(wrong) / np.arange(1, len(rows) + 1)
+            orders += 1
+    assert selective_risk(confidence, correct) == pytest.approx(expected / orders)
+
+
+def test_selective_risk_of_the_best_and_the_worst_order() -> None:
+    correct = np.array([True] * 6 + [False] * 4)
+    falling = np.linspace(1, 0, 10)
+    assert selective_risk(falling, correct).tolist() == [0] * 6 + [1 / 7, 2 / 8, 3 / 9, 0.4]
+    assert (selective_risk(falling[::-1], correct)[:4] == 1).all()
+
+
 # --- intervals --------------------------------------------------------------------------------
 
 
@@ -221,6 +274,18 @@ def test_calibration_error_by_chance_against_the_binomial(bins: list[tuple[int, 
     found = calibration_by_chance(p, n)
     assert found[0] == pytest.approx(mean / n.sum(), abs=1e-9)
     assert found[1] == pytest.approx(np.sqrt(max(variance, 0)) / n.sum(), abs=1e-6)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.data())
+def test_fisher_against_scipy(n: int, others: int, data: st.DataObject) -> None:
+    hits, other = data.draw(st.integers(0, n)), data.draw(st.integers(0, others))
+    expected = stats.fisher_exact([[hits, n - hits], [other, others - other]]).pvalue
+    assert fisher(hits, n, other, others) == pytest.approx(expected, rel=1e-6)
+
+
+def test_fisher_of_many_images() -> None:
+    expected = stats.fisher_exact([[880, 120], [45_000, 4_000]]).pvalue
+    assert fisher(880, 1000, 45_000, 49_000) == pytest.approx(expected, rel=1e-4)
 
 
 def test_mcnemar_of_many_images_is_a_number() -> None:

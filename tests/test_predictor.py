@@ -27,8 +27,9 @@ from skipway.architecture import architecture
 from skipway.card import METADATA_KEY, Card
 from skipway.data import open_data
 from skipway.errors import InputError
+from skipway.evaluation import Views, score, views_of
 from skipway.images import DecodeError, Preprocess
-from skipway.predictor import Predictor, Views, score, views_of, weight_file
+from skipway.predictor import Predictor, weight_file
 from skipway.resnet import ResNet
 from skipway.weights import create_model, save_weights
 
@@ -580,7 +581,9 @@ def test_views_are_averaged(kind: Views) -> None:
     both = [answer(t) + answer(t.flip(3)) for t in (tensor, *moved)]
     expected = {
         Views.one: answer(tensor),
+        Views.scales: answer(tensor),
         Views.flip: both[0] / 2,
+        Views.ten_crop: both[0] / 2,
         Views.shift: both[0] / 4 + (both[1] + both[2]) / 8,
     }[kind]
     found = sum(weight * answer(torch.from_numpy(view)) for weight, view in views_of(x, kind))

@@ -43,7 +43,7 @@ def read(plan: Plan, run: Path | None = None) -> reading.Reading:
 
 def kept(plan: Plan, run: Path) -> reading.Reading:
     """What is read first, kept in that run."""
-    (run / "checkpoints").mkdir(parents=True)
+    run.mkdir()
     found = read(plan)
     found.keep(run)
     return found

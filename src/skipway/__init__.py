@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 from skipway.version import __version__
 
 if TYPE_CHECKING:
-    from skipway.predictor import load
+    from skipway.estimators import SkipwayClassifier, SkipwayFeatures
+    from skipway.loading import load
     from skipway.training import Callback, Result
     from skipway.weights import create_model
 
-_PLACES = {"create_model": "skipway.weights", "load": "skipway.predictor"}
+_PLACES = {
+    "SkipwayClassifier": "skipway.estimators",
+    "SkipwayFeatures": "skipway.estimators",
+    "create_model": "skipway.weights",
+    "load": "skipway.loading",
+}
 
-__all__ = ["__version__", "create_model", "load", "train"]
+__all__ = ["SkipwayClassifier", "SkipwayFeatures", "__version__", "create_model", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

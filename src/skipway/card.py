@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from skipway.architecture import ARCHITECTURES, Architecture, name_of
 from skipway.errors import InputError, harmless, plain_words
+from skipway.files import atomic_write
+from skipway.heads import DetectorConfig
 from skipway.images import Preprocess
 
 METADATA_KEY = "skipway"
@@ -44,14 +55,18 @@ class Card(BaseModel):
 
     version: Literal[1] = 1
     """Of this schema."""
-    task: Literal["classify"] = "classify"
+    task: Literal["classify", "detect", "instance"] = "classify"
     model: str
     """The row of `ARCHITECTURES` that the architecture started from; any other text, as "custom",
     where that is not known."""
     architecture: Architecture
     classes: tuple[str, ...]
     """By index of the output."""
+    detector: DetectorConfig | None = None
+    """What stands on the network, of detect and instance."""
     preprocess: Preprocess
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Divides the logits before they become probabilities (1706.04599, section 4.2)."""
     metrics: tuple[Measured, ...] = ()
     recipe: dict[str, JsonValue] = {}
     """The resolved configuration of the run."""
@@ -75,6 +90,8 @@ class Card(BaseModel):
                 f"preprocessing gives {self.preprocess.channels} channels, "
                 f"the network takes {self.architecture.in_channels}"
             )
+        if (self.detector is not None) != (self.task != "classify"):
+            raise ValueError(f"detector: of the tasks detect and instance, not of {self.task}")
         row = name_of(self.architecture)
         if self.model in ARCHITECTURES and row not in (self.model, "custom") and not self._changed:
             raise ValueError(
@@ -145,3 +162,97 @@ def read_card(path: str | os.PathLike[str]) -> Card | None:
             raise InputError(f"{harmless(path)}: cannot be read: {harmless(error)}") from None
     text = read_header(path).get("__metadata__", {}).get(METADATA_KEY)
     return None if text is None else parse_card(text, str(path))
+
+
+def header_bytes(header: dict[str, Any]) -> bytes:
+    """The start of a safetensors file: the length of the header, and the header."""
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format's alignment of what follows
+    return len(text).to_bytes(8, "little") + text
+
+
+def copy_with_card(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], card: Card
+) -> None:
+    """Write a safetensors or ONNX file again with another card, all else as it is to the bit.
+
+    The copy is whole or not there (`atomic_write`). Raises InputError.
+    """
+    source = Path(source)
+    try:
+        with source.open("rb") as file, atomic_write(target) as copy:
+            length = file.read(9)
+            if length[5:] == b"\0\0\0{":
+                header = read_header(source)
+                metadata = header.get("__metadata__", {}) | {METADATA_KEY: card.to_json()}
+                copy.write(header_bytes(header | {"__metadata__": metadata}))
+                file.seek(8 + int.from_bytes(length[:8], "little"))
+                shutil.copyfileobj(file, copy)
+                return
+            file.seek(0)
+            data = file.read()
+            for number, field in _fields(data):
+                if number != _METADATA or _entry_key(field) != METADATA_KEY.encode():
+                    copy.write(field)
+            pair = [METADATA_KEY.encode(), card.to_json().encode()]
+            entry = b"".join(_delimited(i, text) for i, text in enumerate(pair, 1))
+            copy.write(_delimited(_METADATA, entry))
+    except OSError as error:
+        raise InputError(f"{harmless(source)}: {error.strerror}") from None
+    except (IndexError, ValueError):
+        raise InputError(f"{harmless(source)}: not an ONNX file, or damaged") from None
+
+
+_METADATA = 14
+"""The number of ONNX's field ``metadata_props``, each an entry of key (1) and value (2)."""
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    """The outermost fields of a protocol buffer in their order, and the number of each."""
+    view, at = memoryview(data), 0
+    while at < len(data):
+        start = at
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == 0:
+            _, at = _varint(data, at)
+        elif kind == 2:
+            length, at = _varint(data, at)
+            at += length
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError(kind)
+        if at > len(data):
+            raise ValueError(at)
+        yield tag >> 3, view[start:at]
+
+
+def _entry_key(field: memoryview) -> bytes:
+    """The key of an entry, given with what stands before it."""
+    data = bytes(field)
+    _, at = _varint(data, 0)
+    _, at = _varint(data, at)
+    for number, inner in _fields(data[at:]):
+        if number == 1:
+            whole = bytes(inner)
+            return whole[_varint(whole, 1)[1] :]
+    return b""
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A whole number and where it ends."""
+    value = shift = 0
+    while True:
+        value |= (data[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 128:
+            return value, at
+
+
+def _delimited(number: int, content: bytes) -> bytes:
+    """A field of that number that holds bytes."""
+    length, value = b"", len(content)
+    while value > 127:
+        length, value = length + bytes([value & 127 | 128]), value >> 7
+    return bytes([number << 3 | 2]) + length + bytes([value]) + content

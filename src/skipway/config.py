@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from skipway.errors import InputError, harmless, nearest, plain_words
+from skipway.heads import DetectorConfig
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(epochs?|steps?|%)")
 _MINUTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:m|min|minutes?)")
@@ -72,6 +73,7 @@ def _interval(value: object) -> str:
     return f"{number} minutes"
 
 
+Task = Literal["classify", "detect", "instance"]
 Duration = Annotated[str, BeforeValidator(_checked)]
 Length = Annotated[Duration, AfterValidator(_positive)]
 Interval = Annotated[str, BeforeValidator(_interval)]
@@ -94,6 +96,12 @@ def _rising(area: tuple[float, float]) -> tuple[float, float]:
     if not 0 < area[0] <= area[1] <= 1:
         raise ValueError("give the smallest and the largest share, both above 0 and at most 1")
     return area
+
+
+def _scales(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0.05 <= scale[0] <= scale[1] <= 20:
+        raise ValueError("give the smallest and the largest factor, from 0.05 to 20")
+    return scale
 
 
 class Slice(BaseModel):
@@ -129,7 +137,8 @@ class DataConfig(Slice):
     size: int | None = Field(None, ge=8, le=4096)
     """Height and width of the model's input in pixels; chosen from the images when None."""
     channels: Literal[1, 3, 4] = 3
-    resize: Literal["crop", "letterbox", "squash"] = "crop"
+    resize: Literal["crop", "letterbox", "squash", "fit"] = "crop"
+    """As in the card's preprocessing; fit is that of detection."""
     crop_ratio: float | None = Field(None, gt=0, le=1)
     """Of resize=crop, in evaluation and use: the input's side over the resized image's short side,
     of which the centre is taken. None is 224 / 256, or 1 for images of at most 64 px."""
@@ -148,6 +157,11 @@ class AugmentConfig(Slice):
     flip: bool | Literal["alternate"] = False
     """Mirror left and right with probability 1/2; alternate: in every other epoch, which of them by
     chance (2404.00498, section 3.6)."""
+    flip_up: bool = False
+    """Of detection: mirror up and down too with probability 1/2."""
+    scale: Annotated[tuple[float, float], AfterValidator(_scales)] = (1.0, 1.0)
+    """Of detection: the image is so much smaller or larger than the input, log-uniform, and cropped
+    at random where it is larger. (0.1, 2) is large-scale jitter (2012.07177, section 3)."""
     pad_crop: int = Field(0, ge=0)
     """Pad by so many pixels (zero after normalisation) and crop at random (2015, section 4.2)."""
     area: Annotated[tuple[float, float], AfterValidator(_rising)] | None = None
@@ -266,8 +280,11 @@ class RunConfig(Slice):
 
     data_path: str
     recipe: str
-    task: Literal["classify"] = "classify"
+    task: Task = "classify"
+    """classify: one label an image. detect: boxes of objects. instance: boxes and masks."""
     model: ModelConfig = ModelConfig()
+    detector: DetectorConfig = DetectorConfig()
+    """Of detect and instance."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
@@ -313,7 +330,7 @@ def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
     """The dotted keys that `--set` knows."""
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Slice):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from keys(kind, f"{prefix}{name}.")
         else:
             yield prefix + name
@@ -390,6 +407,7 @@ def _key_of(location: tuple[int | str, ...]) -> str:
 
 
 FLAGS: dict[str, str] = {
+    "task": "task",
     "model": "model.name",
     "recipe": "recipe",
     "epochs": "schedule.length",

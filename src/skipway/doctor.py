@@ -27,7 +27,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from skipway.answers import softmax
 from skipway.architecture import Architecture, count, name_of, replaced
 from skipway.card import Card
 from skipway.data import Split, open_split
@@ -41,7 +40,7 @@ from skipway.images import (
     Preprocess,
     plain_preprocess,
 )
-from skipway.metrics import wilson_interval
+from skipway.metrics import best_temperature, wilson_interval
 from skipway.resnet import ResNet
 from skipway.weights import load_model, save_weights
 
@@ -203,19 +202,10 @@ def tempered(logits: Array, labels: Array) -> Array:
 
     Temperature scaling (1706.04599, section 4.2), fitted to these very images.
     """
-    z = logits - logits.max(axis=1, keepdims=True)
-    rows = np.arange(len(labels))
-    own = z[rows, labels]
-    low, high = math.log(1 / 100), math.log(5)  # of one over the temperature
-    for _ in range(18):
-        middle = (low + high) / 2
-        expected = (softmax(math.exp(middle) * z) * z).sum(axis=1)
-        if (expected - own).mean() > 0:  # the slope of a convex function
-            high = middle
-        else:
-            low = middle
-    z = math.exp((low + high) / 2) * z
-    loss: Array = np.log(np.exp(z).sum(axis=1)) - z[rows, labels]
+    z = (logits - logits.max(axis=1, keepdims=True)) / best_temperature(
+        logits, labels, 0.2, 100, 18
+    )
+    loss: Array = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(labels)), labels]
     return loss
 
 
@@ -447,6 +437,7 @@ def correct(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> None:
         "architecture": dataclasses.asdict(arch),
         "classes": diagnosis.names,
         "preprocess": diagnosis.preprocess.model_dump(),
+        "temperature": 1.0,  # what was fitted was fitted to another reading
         "metrics": (),  # of another reading; and these images have chosen this one
         "provenance": card.provenance | {"check-weights": {"read otherwise": changed}},
     }

@@ -326,14 +326,14 @@ class Preprocess(BaseModel):
         height, width = image.shape[:2]
         goal_h, goal_w = self.size
         if self.resize == "fit":
-            h, w = self._fitted(height, width)
+            h, w = self.fitted(height, width)
             geometry = Geometry((height, width), (w / width, h / height), (0.0, 0.0))
             return resize(image, (h, w), self.interpolation), geometry
         if self.resize == "squash":
             geometry = Geometry((height, width), (goal_w / width, goal_h / height), (0.0, 0.0))
             return resize(image, self.size, self.interpolation), geometry
         if self.resize == "letterbox":
-            h, w = self._fitted(height, width)
+            h, w = self.fitted(height, width)
             top, left = (goal_h - h) // 2, (goal_w - w) // 2
             levels = np.iinfo(image.dtype).max
             framed = np.full(
@@ -406,7 +406,7 @@ class Preprocess(BaseModel):
         ]
         return [resize(image, self.size, self.interpolation, box) for box in boxes]
 
-    def _fitted(self, height: int, width: int) -> tuple[int, int]:
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
         """The largest height and width of that aspect ratio within `size`."""
         ratio = min(self.size[0] / height, self.size[1] / width)
         h, w = (max(round(side * ratio), 1) for side in (height, width))
@@ -442,6 +442,14 @@ class Preprocess(BaseModel):
         x *= scale
         x += shift
         return x
+
+    def pixels(self, inputs: Array) -> Array:
+        """Model input [..., C, H, W] back to uint8 [..., H, W, 3], levels outside of 0..255
+        clipped."""
+        scale, shift = self.scale_shift(np.uint8)
+        levels = np.clip(np.rint((inputs - shift) / scale), 0, 255).astype(np.uint8)
+        levels = np.moveaxis(levels, -3, -1)
+        return levels[..., :3] if levels.shape[-1] >= 3 else np.repeat(levels, 3, axis=-1)
 
     def __call__(self, source: ImageLike, name: str | None = None) -> Array:
         image = decode(source, self.channels, name)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.answers import softmax
+from skipway.bootstrap import Statistic, mean_of
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +33,7 @@ def calibration(confidence: Array, correct: Array, bins: int = 15) -> list[dict[
 
     Empty bins are left out (1706.04599, section 2).
     """
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    place = _bins(confidence, bins)
     rows = []
     for b in range(bins):
         inside = place == b
@@ -49,10 +50,61 @@ def calibration(confidence: Array, correct: Array, bins: int = 15) -> list[dict[
     return rows
 
 
+def _bins(confidence: Array, bins: int) -> Array:
+    """The bin of each image [N]; a bin holds its upper end."""
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+
 def expected_calibration_error(confidence: Array, correct: Array, bins: int = 15) -> float:
     """Mean distance of confidence and accuracy over the bins, 0..1 (1706.04599, eq. 3)."""
     rows = calibration(confidence, correct, bins)
     return sum(r["n"] * abs(r["confidence"] - r["accuracy"]) for r in rows) / len(confidence)
+
+
+def calibration_error_of(confidence: Array, correct: Array, bins: int = 15) -> Statistic:
+    """`expected_calibration_error` of resamples of these images."""
+    gaps = np.zeros((len(confidence), bins))
+    gaps[np.arange(len(gaps)), _bins(confidence, bins)] = confidence - correct
+
+    def error(counts: Array) -> Array:
+        return np.abs(counts @ gaps).sum(axis=1) / counts.sum(axis=1)
+
+    return error
+
+
+def best_temperature(
+    logits: Array, labels: Array, low: float = 0.01, high: float = 100, steps: int = 40
+) -> float:
+    """The temperature between `low` and `high` that gives logits [N, K] the least cross-entropy
+    (1706.04599, section 4.2).
+
+    The loss is convex in one over the temperature: its slope is followed to 0 by `steps`
+    bisections on a logarithmic scale. Where it has no least value, an end comes out.
+    """
+    z = np.asarray(logits, np.float64)
+    z = z - z.max(axis=1, keepdims=True)
+    own = z[np.arange(len(labels)), labels]
+    lower, upper = math.log(1 / high), math.log(1 / low)
+    for _ in range(steps):
+        middle = (lower + upper) / 2
+        expected = (softmax(math.exp(middle) * z) * z).sum(axis=1)
+        if (expected - own).mean() > 0:
+            upper = middle
+        else:
+            lower = middle
+    return math.exp(-(lower + upper) / 2)
+
+
+def selective_risk(confidence: Array, correct: Array) -> Array:
+    """The share that is wrong of the k most confident images, for k = 1 to N: float64 [N].
+
+    Its mean is the area under the risk-coverage curve, AURC (1805.08206, section 3). Of images of
+    equal confidence, as many are taken as are needed, each with equal probability.
+    """
+    _, group, size = np.unique(-confidence, return_inverse=True, return_counts=True)
+    wrong = np.repeat(np.bincount(group, ~np.asarray(correct, bool)) / size, size)
+    risk: Array = np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
+    return risk
 
 
 def calibration_by_chance(confidence: Array, n: Array) -> tuple[float, float]:
@@ -132,6 +184,51 @@ def paired_interval(
     drawn = np.random.default_rng(seed).multinomial(n, share, size=draws)
     low, high = np.percentile((drawn[:, 1] - drawn[:, 0]) / n, (2.5, 97.5))
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class PairedAccuracy:
+    """The accuracy of two models on the same images."""
+
+    n: int
+    both: int
+    """Images that both got right."""
+    only_first: int
+    only_second: int
+    difference: float
+    """Second minus first accuracy."""
+    interval: tuple[float, float]
+    """Its 95 % interval, `paired_interval`."""
+    p: float
+    """Of McNemar's exact test."""
+
+    @classmethod
+    def of(cls, first: Array, second: Array) -> PairedAccuracy:
+        """From whether each model got each image right: bool [N] each."""
+        n, both = len(first), int((first & second).sum())
+        only_first, only_second = int(first.sum()) - both, int(second.sum()) - both
+        return cls(
+            n=n,
+            both=both,
+            only_first=only_first,
+            only_second=only_second,
+            difference=(only_second - only_first) / n,
+            interval=paired_interval(only_first, only_second, n),
+            p=mcnemar(only_first, only_second),
+        )
+
+
+def fisher(hits: int, n: int, other_hits: int, others: int) -> float:
+    """p of the exact test that two groups of images have equal shares of hits (Fisher 1935,
+    two-sided: all tables that are no more probable than the one found)."""
+    total, right = n + others, hits + other_hits
+    log = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])  # of factorials
+    k = np.arange(max(0, right - others), min(n, right) + 1)
+    whole = log[n] + log[others] + log[right] + log[total - right] - log[total]
+    parts = log[k] + log[n - k] + log[right - k] + log[others - right + k]
+    probability = np.exp(whole - parts)
+    found = probability[hits - k[0]]
+    return min(1.0, float(probability[probability <= found * (1 + 1e-7)].sum()))
 
 
 def holm(values: Array) -> Array:
@@ -245,13 +342,32 @@ class Scored:
         """Whether the label was predicted: bool [N]."""
         return self.predicted == self.label
 
+    def take(self, positions: Array) -> Scored:
+        """Those images only, in that order."""
+        columns = {name: getattr(self, name)[positions] for name in self.__dataclass_fields__}
+        return Scored(**columns)
+
+    @property
+    def losses(self) -> Array:
+        """The cross-entropy of each image in nats: [N]."""
+        tiny = np.finfo(np.float64).tiny
+        return -np.log(np.maximum(self.true_score, tiny))
+
+    def statistics(self) -> dict[str, Statistic]:
+        """`metrics` of resamples of these images."""
+        return {
+            "accuracy": mean_of(self.correct),
+            "top5": mean_of(self.in_top5),
+            "loss": mean_of(self.losses),
+            "ece": calibration_error_of(self.confidence, self.correct),
+        }
+
     def metrics(self) -> dict[str, float]:
         """accuracy, top5 and ece in 0..1, and loss: the mean cross-entropy in nats."""
-        tiny = np.finfo(np.float64).tiny
         return {
             "accuracy": float(self.correct.mean()),
             "top5": float(self.in_top5.mean()),
-            "loss": float(-np.log(np.maximum(self.true_score, tiny)).mean()),
+            "loss": float(self.losses.mean()),
             "ece": expected_calibration_error(self.confidence, self.correct),
         }
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,15 +15,15 @@ import numpy.typing as npt
 from skipway import shipped
 from skipway.answers import Prediction, best_classes
 from skipway.architecture import Architecture, name_of
-from skipway.card import METADATA_KEY, Card, parse_card
-from skipway.data import Split
+from skipway.card import METADATA_KEY, Card, parse_card, read_card
 from skipway.errors import InputError, harmless, missing_part
 from skipway.files import is_hub_name, weight_file
 from skipway.images import DecodeError, ImageLike, plain_preprocess
 from skipway.machine import cores
-from skipway.metrics import Scored
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from skipway.resnet import ResNet
 
 log = logging.getLogger("skipway")
@@ -45,9 +43,24 @@ class Predictor:
     Takes paths, encoded bytes, PIL images and uint8 or uint16 arrays [H, W] or [H, W, C].
     """
 
-    def __init__(self, engine: Engine, card: Card, origin: str) -> None:
-        self.card, self.origin = card, origin
+    def __init__(self, engine: Engine, card: Card, origin: str, any_size: bool = False) -> None:
+        self.card, self.origin, self.any_size = card, origin, any_size
         self._engine = engine
+
+    def at_size(self, size: int) -> Predictor:
+        """This model on square inputs of another size in pixels (1906.06423). Raises InputError
+        where it has one size."""
+        if not self.any_size:
+            raise InputError(
+                f"--size {size}: {harmless(self.origin)} is ONNX, which runs at one size\n"
+                "Give the run or the weight file that it was made from."
+            )
+        try:
+            preprocess = self.card.preprocess.at_size(size)
+        except ValueError as error:
+            raise InputError(f"--size {size}: {harmless(self.origin)}: {error}") from None
+        card = self.card.model_copy(update={"preprocess": preprocess})
+        return Predictor(self._engine, card, self.origin, self.any_size)
 
     @property
     def classes_known(self) -> bool:
@@ -61,11 +74,18 @@ class Predictor:
         return self.card.classes
 
     def run(self, x: Array) -> Array:
-        """Logits, float32 [B, K], from what the card's preprocessing gave: float32 [B, C, H, W]."""
+        """Logits, float32 [B, K], from what the card's preprocessing gave: float32 [B, C, H, W].
+
+        They are the network's own; `calibrated` makes them those that probabilities come from.
+        """
         logits = self._engine(x)
         if not np.isfinite(logits).all():
             raise InputError(f"{harmless(self.origin)}: its outputs are not finite numbers")
         return logits
+
+    def calibrated(self, logits: Array) -> Array:
+        """Logits [B, K] over the card's temperature, in float64, which keeps their order."""
+        return np.asarray(logits, np.float64) / self.card.temperature
 
     def __call__(self, image: ImageLike, top: int = 5) -> Prediction:
         """The `top` most probable classes of one image. Raises DecodeError."""
@@ -96,7 +116,7 @@ class Predictor:
     def _answers(self, batch: list[tuple[str, Array | DecodeError]], top: int) -> list[Prediction]:
         inputs = [x for _, x in batch if not isinstance(x, DecodeError)]
         logits = self.run(np.stack(inputs)) if inputs else np.zeros((0, len(self.classes)))
-        scores = iter(best_classes(logits, self.classes, top))
+        scores = iter(best_classes(self.calibrated(logits), self.classes, top))
         return [
             Prediction(name, (), str(x))
             if isinstance(x, DecodeError)
@@ -159,6 +179,20 @@ def is_onnx(path: Path) -> bool:
         return False  # safetensors, PyTorch's archive and its older pickle, whatever the name
     # A protocol buffer has no mark of its own; ONNX's first field is the number of its version.
     return path.suffix.lower() == ".onnx" or start.startswith(b"\x08")
+
+
+def task_of(model: str | os.PathLike[str]) -> str:
+    """The task of MODEL, as far as its card tells; that of all others is to classify."""
+    if is_hub_name(model):
+        return "classify"
+    path = weight_file(model)
+    if is_onnx(path) or path.suffix != ".safetensors":
+        return "classify"
+    try:
+        card = read_card(path)
+    except InputError:  # what reads the tensors says more of what is wrong
+        return "classify"
+    return "classify" if card is None else card.task
 
 
 def _onnx_predictor(path: Path, threads: int | None, device: str, precision: str) -> Predictor:
@@ -283,6 +317,12 @@ def torch_predictor(
     net: ResNet, card: Card, origin: str, device: str = "cpu", precision: str = "float32"
 ) -> Predictor:
     """A predictor that runs the network in torch; see `load`."""
+    return Predictor(torch_engine(net, device, precision), card, origin, any_size=True)
+
+
+def torch_engine(net: nn.Module, device: str, precision: str) -> Engine:
+    """What runs a module that takes one batch in torch; see `load`. Raises InputError for a device
+    that is not there."""
     import torch
 
     try:
@@ -296,10 +336,10 @@ def torch_predictor(
     def engine(x: Array) -> Array:
         batch = torch.from_numpy(x).contiguous(memory_format=torch.channels_last).to(device)
         with half:
-            logits: Array = net(batch).float().cpu().numpy()
-        return logits
+            outputs: Array = net(batch).float().cpu().numpy()
+        return outputs
 
-    return Predictor(engine, card, origin)
+    return engine
 
 
 def _bare_card(arch: Architecture) -> Card:
@@ -312,68 +352,3 @@ def _bare_card(arch: Architecture) -> Card:
         preprocess=plain_preprocess(size, channels),
         provenance={"assumed": ["classes", "preprocess"]},
     )
-
-
-class Views(enum.StrEnum):
-    """The views of an image whose logits are averaged to one answer."""
-
-    one = "one"
-    flip = "flip"
-    """The image and its mirror image."""
-    shift = "shift"
-    """These, and both moved by a pixel down and right and up and left, which count a half of them;
-    the border is reflected (2404.00498, section 3.5)."""
-
-
-def views_of(x: Array, views: Views) -> Iterator[tuple[float, Array]]:
-    """Views [B, C, H, W] of model inputs [B, C, H, W], each with its weight; these sum to 1."""
-    crops = [(1.0, x)]
-    if views is Views.shift:
-        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
-        crops = [(0.5, x), (0.25, padded[:, :, :-2, :-2]), (0.25, padded[:, :, 2:, 2:])]
-    for weight, crop in crops:
-        if views is Views.one:
-            yield weight, crop
-        else:
-            yield weight / 2, np.ascontiguousarray(crop)
-            yield weight / 2, np.ascontiguousarray(crop[..., ::-1])
-
-
-def score(
-    predictor: Predictor,
-    split: Split,
-    threads: int,
-    on_bad: str = "error",
-    views: Views = Views.one,
-    batch_size: int = 128,
-) -> tuple[Scored, list[str]]:
-    """What a model says of a labelled split, and why each image that was skipped was.
-
-    The labels of the split count the model's classes. Raises DecodeError where `on_bad` is error,
-    InputError where no image is left.
-    """
-    channels, preprocess = predictor.card.preprocess.channels, predictor.card.preprocess
-
-    def ready(i: int) -> Array | DecodeError:
-        try:
-            return preprocess(split.image(i, channels))
-        except DecodeError as error:
-            if on_bad == "error":
-                raise
-            return error
-
-    parts, skipped = [], []
-    with ThreadPoolExecutor(threads) as pool:
-        for low in range(0, len(split), batch_size):
-            window = range(low, min(low + batch_size, len(split)))
-            found = dict(zip(window, pool.map(ready, window), strict=True))
-            skipped += [str(x) for x in found.values() if isinstance(x, DecodeError)]
-            inputs = {i: x for i, x in found.items() if not isinstance(x, DecodeError)}
-            if inputs:
-                index = np.array(list(inputs))
-                seen = views_of(np.stack(list(inputs.values())), views)
-                logits = np.sum([weight * predictor.run(view) for weight, view in seen], axis=0)
-                parts.append(Scored.from_logits(logits, split.labels[index], index))
-    if not parts:
-        raise InputError(skipped[0] if skipped else "no images to score")
-    return Scored.merge(parts), skipped

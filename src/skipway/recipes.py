@@ -247,6 +247,21 @@ RECIPES: dict[str, Recipe] = {
             "ema.decay": 0.998,
         },
     ),
+    "detect": Recipe(
+        source="a detector from the beginning or from a backbone's weights on small data: AdamW "
+        "(1711.05101), cosine, averaged weights, scale jitter (2012.07177) of half the range",
+        expected="see the table of results in the README",
+        settings={
+            "schedule.kind": "cosine",
+            "schedule.warmup": "5 %",
+            "optim.kind": "adamw",
+            "optim.weight_decay": 0.05,
+            "optim.decay_all": False,
+            "optim.clip": 5.0,
+            "augment.scale": (0.7, 1.4),
+            "ema.decay": 0.99,
+        },
+    ),
     "finetune": Recipe(
         source="a short one-cycle from given weights, the new classifier faster than the rest",
         expected="depends on the weights",

@@ -387,3 +387,10 @@ def recomputed(unit: nn.Module, x: Tensor) -> Tensor:
         context_fn=lambda: (contextlib.nullcontext(), frozen_statistics()),
     )
     return y
+
+
+def backbone_of(net: nn.Module) -> ResNet:
+    """The residual network of a model: itself, or what its heads stand on."""
+    body = net if isinstance(net, ResNet) else net.body
+    assert isinstance(body, ResNet)
+    return body

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway.architecture import Architecture, architecture
-from skipway.card import METADATA_KEY, Card, parse_card, read_header
+from skipway.card import METADATA_KEY, Card, header_bytes, parse_card, read_header
 from skipway.dialects import Difference, State, Translated, guess_architecture, translate
 from skipway.errors import InputError, harmless
 from skipway.files import PEER_FILES, atomic_write, is_hub_name, weight_file
@@ -42,7 +42,7 @@ _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
 _ENOUGH = 1 << 24  # bytes of a pickle that are searched for what it wants to run
 # Choices that change a network's answers and leave no trace in the shapes of its tensors.
-_UNSEEN = ("shortcut", "stride_in", "antialias", "bn_eps")
+_UNSEEN = ("subsample", "shortcut", "stride_in", "antialias", "bn_eps")
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[State, Card | None]:
@@ -242,8 +242,9 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
     file = translate(state)
     own, tensors = net.state_dict(), dict(file.tensors)
     made_anew, notes = [], [*file.notes]
-    here, there = own["fc.weight"].shape, tensors.get("fc.weight", own["fc.weight"]).shape
-    if here != there and here[1:] == there[1:]:
+    classifier = own.get("fc.weight", torch.empty(()))  # what has other heads lacks it
+    here, there = classifier.shape, tensors.get("fc.weight", classifier).shape
+    if here and here != there and here[1:] == there[1:]:
         reason = f"the file has {there[0]} classes, this network {here[0]}"
         for key in ("fc.weight", "fc.bias"):
             tensors.pop(key, None)
@@ -371,6 +372,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
     where a tensor is absent.
     """
     state, card = read_state(path)
+    if card is not None and card.task != "classify":
+        raise InputError(f"{state.origin}: finds objects (task {card.task}); give a classifier")
     file = translate(state)
     notes: list[str] = []
     if card:
@@ -407,6 +410,33 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
     return net.eval(), card, dataclasses.replace(report, notes=report.notes + tuple(notes))
 
 
+def load_detector(path: str | os.PathLike[str]) -> tuple[nn.Module, Card]:
+    """A detector that Skipway wrote, ready to use (eval mode), and its card. Raises InputError
+    where it is none, or where card and tensors disagree."""
+    from skipway.detectors import build_detector  # torchvision's detection takes a second
+
+    state, card = read_state(path)
+    if card is None or card.detector is None:
+        raise InputError(f"{state.origin}: no detector; skipway train --task detect makes one")
+    with torch.random.fork_rng(devices=[]):
+        net = build_detector(card.architecture, card.detector, len(card.classes))
+    own = net.state_dict()
+    wrong = {key for key in own.keys() | state.keys() if _shape(own, key) != _shape(state, key)}
+    if wrong:
+        raise InputError(
+            f"{state.origin}: its card and its tensors disagree: {harmless(min(wrong))[:80]}"
+        )
+    for key, tensor in state.items():
+        if not bool(torch.isfinite(tensor.float()).all()):
+            raise InputError(f"{state.origin}: {harmless(key)[:80]} holds NaN or infinity")
+    net.load_state_dict(state)
+    return net.eval(), card
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(state[key].shape) if key in state else None
+
+
 def save_weights(
     path: str | os.PathLike[str],
     net_or_state: nn.Module | Mapping[str, Tensor],
@@ -431,8 +461,7 @@ def save_weights(
     data = safetensors.torch.save(tensors)
     end = 8 + int.from_bytes(data[:8], "little")
     # Written here, as their writer puts several entries in an order of chance.
-    header = json.dumps({"__metadata__": metadata} | json.loads(data[8:end])).encode()
-    header += b" " * (-len(header) % 8)  # the format's alignment of what follows
+    header = header_bytes({"__metadata__": metadata} | json.loads(data[8:end]))
     with atomic_write(path) as file:
-        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(header)
         file.write(memoryview(data)[end:])

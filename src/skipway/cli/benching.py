@@ -33,6 +33,8 @@ def bench(
     ] = None,
     data: Annotated[Path | None, _path("CIFAR-10 as class folders.")] = None,
     photos: Annotated[Path | None, _path("Imagenette as class folders.")] = None,
+    boxes: Annotated[Path | None, _path("Blood cells with boxes, COCO.")] = None,
+    masks: Annotated[Path | None, _path("Nuclei with masks, COCO.")] = None,
     few: Annotated[Path | None, _path("Some hundred photographs.")] = None,
     weights: Annotated[Path | None, _path("A third party's CIFAR-10 ResNet-20.", "FILE")] = None,
     run: Annotated[Path | None, _path("A run on Imagenette to fine-tune from.", "RUN")] = None,
@@ -48,7 +50,8 @@ def bench(
     """
     place = _folder(folder)
     index = runpy.run_path(str(place / "index.py"))["BENCHMARKS"]
-    named = {"data": data, "photos": photos, "few": few, "weights": weights, "run": run}
+    named = {"data": data, "photos": photos, "boxes": boxes, "masks": masks, "few": few}
+    named |= {"weights": weights, "run": run}
     given = {key: path for key, path in (named | {"timm": timm}).items() if path is not None}
     for key, path in given.items():
         if not path.exists():

@@ -20,23 +20,34 @@ def check_data(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Find what is wrong with labelled images.
+    """Find what is wrong with labelled or annotated images.
 
     Exit code 1 where train should wait.
 
     Problems, which give 1: files that cannot be read, classes without a training image, the same
-    file in two splits, or with two labels. Data that train cannot even open gives 2.
+    file in two splits, or with two labels; of annotations (COCO, VOC, YOLO) boxes, masks, ids and
+    classes that cannot be. Data that train cannot even open gives 2.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from skipway.check import check
+    from skipway.check_objects import check_objects
     from skipway.config import resolve
     from skipway.data import open_data
     from skipway.machine import cores
 
     settings = {"data_path": data, "recipe": "modern", "data.val": val, "seed": seed}
     config = resolve(settings)  # told as train tells it
+    annotated = check_objects(data, config.data.val, config.seed)
+    if annotated is not None:
+        if as_json:
+            emit(annotated.to_json())
+        else:
+            print("\n".join(annotated.lines()))
+        if not annotated.ok:
+            raise typer.Exit(1)
+        return
     opened = open_data(data, config.data.val, config.seed)
     console = Console(file=sys.stderr)
     columns = (TextColumn("reading"), BarColumn(24), MofNCompleteColumn())

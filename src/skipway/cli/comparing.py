@@ -45,20 +45,24 @@ def compare(
 def show_comparison(comparison: Comparison) -> None:
     """A small table of the runs, the settings that differ, and a line a pair."""
     from skipway.report import verdicts
+    from skipway.report.by_task import page_of
     from skipway.report.comparison import facts, speed_in_words
 
-    rows = [("", "run", "network", "accuracy", "95 % interval", "images", "time", "images/s")]
+    rows: list[tuple[str, ...]] = []
     for letter, run in comparison.runs.items():
         known = facts(run)
-        accuracy, ends = known["accuracy"], known["interval"]
+        scores = page_of(run).scores(run)
         seconds = known["seconds"]
+        rows = rows or [
+            ("", "run", "network", *(name for name, _ in scores), "images", "time", "images/s")
+        ]
         rows.append(
             (
                 letter,
                 harmless(run.name),
                 harmless(run.model),
-                f"{accuracy:.2%}" if accuracy is not None else harmless(known["status"] or "–"),
-                f"{ends[0]:.2%} to {ends[1]:.2%}" if ends else "–",
+                scores[0][1] or harmless(known["status"] or "–"),
+                *(text or "–" for _, text in scores[1:]),
                 f"{run.scored:,} {harmless(run.split)}" if run.scored else "–",
                 f"{seconds:,.0f} s" if seconds else "–",
                 speed_in_words(run) or "–",

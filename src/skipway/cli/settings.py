@@ -27,6 +27,9 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run's configuration."),
 ]
 _OPTIONS: dict[str, Any] = {
+    "task": Annotated[
+        str | None, typer.Option(help="classify, detect (boxes) or instance (boxes and masks).")
+    ],
     "model": Annotated[str | None, typer.Option(help="A name of `skipway models`.")],
     "recipe": Annotated[str | None, typer.Option(help=", ".join(RECIPES) + ".")],
     "epochs": Annotated[float | None, typer.Option(help="Length of the training.")],

@@ -29,7 +29,7 @@ def train(
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier.
+    """Train a classifier, a detector or an instance segmenter.
 
     Writes a run with weights, metrics and a report.
     """
@@ -76,11 +76,14 @@ def show_result(result: Result) -> None:
     of = f" ({CACHED})" if on_features else ""
     lines = []
     if found["metrics"]:
-        low, high = found["interval"]
-        lines.append(
-            f"{found['split']} accuracy {found['metrics']['accuracy']:.2%}  "
-            f"(95 % interval {low:.2%} to {high:.2%}, {found['n']:,} images)"
-        )
+        name, value = next(iter(found["metrics"].items()))
+        if "accuracy" in found["metrics"]:
+            name, value = "accuracy", found["metrics"]["accuracy"]
+        scored = f"{found['n']:,} images"
+        if found["interval"] is not None:
+            low, high = found["interval"]
+            scored = f"95 % interval {low:.2%} to {high:.2%}, {scored}"
+        lines.append(f"{found['split']} {name} {value:.2%}  ({scored})")
     lines += [
         f"{result.seconds:.0f} s, {result.images_per_second:,.0f} images/s{of} in training",
         f"report   {harmless(result.run / 'report.html')}",

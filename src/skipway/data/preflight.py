@@ -102,13 +102,13 @@ def scan(
 
 
 def readable_counts(data: DataSet, scans: Mapping[str, Scan]) -> dict[str, Array]:
-    """Images of each class by split, without those that failed: int64 [classes]."""
+    """Images, or objects, of each class by split, without images that failed: int64 [classes]."""
     counts = {}
     for name, split in data.splits.items():
-        there = np.ones(len(split), bool)
-        if name in scans:
-            there[[i for i, _ in scans[name].failed]] = False
-        counts[name] = np.bincount(split.labels[there], minlength=len(data.classes))
+        failed = [i for i, _ in scans[name].failed] if name in scans else []
+        if failed:
+            split = split.take(np.setdiff1d(np.arange(len(split)), failed))
+        counts[name] = split.per_class(len(data.classes))
     return counts
 
 
@@ -227,15 +227,16 @@ def _alike(*columns: Array) -> tuple[Array, Array]:
     return order[sorted_by_group], group[sorted_by_group]
 
 
-def balance(classes: tuple[str, ...], counts: Array) -> str:
-    """How many training images the classes have, in one line, classes without any left out."""
+def balance(classes: tuple[str, ...], counts: Array, things: str = "images") -> str:
+    """How many training images, or objects, the classes have, in one line, classes without any
+    left out."""
     there = np.flatnonzero(counts)
     few, many = there[np.argmin(counts[there])], there[np.argmax(counts[there])]
     if counts[few] == counts[many]:
-        return f"{counts[few]:,} training images of each class"
+        return f"{counts[few]:,} training {things} of each class"
     text = (
         f"from {counts[few]:,} ({harmless(classes[few])}) to "
-        f"{counts[many]:,} ({harmless(classes[many])}) training images of a class"
+        f"{counts[many]:,} ({harmless(classes[many])}) training {things} of a class"
     )
     ratio = counts[many] / counts[few]
     return f"warning: uneven classes, {ratio:.0f} to 1: {text}" if ratio >= UNEVEN else text
@@ -246,7 +247,8 @@ def remarks(data: DataSet, scans: Mapping[str, Scan]) -> tuple[str, ...]:
 
     Counts come from labels; what is there twice, from the scans of all splits, where there are any.
     """
-    lines = [balance(data.classes, readable_counts(data, scans)["train"])]
+    things = data.splits["train"].counted
+    lines = [balance(data.classes, readable_counts(data, scans)["train"], things)]
     if scans.keys() != data.splits.keys():
         return tuple(lines)
     found = find_copies(data, scans)

@@ -6,11 +6,10 @@ import contextlib
 import hashlib
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, overload
+from typing import Any, ClassVar, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +123,7 @@ class ArrayReader:
     pixels: Array
 
     def stamp(self, names: Iterable[str]) -> bytes:
-        return hashlib.blake2b(np.ascontiguousarray(self.pixels), digest_size=32).digest()
+        return hashlib.blake2b(np.ascontiguousarray(self.pixels).data, digest_size=32).digest()
 
     def read(self, name: str) -> Array:
         image: Array = self.pixels[int(PurePosixPath(name).stem)]
@@ -144,9 +143,20 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def target(self, i: int) -> int:
+    def target(self, i: int) -> Any:
         """What image i is to be learned as."""
         return int(self.labels[i])
+
+    counted: ClassVar[str] = "images"
+    """What has a class."""
+
+    def per_class(self, classes: int) -> Array:
+        """How often each class is there: int64 [classes]."""
+        return np.bincount(self.labels, minlength=classes)
+
+    def content(self) -> bytes:
+        """What changes once an image is to be learned as something else."""
+        return self.labels.tobytes()
 
     def image(self, i: int, channels: Channels) -> Array:
         """The pixels of image i as `images.decode` gives them. Raises DecodeError."""
@@ -203,16 +213,16 @@ class DataSet:
     """Whether a mirrored image keeps its label, as far as is known of the form."""
 
     def counts(self, split: str) -> dict[str, int]:
-        """Images per class."""
-        found = Counter(self.splits[split].labels.tolist())
-        return {name: found[i] for i, name in enumerate(self.classes)}
+        """Images, or objects, per class."""
+        found = self.splits[split].per_class(len(self.classes))
+        return dict(zip(self.classes, found.tolist(), strict=True))
 
     def digest(self) -> str:
-        """sha256 of which images are in which split, with which label."""
+        """sha256 of which images are in which split, to be learned as what."""
         digest = hashlib.sha256(repr(self.classes).encode())
         for name, split in self.splits.items():
             digest.update(f"{name} {len(split)} ".encode())
-            digest.update(split.labels.tobytes())
+            digest.update(split.content())
             for image in split.names:
                 digest.update(image.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()

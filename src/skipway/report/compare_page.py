@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from skipway.report.by_task import page_of
 from skipway.report.comparison import Comparison, Pair, disagreements, facts
 from skipway.report.course import QUANTITIES, clipped, most_val_loss, off_scale, training_loss
 from skipway.report.document import document
@@ -20,8 +21,8 @@ from skipway.report.markup import (
     large,
     marked_list,
     mebibytes,
-    percent,
     plural,
+    rate,
     shown,
     table,
     tag,
@@ -73,26 +74,25 @@ def _badge(letter: str, style: str) -> Html:
 
 def _runs(comparison: Comparison) -> Html:
     styles = _styles(comparison)
-    head = ("Run", "Network", "Accuracy", "95 % interval", "Images", "Parameters", "Epochs", "Time",
-            "Images/s", "Memory", "Device")  # fmt: skip
+    known_scores = {letter: page_of(run).scores(run) for letter, run in comparison.runs.items()}
+    columns = list(dict.fromkeys(name for row in known_scores.values() for name, _ in row))
+    head = ("Run", "Network", *columns, "Images", "Parameters", "Epochs", "Time", "Images/s",
+            "Memory", "Device")  # fmt: skip
     rows = []
     for letter, run in comparison.runs.items():
         known = facts(run)
-        places = 1 if (run.scored or 0) < 1000 else 2
-        spread = run.interval
         status = known["status"]
         unfinished = f" ({status})" if status not in (None, "finished") else ""
         rows.append(
             (
                 joined([_badge(letter, styles[letter]), f" {run.name}{unfinished}"]),
                 run.model,
-                shown(known["accuracy"], f".{places}%"),
-                "{} to {}".format(*(percent(end, places) for end in spread)) if spread else None,
+                *(dict(known_scores[letter]).get(column) for column in columns),
                 f"{run.scored:,} {run.split}" if run.scored else None,
                 large(known["params"]) if known["params"] else None,
                 shown(known["epochs"]),
                 duration(known["seconds"]) if known["seconds"] else None,
-                shown(run.speed, unit=" *" if run.on_features else ""),
+                None if run.speed is None else rate(run.speed) + (" *" if run.on_features else ""),
                 mebibytes(known["memory_mib"]) if known["memory_mib"] else None,
                 known["device"],
             )

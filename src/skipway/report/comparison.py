@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from skipway.errors import InputError
-from skipway.metrics import class_scores, holm, mcnemar, paired_interval
+from skipway.errors import InputError, harmless
+from skipway.metrics import PairedAccuracy, class_scores, holm
+from skipway.report.average_precision import main_kind
+from skipway.report.by_task import page_of
 from skipway.report.markup import flat, shown
 from skipway.report.pairing import By, Pairing, pair_images
 from skipway.report.run import CACHED, Run, read_run
@@ -111,6 +113,13 @@ def compare(paths: Sequence[Path]) -> Comparison:
         if place in places[:i]:
             raise InputError(f"compare: {paths[i]} is given twice")
     runs = dict(zip(string.ascii_uppercase, map(read_run, paths), strict=False))
+    first, *others = runs.values()
+    for other in others:
+        if other.task != first.task:
+            raise InputError(
+                f"compare: {harmless(first.path)} was trained for {harmless(first.task)}, "
+                f"{harmless(other.path)} for {harmless(other.task)}; compare runs of one task"
+            )
     pairs = [_pair(*two) for two in itertools.combinations(runs.items(), 2)]
     return Comparison(runs, list(_settings(list(runs.values()))), _adjusted(pairs))
 
@@ -120,6 +129,7 @@ def facts(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "name": run.name,
+        "task": run.task,
         "model": run.model,
         "data": run.data,
         "status": dig(run.record, "status"),
@@ -128,6 +138,8 @@ def facts(run: Run) -> dict[str, Any]:
         "split": dig(run.record, "result", "split"),
         "n": run.scored,
         "accuracy": run.metric("accuracy"),
+        "ap": run.metric(main_kind(run).key("ap")),
+        "ap50": run.metric(main_kind(run).key("ap50")),
         "interval": run.interval,
         "leaked": run.leaked,
         "loss": run.metric("loss"),
@@ -158,12 +170,14 @@ def _settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | None]]]:
 def _pair(one: tuple[str, Run], other: tuple[str, Run]) -> Pair:
     (first, a), (second, b) = one, other
     for letter, run in (one, other):
-        if run.metric("accuracy") is None:
+        if page_of(run).scores(run)[0][1] is None:
             status = dig(run.record, "status")
             why = f"its status is {status}" if status not in (None, "finished") else "no held-out"
             return Pair(first, second, f"{letter} has no score: {why}")
     if a.split != b.split:
         return Pair(first, second, f"{first} was scored on {a.split}, {second} on {b.split} images")
+    if untested := page_of(a).untested:
+        return Pair(first, second, untested)
     for letter, run in (one, other):
         if run.outcomes is None or not isinstance(dig(run.evaluation, "images", "digest"), str):
             why = f"{letter} did not keep the outcome of each image; train it anew to compare"
@@ -171,19 +185,10 @@ def _pair(one: tuple[str, Run], other: tuple[str, Run]) -> Pair:
     pairing = pair_images(a, b)
     if isinstance(pairing, str):
         return Pair(first, second, pairing)
-    right, other_right = _right(a, b, pairing)
-    n = len(right)
-    only_first, only_second = int((right & ~other_right).sum()), int((other_right & ~right).sum())
     return Pair(
         first,
         second,
-        n=n,
-        both=int((right & other_right).sum()),
-        only_first=only_first,
-        only_second=only_second,
-        difference=(only_second - only_first) / n,
-        interval=paired_interval(only_first, only_second, n),
-        p=mcnemar(only_first, only_second),
+        **vars(PairedAccuracy.of(*_right(a, b, pairing))),
         paired_by=pairing.by,
         verified=pairing.verified,
         note=pairing.note,

@@ -15,6 +15,7 @@ from skipway.report.markup import (
     mebibytes,
     percent,
     plural,
+    rate,
     shown,
     table,
     tag,
@@ -53,6 +54,10 @@ QUANTITIES = {
     "val_accuracy": Quantity("Validation accuracy", "validation", "of the images", ".1%"),
     "val_loss": Quantity("Validation loss", "validation", "nats an image", ".3g"),
     "train_loss": Quantity("Training loss", "training", "nats an image", ".3g"),
+    "val_ap": Quantity("Validation AP", "validation", "average precision", ".1%"),
+    "val_ap50": Quantity("Validation AP50", "validation", "AP at IoU 0.5", ".1%"),
+    "val_mask_ap": Quantity("Validation mask AP", "validation", "average precision", ".1%"),
+    "val_mask_ap50": Quantity("Validation mask AP50", "validation", "AP at IoU 0.5", ".1%"),
     "lr": Quantity("Learning rate", "rate", "step size", ".3g"),
     "images_per_second": Quantity("Speed", "speed", "training images a second", ",.0f", 3),
     "waiting": Quantity("Waiting for data", "waiting", "of the training time", ".1%"),
@@ -68,33 +73,46 @@ def training_loss(kind: str) -> Quantity:
     return replace(own, title=f"{own.title}: {kind}", unit="mean over the images")
 
 
+Marks = Sequence[tuple[float, str]]
+Column = tuple[str, str, str]
+"""Of the table of epochs: its head, the key in `metrics.jsonl`, and the format."""
+EVERY_RUN: tuple[Column, ...] = (("Learning rate", "lr", ".3g"), ("Seconds", "seconds", ".1f"))
+
+
 def course(run: Run) -> Html | None:
     """The section, or None where no epoch is recorded."""
     if not run.epochs:
         return None
-    epochs = linear("epoch", run.epochs[-1]["epoch"], whole=True)
-    best = number(dig(run.record, "result", "best_epoch"))
-    marks = [(best, "best")] if best is not None and 0 <= best <= epochs.high else []
-    plots = (
-        *_losses(run, epochs, marks),
-        _accuracies(run, epochs, marks),
-        _single(run, epochs, "lr"),
-        _single(run, epochs, "images_per_second"),
-        _single(run, epochs, "waiting"),
-        _single(run, epochs, "memory_mib"),
-    )
-    return joined([tag("div", *plots, class_="plots"), _numbers(run)])
-
-
-def _numbers(run: Run) -> Html:
+    epochs, marks = along(run)
+    plots = (*_losses(run, epochs, marks), _accuracies(run, epochs, marks), *of_every_run(run))
     columns = (
         ("Training loss", "train_loss", ".4g"),
         ("Validation loss", "val_loss", ".4g"),
         ("Training accuracy", "train_accuracy", ".2%"),
         ("Validation accuracy", "val_accuracy", ".2%"),
-        ("Learning rate", "lr", ".3g"),
-        ("Seconds", "seconds", ".1f"),
     )
+    note = None
+    if run.training_loss:
+        note = f"Training loss: {run.training_loss}. Validation loss: cross-entropy."
+    return joined([tag("div", *plots, class_="plots"), by_epoch(run, columns, note)])
+
+
+def along(run: Run) -> tuple[Axis, Marks]:
+    """The axis of the epochs, of which there is one at least, and the best one marked."""
+    epochs = linear("epoch", run.epochs[-1]["epoch"], whole=True)
+    best = number(dig(run.record, "result", "best_epoch"))
+    return epochs, [(best, "best")] if best is not None and 0 <= best <= epochs.high else []
+
+
+def of_every_run(run: Run) -> list[Html | None]:
+    """Plots of what each task's run has: learning rate, speed, waiting and memory."""
+    keys = ("lr", "images_per_second", "waiting", "memory_mib")
+    return [_single(run, along(run)[0], key) for key in keys]
+
+
+def by_epoch(run: Run, columns: Sequence[Column], note: str | None = None) -> Html:
+    """The numbers as a table, closed; a note below."""
+    columns = (*columns, *EVERY_RUN)
     step = math.ceil(len(run.epochs) / SHOWN_EPOCHS)
     rows = [
         (f"{row['epoch']:g}", *(shown(row.get(key), form) for _, key, form in columns))
@@ -103,8 +121,8 @@ def _numbers(run: Run) -> Html:
     notes = []
     if step > 1:
         notes.append(f"1 in {step} of {len(run.epochs):,} epochs; metrics.jsonl has all.")
-    if run.training_loss:
-        notes.append(f"Training loss: {run.training_loss}. Validation loss: cross-entropy.")
+    if note:
+        notes.append(note)
     head = ("Epoch", *(name for name, _, _ in columns))
     return details("The numbers by epoch", table(head, rows, caption=" ".join(notes) or None))
 
@@ -117,7 +135,7 @@ def _pair(run: Run, what: str) -> list[Line]:
     return [line for line in lines if line.points]
 
 
-def _losses(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> list[Html]:
+def _losses(run: Run, epochs: Axis, marks: Marks) -> list[Html]:
     """Both losses on one axis where they are one quantity, else each in a plot of its own."""
     lines, kind = _pair(run, "loss"), run.training_loss
     parts = [(replace(QUANTITIES["val_loss"], title="Loss"), lines)]
@@ -164,7 +182,7 @@ def off_scale(values: Sequence[float], axis: Axis) -> str:
     return f" {plural(off, 'value is', 'values are')} off the scale." if off else ""
 
 
-def _accuracies(run: Run, epochs: Axis, marks: Sequence[tuple[float, str]]) -> Html | None:
+def _accuracies(run: Run, epochs: Axis, marks: Marks) -> Html | None:
     lines = _pair(run, "accuracy")
     if not lines:
         return None
@@ -190,7 +208,7 @@ def _single(run: Run, epochs: Axis, key: str) -> Html | None:
         caption = f"{mebibytes(max(values))} at most since the start; workers and GPU not counted."
     else:
         what = CACHED if run.on_features else "loading and augmentation included"
-        caption = f"Median {float(np.median(values)):,.0f} a second, {what}."
+        caption = f"Median {rate(float(np.median(values)))} a second, {what}."
     axis = quantity.axis(values)
     caption += off_scale(values, axis)
     line = Line(quantity.name, clipped(points, axis))

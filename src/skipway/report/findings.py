@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ LITTLE = 0.2
 """Of the way from guessing to no mistake at all; less of it is little learned."""
 CALIBRATED = 0.03
 """Up to which calibration error a score can be read as a probability."""
+Series = Sequence[tuple[float, float]]
+"""(epoch, value) by rising epoch."""
 MOST_IMAGES = 1e12
 """Past any data set; a count above it is no count."""
 
@@ -37,10 +39,14 @@ class Finding:
 def findings(run: Run) -> list[Finding]:
     """Everything that stands out, what asks for an action first."""
     parts = (
-        _leaks, _chance, _one_answer, _few_images, _broken_loss, _unsteady, _overfitting, _rising,
-        _unfinished, _imbalance, _weakest, _confidence, _waiting,
+        leaks, _chance, _one_answer, _few_images, broken_loss, _unsteady, _overfitting, _rising,
+        _unfinished, _imbalance, _weakest, _confidence, waiting,
     )  # fmt: skip
-    found = [finding for part in parts for finding in part(run)]
+    return by_urgency(finding for part in parts for finding in part(run))
+
+
+def by_urgency(found: Iterable[Finding]) -> list[Finding]:
+    """What asks for an action first."""
     return sorted(found, key=lambda finding: ("warn", "note", "good").index(finding.kind))
 
 
@@ -48,7 +54,12 @@ def in_words(run: Run) -> Html | None:
     """The findings as a list; None where there is nothing to read them from."""
     if not run.epochs and run.metric("accuracy") is None:
         return None
-    told = findings(run) or [Finding("good", "Nothing stands out in what was recorded.")]
+    return as_list(findings(run))
+
+
+def as_list(found: Sequence[Finding]) -> Html:
+    """Findings behind the signs of their kinds; a sentence where there is none."""
+    told = found or [Finding("good", "Nothing stands out in what was recorded.")]
     marks = {"warn": ("!", "Look at this: "), "note": ("i", "Note: "), "good": ("✓", "Good: ")}
     return marked_list(
         (
@@ -60,21 +71,21 @@ def in_words(run: Run) -> Html | None:
     )
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
     return f"{100 * share:.1f} points"
 
 
-def _leaks(run: Run) -> Iterator[Finding]:
+def leaks(run: Run, measure: str = "accuracy") -> Iterator[Finding]:
     """Images that two splits share: which numbers are too good for it."""
     for (first, second), n in run.leaks.items():
         one, other = SPLITS.get(first, first), SPLITS.get(second, second)
         said = f"{plural(n, f'{other} image is', f'{other} images are')} among the {one} images too"
         if first == "train" and run.split in ("", other):
-            said += f", so the accuracy on {other} images is too good.{_without_leaked(run)}"
+            said += f", so the {measure} on {other} images is too good.{_without_leaked(run)}"
         elif first == "train":
             said += (
                 f", so what was measured on {other} images by epoch is too good; the {run.split} "
-                "accuracy is not touched."
+                f"{measure} is not touched."
             )
         else:
             said += ", so what was chosen on the one looks too good on the other."
@@ -113,7 +124,7 @@ def _chance(run: Run) -> Iterator[Finding]:
     elif low <= guessing:
         yield Finding("warn", f"It is not clearly better than guessing: {said}. {advice}")
     elif learned < LITTLE:
-        above = _points(accuracy - guessing)
+        above = points(accuracy - guessing)
         yield Finding("warn", f"It learned little: {said}, {above} less. {advice}")
 
 
@@ -139,8 +150,12 @@ def _few_images(run: Run) -> Iterator[Finding]:
         )
 
 
-def _broken_loss(run: Run) -> Iterator[Finding]:
-    broken = sum("train_loss" in r and number(r["train_loss"]) is None for r in run.epochs)
+def broken_loss(run: Run) -> Iterator[Finding]:
+    """Epochs in which a term of the training loss was not finite."""
+    broken = sum(
+        any(key.startswith("train_loss") and number(row[key]) is None for key in row)
+        for row in run.epochs
+    )
     if broken:
         yield Finding(
             "warn",
@@ -150,7 +165,11 @@ def _broken_loss(run: Run) -> Iterator[Finding]:
 
 
 def _unsteady(run: Run) -> Iterator[Finding]:
-    losses = run.series("train_loss")
+    return unsteady(run.series("train_loss"))
+
+
+def unsteady(losses: Series) -> Iterator[Finding]:
+    """A training loss, by epoch, that jumps up."""
     jumps = [
         (epoch, before, loss)
         for (_, before), (epoch, loss) in itertools.pairwise(losses)
@@ -183,7 +202,7 @@ def _overfitting(run: Run) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"It overfits: at the end {percent(fitted)} of the training images are right, but "
-            f"{percent(held)} of the validation images, {_points(fitted - held)} fewer. More "
+            f"{percent(held)} of the validation images, {points(fitted - held)} fewer. More "
             "images, stronger augmentation, more weight decay or pretrained --weights narrow this.",
         )
     elif len(val) > 2 and ("train", "val") not in run.leaks and _fits(run, fitted):
@@ -215,20 +234,24 @@ def _rising(run: Run) -> Iterator[Finding]:
 
 
 def _unfinished(run: Run) -> Iterator[Finding]:
-    """Still improving: the last tenth of the epochs against the tenth before."""
-    values = [value for _, value in run.series("val_accuracy")]
+    return unfinished(run.series("val_accuracy"), "accuracy", _val_images(run))
+
+
+def unfinished(series: Series, measure: str, n: int | None = None) -> Iterator[Finding]:
+    """Still improving: the last tenth of the epochs against the tenth before. n: images of which
+    the measure is a share."""
+    values = [value for _, value in series]
     tenth = max(len(values) // 10, 1)
     if len(values) < max(2 * tenth, 3):
         return
     last = float(np.mean(values[-tenth:]))
     gain = last - float(np.mean(values[-2 * tenth : -tenth]))
-    n = _val_images(run)
     noise = math.sqrt(max(last * (1 - last), 0) / n) if n else 0
     if gain > max(0.01, noise):
         when = f"{tenth} epochs" if tenth > 1 else "epoch"
         yield Finding(
             "warn",
-            f"It was still improving when it ended: validation accuracy rose by {_points(gain)} "
+            f"It was still improving when it ended: validation {measure} rose by {points(gain)} "
             f"in the last {when}. More --epochs would likely help.",
         )
 
@@ -311,19 +334,19 @@ def _confidence(run: Run) -> Iterator[Finding]:
     if one_sided and sure > high:
         yield Finding(
             "warn",
-            f"It is too confident by about {_points(sure - right)}: {on}. Do not read its scores "
+            f"It is too confident by about {points(sure - right)}: {on}. Do not read its scores "
             "as probabilities; label_smoothing and fewer epochs lower them.",
         )
     elif one_sided and sure < low:
         yield Finding(
             "note",
-            f"It is too modest by about {_points(right - sure)}: {on}. A score understates how "
+            f"It is too modest by about {points(right - sure)}: {on}. A score understates how "
             "certain an answer is; label smoothing does this.",
         )
     elif not one_sided and error > max(CALIBRATED, by_chance + 2 * deviation):
         yield Finding(
             "warn",
-            f"Its confidence is off by about {_points(error)}, too high for some answers and too "
+            f"Its confidence is off by about {points(error)}, too high for some answers and too "
             f"low for others: {on}. Do not read its scores as probabilities.",
         )
     elif error > CALIBRATED or high - low > 2 * CALIBRATED:
@@ -339,11 +362,12 @@ def _confidence(run: Run) -> Iterator[Finding]:
         )
 
 
-def _waiting(run: Run) -> Iterator[Finding]:
-    waiting = [value for _, value in run.series("waiting")]
-    if not waiting or run.on_features:
+def waiting(run: Run) -> Iterator[Finding]:
+    """A network that waited for its images."""
+    shares = [value for _, value in run.series("waiting")]
+    if not shares or run.on_features:
         return
-    share = float(np.mean(waiting))
+    share = float(np.mean(shares))
     if share > 0.2:
         workers = dig(run.record, "config", "data", "workers")
         had = f" (it had {workers:g})" if number(workers) is not None else ""

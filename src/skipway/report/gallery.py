@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,26 +19,53 @@ PNG = re.compile(r"data:image/png;base64,(iVBORw0KGgo[A-Za-z0-9+/]+={0,2})")
 Caption = Callable[[dict[str, Any]], list[Html | None]]
 
 
-def gallery(title: str, note: str, rows: list[dict[str, Any]], caption: Caption) -> Html | None:
+def gallery(
+    title: str,
+    note: str,
+    rows: list[dict[str, Any]],
+    caption: Caption,
+    style: str = "pictures",
+) -> Html | None:
     """Pictures under a title; None without any."""
     if not rows:
         return None
-    return tag("div", tag("h3", title), tag("p", note, class_="quiet"), pictures(rows, caption))
+    shown = pictures(rows, caption, style)
+    return tag("div", tag("h3", title), tag("p", note, class_="quiet"), shown)
 
 
-def pictures(rows: list[dict[str, Any]], caption: Caption) -> Html:
-    """Pictures as a list, each above its caption and the name of its file."""
-    return tag("ul", *(tag("li", _picture(row, caption(row))) for row in rows), class_="pictures")
+def pictures(rows: list[dict[str, Any]], caption: Caption, style: str = "pictures") -> Html:
+    """Pictures as a list, each above its caption and the name of its file.
+
+    A row may have a map of its image too, as `heatmap.thumbnail` draws it: it is shown beside it.
+    style: the class of the style sheet.
+    """
+    paired = any(inline(row.get("heat")) is not None for row in rows)
+    items = (tag("li", _picture(row, caption(row))) for row in rows)
+    return tag("ul", *items, class_=f"{style} pairs" if paired else style)
 
 
 def _picture(row: dict[str, Any], caption: list[Html | None]) -> Html:
     """The row's image with its caption and, last, its file's name."""
-    image, name = row.get("image"), str(row.get("name", ""))
-    picture = tag("div", "no picture", class_="missing")
-    if isinstance(image, str) and (png := PNG.fullmatch(image)):
-        size = np.frombuffer(base64.b64decode(png[1][:32])[16:24], ">u4")  # of the PNG's header
-        style = "small" if size.max() < SMALL_IMAGE else None
-        said = " ".join(("class", str(row.get("label")), name))
-        picture = tag("img", src=image, alt=said, class_=style, loading="lazy")
+    name = str(row.get("name", ""))
+    said = " ".join(("class", str(row["label"]), name)) if "label" in row else name
+    shown = inline(row.get("image"), said) or tag("div", "no picture", class_="missing")
+    heat = inline(row.get("heat"), f"what spoke for {row.get('predicted')}")
+    if heat is not None:
+        shown = tag("div", shown, heat, class_="pair")
+    return figure(shown, caption, name)
+
+
+def figure(shown: Html, caption: Sequence[Html | None], name: str) -> Html:
+    """What is shown above its caption and, last, its file's name."""
     file = tag("span", name, class_="file") if name else None
-    return tag("figure", picture, tag("figcaption", *caption, file))
+    return tag("figure", shown, tag("figcaption", *caption, file))
+
+
+def inline(image: object, said: str = "") -> Html | None:
+    """An inline PNG as an image; None for anything else."""
+    png = PNG.fullmatch(image) if isinstance(image, str) else None
+    if png is None:
+        return None
+    size = np.frombuffer(base64.b64decode(png[1][:32])[16:24], ">u4")  # of the PNG's header
+    style = "small" if size.max() < SMALL_IMAGE else None
+    return tag("img", src=image, alt=said, class_=style, loading="lazy")

@@ -101,6 +101,11 @@ def marked_list(items: Iterable[tuple[str, str | None, Html]]) -> Html:
     )
 
 
+def card(title: str, *content: object) -> Html:
+    """A panel of the first screen."""
+    return tag("section", tag("h2", title), *content, class_="card")
+
+
 def code_line(text: str) -> Html:
     """A line to copy into a terminal or program."""
     return tag("code", text, class_="command")
@@ -133,6 +138,11 @@ def large(value: Any) -> str | None:
         if figure >= scale:
             return shown(figure / scale, ".3g", unit)
     return shown(value)
+
+
+def rate(value: float) -> str:
+    """So many a second, below ten with three digits: what detectors train at."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.3g}"
 
 
 def mebibytes(value: float) -> str:

@@ -48,15 +48,8 @@ def mistakes(run: Run) -> Html | None:
         return None
     split = str(dig(run.evaluation, "split"))
     count = shown(dig(run.evaluation, "n"), unit=" ") or ""
-    said = f"Measured on {count}{SPLITS.get(split, split)} images, {_seen(run)}."
+    said = f"Measured on {count}{SPLITS.get(split, split)} images, {run.seen_in_training}."
     return joined([tag("p", said, class_="quiet"), *parts])
-
-
-def _seen(run: Run) -> str:
-    """What training saw of the images that were scored, as a clause."""
-    if run.leaked:
-        return f"{run.leaked:,} of which training saw too"
-    return "which training did not see"
 
 
 def _matrix(classes: list[str], counts: Counts) -> Html:
@@ -176,6 +169,8 @@ def _worst(run: Run) -> Html | None:
 
     rows = objects(run.evaluation.get("mistakes"))[:SHOWN_MISTAKES]
     note = "Truth → answer. The images whose true class was given the least probability."
+    if any(row.get("heat") for row in rows):
+        note += " Beside each, in colour: what spoke for the answer (Grad-CAM); dark was cut off."
     return gallery("The worst mistakes", note, rows, caption)
 
 
@@ -202,9 +197,10 @@ def _doubted(run: Run) -> Html | None:
     if not rows or n < 1:
         return tag("div", title, tag("p", "None was found.", class_="quiet"))
     said = (
-        f"{plural(int(n), 'label looks', 'labels look')} wrong on these images, {_seen(run)}: "
-        "another class got at least the probability that its own images get on average "
-        "(confident learning). Some are mistakes of the network; look before you change a label. "
+        f"{plural(int(n), 'label looks', 'labels look')} wrong on these images, "
+        f"{run.seen_in_training}: another class got at least the probability that its own images "
+        "get on average (confident learning). Some are mistakes of the network; look before you "
+        "change a label. "
         "Those among the worst mistakes are marked there."
     )
     pictured = [row for row in rows if row.get("image") is not None]

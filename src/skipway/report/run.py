@@ -59,6 +59,12 @@ class Run:
         return str(dig(self.record, "name") or self.path.absolute().name)
 
     @property
+    def task(self) -> str:
+        """What the network does, by its name in the configuration."""
+        known = (dig(self.record, "config", "task"), dig(self.evaluation, "task"))
+        return next((task for task in known if isinstance(task, str)), "classify")
+
+    @property
     def model(self) -> str:
         """The network's name, as far as it is known."""
         named = dig(self.record, "config", "model", "name")
@@ -115,6 +121,13 @@ class Run:
     def leaked(self) -> int:
         """How many of the images that were scored are training images too, as far as is known."""
         return self.leaks.get(("train", str(dig(self.record, "result", "split"))), 0)
+
+    @property
+    def seen_in_training(self) -> str:
+        """What training saw of the images that were scored, as a clause."""
+        if self.leaked:
+            return f"{self.leaked:,} of which training saw too"
+        return "which training did not see"
 
     @property
     def on_features(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from skipway.architecture import Architecture
 from skipway.data import Key, Split
 from skipway.data.feed import Batch
+from skipway.images import Preprocess
 
 
 class Evaluator(Protocol):
@@ -75,4 +76,18 @@ class Task(Protocol):
 
     def evaluator(self) -> Evaluator:
         """A new, empty evaluator."""
+        ...
+
+
+class ImageTask(Task, Protocol):
+    """A task on images as they are read, not on what was computed of them."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes model input."""
+        ...
+
+    def shown(self, batch: Batch, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Each image of an augmented batch on the CPU as the report shows it: `image`, a picture
+        in a data: URL, and `label`, what is in it."""
         ...

@@ -239,6 +239,18 @@ class Classify:
         scale, shift = self._constants[at]
         return frames.float().mul_(scale).add_(shift)
 
+    def shown(self, batch: Batch, classes: Sequence[str]) -> list[dict[str, Any]]:
+        pictures, targets = self.preprocess.pixels(batch.images.numpy()), batch.targets
+        labels = targets.labels if isinstance(targets, Mixed) else targets
+        rows: list[dict[str, Any]] = [
+            {"label": classes[k], "image": thumbnail(picture)}
+            for k, picture in zip(labels.tolist(), pictures, strict=True)
+        ]
+        if isinstance(targets, Mixed):
+            for row, other in zip(rows, targets.others.tolist(), strict=True):
+                row |= {"other": classes[other], "share": targets.share}
+        return rows
+
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return self.terms(model(batch.images), batch.targets)
 

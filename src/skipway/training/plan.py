@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from skipway.architecture import (
-    ARCHITECTURES,
     Architecture,
     architecture,
     count,
@@ -22,29 +20,18 @@ from skipway.architecture import (
 from skipway.card import Card
 from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
-from skipway.data.preflight import default_size
-from skipway.data.split import image_sizes
+from skipway.data.objects import open_objects
 from skipway.dialects import State, guess_architecture, translate
 from skipway.errors import InputError, harmless
-from skipway.images import SMALL_IMAGE, Preprocess, plain_preprocess
-from skipway.machine import cores, free_memory, has_bf16
+from skipway.images import Preprocess, plain_preprocess
+from skipway.machine import free_memory
 from skipway.recipes import recipe
 from skipway.tasks.distil import Teacher, read_teacher
+from skipway.training.choices import CHOICES, Choice
 from skipway.training.distributed import ALONE, World
 from skipway.weights import read_state
 
-RESIDENT_LIMIT = 2 << 30
-"""Bytes of decoded images that are held in memory."""
 FIELDS_FROM_DATA = ("num_classes", "in_channels", "input_size")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One setting that was not given, what was chosen, and why."""
-
-    key: str
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -70,11 +57,7 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     """
     given = {key: value for key, value in given.items() if value != "auto"}
     weights = given.get("model.weights")
-    choices = [
-        Choice("recipe", "finetune", "starts from given weights")
-        if weights
-        else Choice("recipe", "modern", "starts from scratch")
-    ]
+    choices = [_recipe_for(given.get("task", "classify"), weights is not None)]
     name = str(given.get("recipe", choices[0].value))
     if "schedule.minutes" in given and "schedule.length" in given:
         raise InputError("--minutes: plans the length of the run; leave out --epochs")
@@ -85,18 +68,19 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
 
     opening = config()  # wrong settings are told before the data is looked at
     check_device(opening.device)
-    data = open_data(data_path, opening.data.val, opening.seed)
+    data = opened(opening)
     card, base = None, None
     if weights is not None:
         state, card = read_state(weights)
         base = _base(opening, state, card)
-        choices += _from_weights(str(weights), card, base)
-    for choose in (_from_images, _batch, _training, _machine):
+        choices += _from_weights(str(weights), card, base, opening.task)
+    for choose in CHOICES[opening.task]:
         choices += choose(data, config(), world)
     final = config()
     kept = tuple(c for c in choices if c.key not in settings)
     _check_augment(final)
     _check_targets(final)
+    _check_task(final)
     check_compile(final, world)
     if world.size > 1:
         _check_alone(final, len(data.splits["train"]), world.size)
@@ -108,6 +92,28 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     _check_memory(arch)
     preprocess = _preprocess(final, arch, card) if base is not None else None
     return Plan(final, data, arch, preprocess, kept, teacher_of(final, data))
+
+
+def _recipe_for(task: Any, pretrained: bool) -> Choice:
+    """The recipe where none was given."""
+    if task in ("detect", "instance"):
+        return Choice("recipe", "detect", f"the task is {task}")
+    if pretrained:
+        return Choice("recipe", "finetune", "starts from given weights")
+    return Choice("recipe", "modern", "starts from scratch")
+
+
+def opened(config: RunConfig) -> DataSet:
+    """The data of a run, as its task reads it. Raises InputError."""
+    if config.task == "classify":
+        return open_data(config.data_path, config.data.val, config.seed)
+    return open_objects(
+        config.data_path,
+        config.data.val,
+        config.seed,
+        config.data.on_bad,
+        masks=config.task == "instance",
+    )
 
 
 def teacher_of(config: RunConfig, data: DataSet) -> Teacher | None:
@@ -162,6 +168,58 @@ def _check_targets(config: RunConfig) -> None:
         raise InputError(
             f"data.crop_ratio: of data.resize=crop; {config.data.resize} cuts nothing off"
         )
+
+
+_OF_LABELS = {
+    "loss": "ce",
+    "bce_threshold": None,
+    "class_weights": "none",
+    "label_smoothing": 0.0,
+    "distill.model": None,
+    "exact_norm": False,
+    "augment.area": None,
+    "augment.pad_crop": 0,
+    "augment.repeats": 1,
+    "augment.policy": "none",
+    "augment.erase": 0.0,
+    "augment.mixup": 0.0,
+    "augment.cutmix": 0.0,
+    "augment.pixel_mean": False,
+    "augment.size": None,
+    "data.resident": False,
+    "compile": False,
+}
+"""Settings of classification alone, and what they must be elsewhere."""
+_OF_OBJECTS = {"augment.scale": (1.0, 1.0), "augment.flip_up": False}
+
+
+def _check_task(config: RunConfig) -> None:
+    """Raise InputError for settings that the task does not have."""
+    others = _OF_OBJECTS if config.task == "classify" else _OF_LABELS
+    for key, usual in others.items():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value != usual:
+            raise InputError(f"{key} = {harmless(value)}: not of the task {config.task}")
+    if config.task == "classify":
+        if config.data.resize == "fit":
+            raise InputError("data.resize: a classifier takes crop, letterbox or squash")
+        return
+    if config.data.resize != "fit":
+        raise InputError(f"data.resize = {config.data.resize}: a detector takes fit")
+    if (config.task == "instance") != (config.detector.head == "mask-rcnn"):
+        needs = "mask-rcnn" if config.task == "instance" else "a head without masks"
+        raise InputError(f"detector.head = {config.detector.head}: {config.task} needs {needs}")
+    if config.on_features:
+        raise InputError("--freeze all: a detector's heads train on features of each image anew")
+    if config.detector.norm == "group" and config.model.weights is not None:
+        raise InputError(
+            "detector.norm = group: the weights' network was trained with batch norms\n"
+            "Leave it out, or train from scratch, without --weights."
+        )
+    if config.detector.norm == "frozen" and config.model.weights is None:
+        raise InputError("detector.norm = frozen: only of a network that starts from --weights")
 
 
 def _check_watched(config: RunConfig, data: DataSet) -> None:
@@ -338,9 +396,14 @@ def _architecture(config: RunConfig, base: Architecture | None, classes: int) ->
     return replaced(base, **fields)
 
 
-def _from_weights(path: str, card: Card | None, arch: Architecture) -> list[Choice]:
+def _from_weights(path: str, card: Card | None, arch: Architecture, task: str) -> list[Choice]:
     name = card.model if card else name_of(arch)
     of = f"of {harmless(path)}"
+    if task != "classify" and (card is None or card.task == "classify"):
+        return [
+            Choice("model.name", name, f"the architecture {of}"),
+            Choice("data.channels", arch.in_channels, f"the input {of}"),
+        ]
     size = card.preprocess.size[0] if card else arch.input_size
     return [
         Choice("model.name", name, f"the architecture {of}"),
@@ -348,105 +411,3 @@ def _from_weights(path: str, card: Card | None, arch: Architecture) -> list[Choi
         Choice("data.channels", arch.in_channels, f"the input {of}"),
         Choice("data.resize", card.preprocess.resize if card else "crop", f"the input {of}"),
     ]
-
-
-def _from_images(data: DataSet, config: RunConfig, _: World) -> list[Choice]:
-    """Model, input size and channels from the size of the images, where still open."""
-    sizes = image_sizes(data.splits["train"])
-    short = int(np.median(sizes.min(axis=1)))
-    choices = []
-    if config.model.name == "auto":
-        small = (config.data.size or short) <= SMALL_IMAGE
-        name, kind = ("resnet20", "small") if small else ("resnet18", "large")
-        of = f"{short} px the short side" if config.data.size is None else f"{config.data.size} px"
-        choices.append(Choice("model.name", name, f"{kind} images, {of}"))
-    if config.data.size is None:
-        size, why = default_size(short), f"the median short side is {short} px"
-        if short > SMALL_IMAGE:
-            why += "; a multiple of 32, 224 at most"
-        elif (sizes == sizes[0, 0]).all() and size == short:
-            why = f"all images are {short} px"
-        choices.append(Choice("data.size", size, why))
-    if data.channels == 1 and config.model.weights is None:  # else the weights say it
-        choices.append(Choice("data.channels", 1, "all images are grey"))
-    why = "photographs may be mirrored" if data.mirror else "mirrored they may be another class"
-    choices.append(Choice("augment.flip", data.mirror, why))
-    return choices
-
-
-def _batch(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
-    n = len(data.splits["train"])
-    batch = 128 if n >= 5000 else 64 if n >= 1000 else 32
-    why = f"{n:,} training images"
-    if world.size > 1:
-        batch, why = -(-batch // world.size), f"{why}; each of {world.size} processes has as many"
-    return [Choice("batch_size", min(batch, n), why)]
-
-
-_RATES = {"adamw": (0.001, 128, 0.05), "lamb": (0.005, 2048, 0.02)}
-"""Learning rate, the batch it is for, and weight decay."""
-
-
-def _training(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
-    """Length, rate and augmentation from the number and the size of the images."""
-    n = len(data.splits["train"])
-    size = config.data.size or SMALL_IMAGE
-    batch = min(config.batch_size * world.size, n)
-    lr = Choice("optim.lr", 0.2 * batch / 128, "0.2 for a batch of 128, in proportion (1706.02677)")
-    own = _RATES.get(config.optim.kind)
-    if own is not None:
-        rate, of, decay = own
-        tenth = config.model.weights is not None
-        rate *= (batch / of) ** 0.5 / (10 if tenth else 1)
-        why = f"{own[0]:g} for a batch of {of:,}, with its root" + ", a tenth from weights" * tenth
-        lr = Choice("optim.lr", rate, why)
-    length = Choice(
-        "schedule.length", f"{40 if n >= 5000 else 30} epochs", f"{n:,} training images"
-    )
-    if config.model.weights is not None:
-        length = Choice("schedule.length", "15 epochs", "starts from given weights")
-        if config.on_features:
-            length = Choice("schedule.length", "60 epochs", "an epoch on kept features is short")
-    choices = [length, lr]
-    if own is not None:
-        choices.append(Choice("optim.weight_decay", decay, f"usual with {config.optim.kind}"))
-    if size > SMALL_IMAGE:
-        choices.append(Choice("augment.area", (0.35, 1.0), "large images: random resized crops"))
-    elif config.augment.area is None:
-        choices.append(Choice("augment.pad_crop", max(size // 8, 1), f"an eighth of {size} px"))
-    return choices
-
-
-def _machine(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
-    """Memory, device, precision and threads from the machine."""
-    n = max(cores() // world.local_size, 1)
-    size = config.data.size or SMALL_IMAGE
-    images = sum(len(s) for s in data.splits.values())
-    mebibytes = images * size * size * config.data.channels >> 20
-    resident, why = mebibytes << 20 <= RESIDENT_LIMIT, f"decoded it takes {mebibytes:,} MiB"
-    if config.augment.area is not None:
-        resident, why = False, "random resized crops need the whole images"
-    elif config.augment.policy != "none" or config.augment.jitter:
-        resident, why = False, "each image is changed by itself"
-    gpu = torch.cuda.is_available()
-    on_gpu = gpu and config.device != "cpu"
-    # On two cores, one worker beside two threads trained no faster than none (photographs of 110
-    # kB at 224 px, ResNet-18: 27 images/s both); one thread less cost almost half.
-    workers = (min(8, n), f"{n} cores decode for the GPU") if on_gpu else (0, "all cores train")
-    choices = [
-        Choice("data.resident", resident, why),
-        Choice("data.workers", *workers),
-        Choice("threads", n, f"{n} cores may be used" + " by each" * (world.local_size > 1)),
-        Choice("device", "cuda" if gpu else "cpu", "a GPU is there" if gpu else "no GPU is there"),
-    ]
-    fast = torch.cuda.is_bf16_supported() if on_gpu else has_bf16()
-    unit = "GPU" if on_gpu else "processor"
-    name, overrides = config.model.name, config.model.architecture
-    grouped = overrides.get("groups", ARCHITECTURES[name].groups if name in ARCHITECTURES else 1)
-    if not fast:
-        choices.append(Choice("precision", "float32", f"the {unit} has no bf16 of its own"))
-    elif grouped != 1 and not on_gpu:
-        choices.append(Choice("precision", "float32", "grouped convolutions are slow in bf16"))
-    else:
-        choices.append(Choice("precision", "bf16", f"the {unit} multiplies bf16 by itself"))
-    return choices

@@ -15,7 +15,9 @@ from skipway.data.feed import WHOLE, DecodedFeed, Feed, Part, ResidentFeed, pixe
 from skipway.data.preflight import remarks
 from skipway.errors import InputError, harmless
 from skipway.images import Preprocess, plain_preprocess
+from skipway.tasks import ImageTask
 from skipway.tasks.classify import Classify, Loss
+from skipway.tasks.detect import Detect
 from skipway.training.plan import Plan
 from skipway.training.reading import Reading, read_images
 
@@ -30,7 +32,7 @@ class Prepared:
 
     data: DataSet
     """Without the images that were skipped, and with the preflight's remarks after the notes."""
-    task: Classify
+    task: ImageTask
     feeds: dict[str, Feed]
     """By split."""
     contents: dict[str, Array]
@@ -62,7 +64,11 @@ def prepare(plan: Plan, part: Part = WHOLE, run: Path | None = None) -> Prepared
     }
     if frames and plan.preprocess is None:
         preprocess = _measured(preprocess, frames["train"], config)
-    task = Classify(preprocess, config.augment, _loss(config, data))
+    task: ImageTask
+    if config.task == "classify":
+        task = Classify(preprocess, config.augment, _loss(config, data))
+    else:
+        task = Detect(preprocess, config.augment, config.detector, len(data.classes))
     feeds: dict[str, Feed] = {}
     for name, split in data.splits.items():
         if frames:
@@ -144,9 +150,10 @@ def _without_damaged(
             splits[name] = splits[name].take(kept[name])
         if not len(splits[name]):
             raise InputError(f"{found[0][1]}\nNo image of {name} can be read.")
-    present = np.unique(splits["train"].labels)
-    for i, label in enumerate(data.classes):
-        if i not in present:
+    k = len(data.classes)
+    before, after = (split.per_class(k) for split in (data.splits["train"], splits["train"]))
+    for label, n, left in zip(data.classes, before, after, strict=True):
+        if n and not left:
             raise InputError(f"{reasons[0][2]}\nNo training image of class {label!r} can be read.")
     skipped = tuple(Skipped(data.splits[name].names[i], reason) for name, i, reason in reasons)
-    return replace(data, splits=splits, skipped=skipped), kept
+    return replace(data, splits=splits, skipped=data.skipped + skipped), kept

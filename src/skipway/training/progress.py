@@ -26,6 +26,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
 
 
+SHARES = ("train_accuracy", "val_accuracy", "val_ap", "val_ap50", "val_mask_ap", "val_mask_ap50")
+SHOWN = ("val_loss", *SHARES)
+"""Of a row, beside what is of training, and which of them are shares."""
+
+
 class TrainingProgress:
     """Lines on stderr; everything that a user named is shown without markup."""
 
@@ -72,8 +77,8 @@ class TrainingProgress:
         self._told = time.monotonic()
         parts = [f"epoch {row['epoch']:>3}/{self._clock.epochs}"]
         for key, value in row.items():
-            if key.startswith("train_") or key in ("val_loss", "val_accuracy"):
-                shown = f"{value:.2%}" if key.endswith("accuracy") else f"{value:.4f}"
+            if key.startswith("train_") or key in SHOWN:
+                shown = f"{value:.2%}" if key in SHARES else f"{value:.4f}"
                 parts.append(f"{key.removeprefix('train_').replace('_', ' ')} {shown}")
         parts += [f"{row['images_per_second']:,.0f} images/s", f"waiting {row['waiting']:.0%}"]
         parts += [f"ETA {self._left(row['step'])}"]

@@ -48,7 +48,7 @@ class Reading:
         """Write it into a run's folder, unless it comes from there. Raises InputError."""
         if not self.seconds or not self.scans:
             return
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name, found in self.scans.items():
             arrays[f"{name}.stamp"] = np.frombuffer(self.stamps[name], np.uint8)
             arrays[f"{name}.digests"] = found.digests
@@ -56,6 +56,7 @@ class Reading:
             arrays[f"{name}.failed"] = np.frombuffer(failed, np.uint8)
             if self.seconds > SLOW and name in self.frames:
                 arrays[f"{name}.frames"] = self.frames[name]
+        (run / KEPT).parent.mkdir(exist_ok=True)
         with atomic_write(run / KEPT) as file:
             np.savez(file, **arrays)
 

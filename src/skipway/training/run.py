@@ -27,24 +27,26 @@ from torch import Tensor
 from skipway.architecture import count
 from skipway.card import Card, Measured, parse_card
 from skipway.config import minutes_of, resolve
-from skipway.data import open_data
 from skipway.errors import InputError, SkipwayError, harmless
+from skipway.explain import add_maps
 from skipway.machine import peak_memory
+from skipway.resnet import backbone_of
 from skipway.tasks import Evaluator
 from skipway.training import checkpoint, finder
 from skipway.training.callbacks import Audience, Callback
 from skipway.training.checkpoint import saved
+from skipway.training.choices import Choice
 from skipway.training.claim import claimed, signals
 from skipway.training.distributed import ALONE, Elsewhere, World, joined, restarts
 from skipway.training.forecast import Forecast, Trial
 from skipway.training.loop import Loop, evaluate
 from skipway.training.optim import freeze, set_exact_statistics
 from skipway.training.plan import (
-    Choice,
     Plan,
     check_compile,
     check_device,
     make_plan,
+    opened,
     teacher_of,
 )
 from skipway.training.progress import TrainingProgress
@@ -65,7 +67,7 @@ from skipway.training.record import (
 from skipway.training.samples import write_samples
 from skipway.training.setup import FROZEN, Setup
 from skipway.version import __version__
-from skipway.weights import load_model, save_weights
+from skipway.weights import read_state, save_weights
 
 DECIDE_BITS = ("torch", "numpy", "pillow", "cpu", "instruction_set", "device")
 """What a run's environment must have in common for a resume to be equal to the bit."""
@@ -251,7 +253,7 @@ def _resume(
         config, card = resolve(flat(record["config"])), parse_card(state["card"], str(run))
         check_device(config.device)
         check_compile(config, world)
-        data = open_data(config.data_path, config.data.val, config.seed)
+        data = opened(config)
         if data.digest() != state["data"]:
             raise InputError(
                 f"--resume {harmless(run)}: {harmless(data.path)} has other images than when the "
@@ -293,7 +295,7 @@ class _Training(Setup):
     def new_record(self, run: Path, command: str) -> dict[str, Any]:
         """What ``run.json`` begins with. `command` is what gives the same run."""
         data = self.prepared.data
-        parameters, macs = count(self.net.arch)
+        parameters, macs = count(self.plan.architecture)
         return {
             "version": 1,
             "skipway": __version__,
@@ -500,11 +502,12 @@ class _Training(Setup):
     def _finish(self) -> Result:
         self._save(self._weights(), "last", ())
         self.world.gather(None)  # until the first has written it
-        path = self.run_path / "best.safetensors"
-        net, _, _ = load_model(path if self.best else self.run_path / "last.safetensors")
-        net = net.to(self.device).to(memory_format=torch.channels_last)
+        net = self.prepared.task.build(self.plan.architecture)
+        chosen = self.run_path / f"{'best' if self.best else 'last'}.safetensors"
+        net.load_state_dict(read_state(chosen)[0])
+        net = net.to(self.device).to(memory_format=torch.channels_last).eval()
         if self.config.exact_norm:
-            frozen = freeze(net, self.config.model.freeze, self.loop.keep_frozen.until)
+            frozen = freeze(backbone_of(net), self.config.model.freeze, self.loop.keep_frozen.until)
             frozen.at(self.best.get("step", self.loop.step) - 1)  # as when these weights were made
             task, feed = self.prepared.task, self.prepared.feeds["train"]
             shuffled = feed.shuffled(self.loop.clock.epochs)  # in order, a batch would be one class
@@ -523,7 +526,11 @@ class _Training(Setup):
             measured = self._measured(metrics, split, interval)
             images, classes = self.prepared.data.splits[split], self.prepared.data.classes
             shown = {"split": split, "n": n} | evaluator.details(images, classes)
-            if split in self.prepared.contents:  # so that runs on copies can be compared
+            if self.world.first and self.config.task == "classify":
+                preprocess = self.prepared.task.preprocess
+                add_maps(shown["mistakes"], backbone_of(net), preprocess, images, classes)
+            # so that runs on copies can be compared
+            if split in self.prepared.contents and "images" in shown:
                 content = self.prepared.contents[split].tobytes()
                 shown["images"]["content"] = base64.b64encode(content).decode("ascii")
             self._write("evaluation.json", shown)
@@ -566,7 +573,10 @@ class _Training(Setup):
         return tuple(rows)
 
     def _card(self, metrics: tuple[Measured, ...]) -> Card:
+        detector = None if self.config.task == "classify" else self.config.detector
         return Card(
+            task=self.config.task,
+            detector=detector,
             model=self.config.model.name,
             architecture=self.plan.architecture,
             classes=self.prepared.data.classes,

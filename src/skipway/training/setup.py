@@ -17,8 +17,9 @@ from skipway.data.feed import Feed
 from skipway.errors import InputError, harmless
 from skipway.machine import free_memory, peak_memory
 from skipway.recipes import recipe
-from skipway.resnet import ResNet
+from skipway.resnet import backbone_of
 from skipway.tasks import Task
+from skipway.tasks.classify import Classify
 from skipway.tasks.distil import Distilled, Teacher
 from skipway.training import checkpoint
 from skipway.training.clock import Clock, Schedule
@@ -69,14 +70,14 @@ class Setup:
         self.device = torch.device(plan.config.device)
         self._announce()
         self.prepared = world.agreed(lambda: prepare(plan, world.part, resumed))
-        if skipped := self.prepared.data.skipped:
+        if skipped := self.prepared.data.skipped[len(plan.data.skipped) :]:
             first = f"the first: {skipped[0].reason}"
             progress.say(f"  {len(skipped):,} damaged images left out; {first}")
         for remark in self.prepared.data.notes[len(plan.data.notes) :]:
             progress.say(f"  {remark}")
         self.net = world.agreed(lambda: self._network(resumed))
         if not self.config.model.unfreeze:  # else `_loop` does it, and until then all of it counts
-            freeze(self.net, self.config.model.freeze)
+            freeze(backbone_of(self.net), self.config.model.freeze)
         self.task: Task = self.prepared.task
         if plan.teacher is not None:
             self.task = self._distilled(plan.teacher)
@@ -109,30 +110,33 @@ class Setup:
         self.progress.say(
             f"  all but the classifier is frozen: computing its features of {views} views once"
         )
-        feeds = feature_feeds(self.net, task, self.prepared.feeds, self.config, views, self.device)
+        feeds = feature_feeds(
+            backbone_of(self.net), task, self.prepared.feeds, self.config, views, self.device
+        )
         self.progress.say(f"  features computed in {time.perf_counter() - begun:.1f} s")
         return feeds
 
-    def _network(self, resumed: Path | None) -> ResNet:
+    def _network(self, resumed: Path | None) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             net = self.prepared.task.build(self.plan.architecture)
-        assert isinstance(net, ResNet)
         if resumed is not None:  # its checkpoint has all weights, or those of the classifier
             if self.config.on_features:
                 net.load_state_dict(checkpoint.load(resumed / FROZEN))
         elif self.config.model.weights is not None:
             state, _ = read_state(self.config.model.weights)
-            for line in load_weights(net, state).lines():
+            for line in load_weights(backbone_of(net), state).lines():
                 self.progress.say(f"  {line}")
-        elif net.arch.stem == "whitened":
-            assert isinstance(net.conv1, nn.Conv2d)
-            whiten(net.conv1, self._first_images(PATCHED))
+        elif self.plan.architecture.stem == "whitened":
+            stem = backbone_of(net).conv1
+            assert isinstance(stem, nn.Conv2d)
+            whiten(stem, self._first_images(PATCHED))
         return net.to(self.device).to(memory_format=torch.channels_last)
 
     def _distilled(self, teacher: Teacher) -> Distilled:
         """The task with a teacher, which is moved to the device."""
         config, task = self.config, self.prepared.task
+        assert isinstance(task, Classify)
         teacher.net.to(self.device).to(memory_format=torch.channels_last)
         line = (
             f"  teacher {harmless(config.distill.model)}: {config.distill.weight:.0%} of the loss"
@@ -202,7 +206,7 @@ class Setup:
             free = torch.cuda.mem_get_info(self.device)[0]
         free = min(world.gather(free))
         batch = min(config.batch_size, len(self.feeds["train"]))
-        if batch * count(self.net.arch)[1] * _BYTES_A_MAC < free:
+        if batch * count(self.plan.architecture)[1] * _BYTES_A_MAC < free:
             return
         parameters = sum(p.numel() for p in self.net.parameters())
         room = 0.9 * free - 12 * parameters  # momentum, its square or the average, and a copy
@@ -232,7 +236,7 @@ class Setup:
                 f"images takes {whole / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; "
                 f"batch norm sees {at_once:,} at a time)"
             )
-            check_batch(self.config, self.net.arch, len(self.feeds["train"]))
+            check_batch(self.config, self.plan.architecture, len(self.feeds["train"]))
 
     def _fit_time(
         self, clock: Clock, minutes: float, expected: Callable[[Clock], Forecast]
@@ -299,10 +303,10 @@ class Setup:
         config, clock = self.config, self._clock()
         borders = self._borders(clock)
         batch = min(config.batch_size, len(self.feeds["train"]))
-        whole = net if isinstance(net, ResNet) else self.net  # not the classifier alone
+        whole = self.net if self.config.on_features else net  # not the classifier alone
         keep_frozen = Frozen()
         if not (thawed and borders):
-            keep_frozen = freeze(whole, config.model.freeze, borders)
+            keep_frozen = freeze(backbone_of(whole), config.model.freeze, borders)
         torch.manual_seed(config.seed + self.world.rank)  # of dropped paths
         return Loop(
             self.task,

@@ -1,13 +1,15 @@
 """Arrays of pixels in a ``.npz``, in the layout of MedMNIST (10.1038/s41597-022-01721-8).
 
 ``train_images`` is uint8 [N, H, W] or [N, H, W, 3], ``train_labels`` whole numbers [N] or [N, 1];
-``val_…`` and ``test_…`` beside them. The file holds no class names: classes are called by their
-numbers. Nothing in it is unpickled.
+``val_…`` and ``test_…`` beside them. MedMNIST's files hold no class names: classes are called by
+their numbers. Where ``class_names`` is there, text [K], label k is the class of that place. Nothing
+in the file is unpickled.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -41,8 +43,8 @@ def is_npz(path: Path) -> bool:
 
 def open_npz(path: Path) -> Found:
     """Splits of arrays. Raises InputError for pickled objects, other shapes, several labels an
-    image, and damaged files."""
-    pixels, labels = {}, {}
+    image, class names that do not fit the labels, and damaged files."""
+    pixels, labels, names = {}, {}, None
     with zipfile.ZipFile(path) as archive:
         keys = {name.removesuffix(".npy") for name in archive.namelist()}
         for split in _SPLITS:
@@ -59,6 +61,8 @@ def open_npz(path: Path) -> Found:
                     f"{harmless(path)}: {len(pixels[split]):,} {pair[0]}, "
                     f"but {len(labels[split]):,} {pair[1]}"
                 )
+        if "class_names" in keys:
+            names = _class_names(path, _array(path, archive, "class_names"))
     if not pixels:
         shown = ", ".join(map(harmless, sorted(keys)[:5]))
         raise InputError(
@@ -68,20 +72,29 @@ def open_npz(path: Path) -> Found:
     if len({images.shape[3] for images in pixels.values()}) > 1:
         raise InputError(f"{harmless(path)}: grey images in one split, colour in another")
     numbers = np.unique(np.concatenate(list(labels.values())))
+    notes: tuple[str, ...] = ()
+    if names is None:
+        names = tuple(map(str, numbers.tolist()))
+        labels = {name: np.searchsorted(numbers, column) for name, column in labels.items()}
+        notes = ("classes are called by their numbers: the file holds no names",)
+    elif not 0 <= numbers[0] <= numbers[-1] < len(names):
+        raise InputError(
+            f"{harmless(path)}: labels from {numbers[0]} to {numbers[-1]}, but {len(names)} "
+            "class_names\nLabels count them from 0."
+        )
     splits = {
         name: Split(
             ArrayReader(images),
             Names(f"{name}/{i:05}.png" for i in range(len(images))),
-            np.searchsorted(numbers, labels[name]).astype(np.int64),
+            labels[name].astype(np.int64),
         )
         for name, images in pixels.items()
     }
-    note = "classes are called by their numbers: the file holds no names"
     grey = next(iter(pixels.values())).shape[3] == 1
     return Found(
         splits,
-        tuple(map(str, numbers.tolist())),
-        notes=(note,),
+        names,
+        notes=notes,
         channels=1 if grey else 3,
         mirror=False,
     )
@@ -149,3 +162,18 @@ def _labels(path: Path, key: str, values: Array) -> Array:
             "give whole numbers, [N] or [N, 1]"
         )
     return values.reshape(-1).astype(np.int64)
+
+
+def _class_names(path: Path, values: Array) -> tuple[str, ...]:
+    """Text [K], each another."""
+    names: list[str] = []
+    if values.dtype.kind == "U" and values.ndim == 1:
+        points = values.view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
+        if points.max() <= sys.maxunicode:  # NumPy fails on others with all kinds of errors
+            names = values.tolist()
+    if not names or len(set(names)) < len(names) or not all(names):
+        raise InputError(
+            f"{harmless(path)}: class_names is {values.dtype} of shape {values.shape}; give text, "
+            "[K], one name for each class"
+        )
+    return tuple(names)

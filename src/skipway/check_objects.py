@@ -1,0 +1,93 @@
+"""What is wrong with annotated images, and what is in them, before anything is trained on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from skipway.data import DataSet
+from skipway.data.objects import KINDS, AnnotatedSplit, Problem, form_of, open_objects, problems
+from skipway.errors import InputError, harmless
+
+SHOWN = 5
+"""Problems of a kind in the terminal; JSON has all."""
+
+
+@dataclass(frozen=True)
+class ObjectReport:
+    """Problems of annotated data, and how many objects of each class the splits hold."""
+
+    path: str
+    form: str
+    """COCO, VOC or YOLO."""
+    problems: list[Problem]
+    data: DataSet | None
+    """Without what is at fault; None where nothing is left to be learned."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether a training would take the data as they are."""
+        return not self.problems
+
+    def _splits(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, split in self.data.splits.items() if self.data else ():
+            assert isinstance(split, AnnotatedSplit)
+            yield (
+                name,
+                {
+                    "images": len(split),
+                    "objects": len(split.table),
+                    "empty": int((np.diff(split.table.offsets) == 0).sum()),
+                    "classes": self.data.counts(name) if self.data else {},
+                },
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "form": self.form,
+            "classes": list(self.data.classes) if self.data else [],
+            "splits": dict(self._splits()),
+            "notes": list(self.data.notes) if self.data else [],
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The report for a terminal."""
+        yield f"{harmless(self.path)}: {self.form}"
+        for name, found in self._splits():
+            counts = ", ".join(f"{n:,} {harmless(label)}" for label, n in found["classes"].items())
+            yield f"  {name}: {found['images']:,} images, {found['objects']:,} objects: {counts}"
+        for note in self.data.notes if self.data else ():
+            yield f"  {harmless(note)}"
+        by_kind = Counter(problem.kind for problem in self.problems)
+        for kind, n in by_kind.most_common():
+            yield f"PROBLEM: {n:,} {KINDS[kind]}"
+            of_kind = [problem for problem in self.problems if problem.kind == kind]
+            yield from (f"  {problem}" for problem in of_kind[:SHOWN])
+            if n > SHOWN:
+                yield f"  and {n - SHOWN:,} more; --json lists all"
+        if self.ok:
+            yield "nothing is wrong"
+        else:
+            yield "train stops at these; --on-bad skip leaves out what is at fault"
+
+
+def check_objects(path: str, val: Any, seed: int) -> ObjectReport | None:
+    """The report on annotations, or None where the path holds none. Raises InputError for those
+    that cannot be read at all."""
+    form = form_of(path)
+    if form is None:
+        return None
+    found = problems(path)
+    try:
+        data = open_objects(path, val, seed, "skip")
+    except InputError:
+        if not found:
+            raise
+        data = None
+    return ObjectReport(path, form, found, data)

@@ -1,0 +1,22 @@
+"""Annotated images, for detection and instance segmentation: COCO json, Pascal VOC, YOLO. No torch.
+
+`open_objects` gives a data set, `problems` all that is wrong in one.
+"""
+
+from skipway.data.objects.annotated import AnnotatedSplit, Objects, Table
+from skipway.data.objects.checking import KINDS, Problem
+from skipway.data.objects.opening import form_of, open_objects, problems
+from skipway.data.objects.shapes import Runs, Shape
+
+__all__ = [
+    "KINDS",
+    "AnnotatedSplit",
+    "Objects",
+    "Problem",
+    "Runs",
+    "Shape",
+    "Table",
+    "form_of",
+    "open_objects",
+    "problems",
+]

@@ -1,0 +1,148 @@
+"""Pascal VOC: an xml for each image.
+
+``Annotations/*.xml`` beside ``JPEGImages/`` (or ``images/``), and the splits in ``ImageSets/Main/
+train.txt``, ``val.txt`` and ``test.txt`` where they are there; or ``train/``, ``val/`` and
+``test/`` with each xml beside its image.
+
+Corners are taken as they stand, which is how today's tools write them. In the sets of the VOC
+challenge, told by ``<database>``, they count pixels from 1 and the last belongs to the box: there 1
+is taken from xmin and ymin (VOC devkit, section 8). Difficult objects count as crowd.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from skipway.data.forms.folders import split_name, walk
+from skipway.data.objects.checking import Fault, Listing
+from skipway.data.objects.collecting import Collected
+from skipway.errors import InputError, harmless
+
+_CHALLENGE = re.compile(r"The VOC\d{4} Database")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def find_files(root: Path) -> dict[str, Path]:
+    """The folders of xml files by split, or the one of ``all``; none where there are none."""
+    for name in ("Annotations", "annotations"):
+        if any((root / name).glob("*.xml")):
+            return {"all": root / name}
+    folders = [f for f in sorted(root.iterdir()) if f.is_dir() and split_name(f.name)]
+    return {str(split_name(f.name)): f for f in folders if any(f.glob("*.xml"))}
+
+
+def read(root: Path, folders: dict[str, Path], masks: bool) -> dict[str, Listing]:
+    """The listings of the splits, or of ``all``. Raises InputError for masks, which boxes in xml
+    have none of."""
+    if masks:
+        raise InputError(
+            f"{harmless(root)}: Pascal VOC's xml holds boxes and no masks\n"
+            "Instance masks are read from COCO json and from YOLO's polygons."
+        )
+    if "all" not in folders:
+        found = {split: sorted(f.glob("*.xml")) for split, f in folders.items()}
+        return {split: _listing(folders[split], folders[split], f) for split, f in found.items()}
+    annotations = folders["all"]
+    places = (root / name for name in ("JPEGImages", "images", "Images", "."))
+    images = next(place for place in places if place.is_dir())
+    sets = _sets(root)
+    if not sets:
+        return {"all": _listing(annotations, images, sorted(annotations.glob("*.xml")))}
+    return {
+        split: _listing(file, images, [annotations / f"{name}.xml" for name in _lines(file)])
+        for split, file in sets.items()
+    }
+
+
+def _sets(root: Path) -> dict[str, Path]:
+    """The lists of the splits; trainval is train where there is no train."""
+    folder = root / "ImageSets" / "Main"
+    names = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
+    found = {}
+    for split, stems in names.items():
+        files = [folder / f"{stem}.txt" for stem in stems]
+        there = [file for file in files if file.is_file()]
+        if there:
+            found[split] = there[0]
+    return found
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{harmless(file)}: not UTF-8; save it as UTF-8") from None
+    # The lists of one class have 1, 0 or -1 behind each name.
+    return [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines if line.strip()]
+
+
+def _listing(path: Path, images: Path, files: list[Path]) -> Listing:
+    found = Collected(masks=False)
+    there = {name.casefold(): name for name in walk(images)}
+    by_stem = {os.path.splitext(name)[0].casefold(): name for name in there.values()}
+    classes: dict[str, int] = {}
+    challenge = difficult = 0
+    for file in files:
+        try:
+            top = ET.fromstring(file.read_bytes())
+        except FileNotFoundError:
+            absent = Fault("damaged", "there is no such xml")
+            found.image(by_stem.get(file.stem.casefold(), file.stem), file, fault=absent)
+            continue
+        except (ET.ParseError, ValueError, LookupError) as error:
+            damaged = Fault("damaged", f"damaged xml: {harmless(error)[:100]}")
+            found.image(by_stem.get(file.stem.casefold(), file.stem), file, fault=damaged)
+            continue
+        named = (top.findtext("filename") or "").strip()
+        # The name inside stays behind when files are renamed: it comes second.
+        name = by_stem.get(file.stem.casefold()) or there.get(named.casefold()) or named
+        sides = [_side(top.findtext(f"size/{key}")) for key in ("height", "width")]
+        fault = None
+        if not name:
+            fault = Fault("missing-image", f"no image {harmless(file.stem)} in {harmless(images)}")
+        elif None in sides:
+            fault = Fault("wrong-size", "its size is no pair of whole numbers")
+        height, width = (side or 0 for side in sides)
+        found.image(name, file, height, width, fault)
+        first = float(bool(_CHALLENGE.fullmatch((top.findtext("source/database") or "").strip())))
+        challenge += bool(first)
+        for number, entry in enumerate(top.findall("object"), 1):
+            label = " ".join((entry.findtext("name") or "").split())
+            is_difficult = (entry.findtext("difficult") or "").strip() == "1"
+            difficult += is_difficult
+            corners, wrong = _corners(entry, first)
+            if not label:
+                wrong = wrong or Fault("unknown-category", "an object without a name")
+            place = classes.setdefault(label, len(classes)) if label else -1
+            found.add(number, place, corners, is_difficult, fault=wrong)
+    unnamed = len(there) - len(set(found.names) & set(there.values()))
+    listing = found.listing(path, images, tuple(classes), lambda written, size: written)
+    if challenge:
+        listing.notes.append("corners count from 1, as in the VOC challenge: moved by a pixel")
+    if unnamed and path.is_dir():
+        listing.notes.append(f"images without an xml are left out: {unnamed:,}")
+    if difficult:
+        listing.notes.append(f"difficult objects count as crowd: {difficult:,}")
+    return listing
+
+
+def _corners(entry: ET.Element, first: float) -> tuple[list[float] | None, Fault | None]:
+    texts = [entry.findtext(f"bndbox/{key}") for key in _CORNERS]
+    try:
+        x1, y1, x2, y2 = (float(text or "") for text in texts)
+    except ValueError:
+        shown = ", ".join(harmless(text)[:20] for text in texts)
+        return None, Fault("no-box", f"bndbox is {shown}, not four numbers {', '.join(_CORNERS)}")
+    return [x1 - first, y1 - first, x2, y2], None
+
+
+def _side(text: str | None) -> int | None:
+    """A side of an image, 0 where none is given; None for what is no side."""
+    try:
+        value = float(text or 0)
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() and 0 <= value < 1 << 31 else None

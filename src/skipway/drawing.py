@@ -1,0 +1,425 @@
+"""What was found in an image, drawn on it: boxes, masks and labels that can be read at any size.
+
+Pillow and NumPy only. Lines and letters grow with the picture, every label stays inside of it and
+keeps off the other labels where there is room, and letters have a contrast of 4.5 at least.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from skipway.errors import InputError, harmless
+
+Array = npt.NDArray[Any]
+Colour = tuple[int, int, int]
+
+# Colours
+
+OKABE_ITO: tuple[Colour, ...] = (
+    (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233),
+    (240, 228, 66),
+)  # fmt: skip
+"""Blue, vermillion, green, purple, orange, sky blue, yellow: told apart without colour vision too
+(Okabe and Ito 2002)."""
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+PAPER, INK, QUIET = WHITE, (27, 31, 36), (87, 96, 106)
+
+
+def colour(index: int) -> Colour:
+    """The colour of a class, always the same for an index: Okabe-Ito, then hues turned by the
+    golden ratio, which never come back, in three strengths."""
+    if 0 <= index < len(OKABE_ITO):
+        return OKABE_ITO[index]
+    hue = index * (math.sqrt(5) - 1) / 2 % 1
+    strength, value = ((0.85, 0.85), (0.5, 1.0), (0.95, 0.6))[index % 3]
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, strength, value))
+    return red, green, blue
+
+
+def luminance(of: Colour) -> float:
+    """Relative luminance, 0 to 1, of an sRGB colour (WCAG 2.1)."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in of)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def ink_on(plate: Colour) -> Colour:
+    """Black or white, whichever has the larger contrast: 4.58 at least, whatever the plate."""
+    return BLACK if luminance(plate) > 0.179 else WHITE
+
+
+# Letters
+
+FALLBACKS = ("DejaVuSans.ttf", "Arial Unicode.ttf", "segoeui.ttf", "NotoSansCJK-Regular.ttc")
+"""Fonts of the system, for text with characters that Pillow's own lacks."""
+LONGEST = 200
+"""Characters of a text that are looked at."""
+
+
+@functools.cache
+def font(size: int, name: str = "") -> ImageFont.FreeTypeFont | None:
+    """A font of the system by its file, Pillow's own without; None where it is not there."""
+    try:
+        found = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+    except OSError:
+        return None
+    return found if isinstance(found, ImageFont.FreeTypeFont) else None
+
+
+@functools.cache
+def _known(char: str, name: str) -> bool:
+    """Whether the font of that name is there and has the character."""
+    found = font(16, name)
+    if found is None or char.isascii():
+        return found is not None
+    return bytes(found.getmask(char)) != bytes(found.getmask("\uffff"))
+
+
+@functools.lru_cache(4096)
+def lettering(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """The text, harmless, and the font that has most of its characters; those that it lacks become
+    escapes. Raises InputError where Pillow was built without FreeType."""
+    said = harmless(text[:LONGEST])
+    name, lacking = "", {char for char in said if not _known(char, "")}
+    for other in FALLBACKS if lacking else ():
+        if len(rest := {char for char in said if not _known(char, other)}) < len(lacking):
+            name, lacking = other, rest
+    letters = font(size, name)
+    if letters is None:
+        raise InputError("labels on images need FreeType, which this build of Pillow lacks")
+    escaped = (
+        char.encode("unicode_escape").decode("ascii") if char in lacking else char for char in said
+    )
+    return "".join(escaped), letters
+
+
+def cut(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+    """The text, its end replaced by … where it is wider than the room in pixels; "" where not even
+    two characters fit."""
+    if font.getlength(text) <= room:
+        return text
+    kept = len(text) - 1
+    while kept > 1 and font.getlength(f"{text[:kept].rstrip()}…") > room:
+        kept -= 1
+    return f"{text[:kept].rstrip()}…" if kept > 1 else ""
+
+
+# Where labels stand
+
+FURTHER = 0.04
+"""Share of an object that a label may hide rather than stand at the next place of its own."""
+
+
+def placed(sizes: Array, boxes: Array, frame: tuple[int, int]) -> Array:
+    """Corners (x, y) [n, 2] of labels with these widths and heights [n, 2], each at its box [n, 4].
+
+    Those before have the choice. A label stays inside the frame (width, height), which it must fit
+    into, keeps off the other labels where a place at its box lets it, and hides little of any
+    object.
+    """
+    sizes, boxes = np.asarray(sizes, np.int64), np.asarray(boxes, np.int64)
+    areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1)
+    taken = np.zeros((len(sizes), 4), np.int64)
+    for i, (size, box) in enumerate(zip(sizes, boxes, strict=True)):
+        corners = np.clip(_candidates(size, box), 0, np.maximum(np.array(frame) - size, 0))
+        plates = np.concatenate([corners, corners + size], axis=1)
+        hidden = (_overlap(plates, boxes) / areas).sum(axis=1)  # of its own object too
+        worse = FURTHER * np.arange(len(plates)) + hidden
+        clash = _overlap(plates, taken[:i]).sum(axis=1)
+        taken[i] = plates[np.lexsort((worse, clash))[0]]
+    return taken[:, :2]
+
+
+def _candidates(size: Array, box: Array) -> Array:
+    """Corners of a label at its box, the usual places first."""
+    (w, h), (x1, y1, x2, y2) = size.tolist(), box.tolist()
+    right, above, below = x2 - w, y1 - h, y2 - h
+    middle, centre = (x1 + x2 - w) // 2, (y1 + y2 - h) // 2
+    outside = [(x1, above), (right, above), (x1, y2), (right, y2), (middle, above), (middle, y2)]
+    inside = [(x1, y1), (right, y1), (x1, below), (right, below)]
+    aside = [(x2, y1), (x1 - w, y1), (x2, below), (x1 - w, below), (x2, centre), (x1 - w, centre)]
+    corners = [(x2, above), (x1 - w, above), (x2, y2), (x1 - w, y2)]
+    return np.array([*outside, *inside, *aside, *corners, (middle, centre)], np.int64)
+
+
+def _overlap(a: Array, b: Array) -> Array:
+    """Pixels that boxes [n, 4] and [m, 4] share: [n, m]."""
+    sides = (
+        np.minimum(a[:, None, axis + 2], b[None, :, axis + 2])
+        - np.maximum(a[:, None, axis], b[None, :, axis])
+        for axis in (0, 1)
+    )
+    width, height = (np.maximum(side, 0) for side in sides)
+    shared: Array = width * height
+    return shared
+
+
+# On the image
+
+ENLARGED = 640
+"""Pixels that the longer side of a small image is brought to, about: by a whole factor."""
+LEAST_LETTERS = 11
+"""Pixels of the smallest letters."""
+CROWDED = 0.2
+"""Share of the picture that labels may cover before their letters become smaller."""
+COVER = 0.4
+"""How much of its colour covers a mask's pixels."""
+
+
+def drawn(
+    image: Array,
+    boxes: Array,
+    texts: Sequence[str],
+    colours: Sequence[int],
+    masks: Array | None = None,
+    dashed: Array | None = None,
+    side: int | None = None,
+) -> Array:
+    """The image with its objects on it: uint8 [H', W', 3].
+
+    image: uint8 or uint16 [H, W, 1 | 3]. boxes: [n, 4], x1, y1, x2, y2 in pixels of the image; one
+    that is not finite or lies outside is left out, with all that belongs to it. texts: a label
+    each, "" for none. colours: an index of a class each, see `colour`. masks: bool [n, H, W].
+    dashed: bool [n]. side: pixels of the longer side; None leaves the image as it is, but for small
+    ones, which are enlarged to about `ENLARGED`.
+    """
+    picture, ratio = _resized(_as_rgb(image), side)
+    frame = picture.size
+    scaled = np.asarray(boxes, np.float64).reshape(-1, 4) * np.array(ratio * 2)
+    shown = [i for i, box in enumerate(scaled) if _visible(box, frame)]
+    order = sorted(shown, key=lambda i: -_area(scaled[i]))  # small ones on top of large ones
+    line = max(2, round(max(frame) / 320))
+    if masks is not None:
+        canvas = np.array(picture)
+        for i in order:
+            _cover(canvas, masks[i], colour(colours[i]), line)
+        picture = Image.fromarray(canvas)
+        line = max(1, line // 2)  # the outline of the mask tells more
+    draw = ImageDraw.Draw(picture)
+    outlines = {i: _outline(scaled[i], frame, line) for i in order}
+    for i in order:
+        _draw_box(draw, outlines[i], colour(colours[i]), line, dashed is not None and dashed[i])
+    labelled = [i for i in shown if texts[i]]
+    _draw_labels(
+        draw,
+        [texts[i] for i in labelled],
+        np.array([outlines[i] for i in labelled], np.int64).reshape(-1, 4),
+        [colour(colours[i]) for i in labelled],
+        frame,
+    )
+    return np.asarray(picture)
+
+
+def _as_rgb(image: Array) -> Image.Image:
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.ndim == 2 or image.shape[2] == 1:
+        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return Image.fromarray(np.ascontiguousarray(image))
+
+
+def _resized(picture: Image.Image, side: int | None) -> tuple[Image.Image, tuple[float, float]]:
+    """The picture at that side, and by what its width and height grew."""
+    (width, height), longer = picture.size, max(picture.size)
+    ratio = max(round(ENLARGED / longer), 1) if side is None else side / longer
+    size = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    sampling = Image.Resampling.NEAREST if ratio > 2 else Image.Resampling.LANCZOS
+    return picture.resize(size, sampling), (size[0] / width, size[1] / height)
+
+
+def _visible(box: Array, frame: tuple[int, int]) -> bool:
+    if not np.isfinite(box).all():
+        return False
+    (left, right), (top, bottom) = sorted(box[0::2]), sorted(box[1::2])
+    return bool(right > 0 and bottom > 0 and left < frame[0] and top < frame[1])
+
+
+def _area(box: Array) -> float:
+    return float(abs((box[2] - box[0]) * (box[3] - box[1])))
+
+
+def _outline(box: Array, frame: tuple[int, int], line: int) -> tuple[int, int, int, int]:
+    """The pixels, first and past the last, of a line around the box; inside the frame.
+
+    It stands outside of the box, whose object it must not hide.
+    """
+    (left, right), (top, bottom) = sorted(box[0::2]), sorted(box[1::2])
+    width, height = frame
+    x1, y1 = max(math.floor(left) - line, 0), max(math.floor(top) - line, 0)
+    x2, y2 = min(math.ceil(right) + line, width), min(math.ceil(bottom) + line, height)
+    return x1, y1, x2, y2
+
+
+def _draw_box(
+    draw: ImageDraw.ImageDraw,
+    outline: tuple[int, int, int, int],
+    own: Colour,
+    line: int,
+    dashed: bool,
+) -> None:
+    """The line in the class's colour, between two thin ones that are seen where that is not; the
+    finest line alone."""
+    x1, y1, x2, y2 = outline
+    thin = max(line // 3, 1)
+    if line > 1:
+        whole = (x1 - thin, y1 - thin, x2 - 1 + thin, y2 - 1 + thin)
+        draw.rectangle(whole, outline=ink_on(own), width=line + 2 * thin)
+    inner = (x1, y1, x2 - 1, y2 - 1)
+    if not dashed:
+        draw.rectangle(inner, outline=own, width=line)
+        return
+    dash = 4 * line
+    for x in range(x1, x2, 2 * dash):
+        for y in (y1, max(y2 - line, y1)):
+            draw.rectangle((x, y, min(x + dash, x2) - 1, y + line - 1), own)
+    for y in range(y1, y2, 2 * dash):
+        for x in (x1, max(x2 - line, x1)):
+            draw.rectangle((x, y, x + line - 1, min(y + dash, y2) - 1), own)
+
+
+def _cover(canvas: Array, mask: Array, own: Colour, line: int) -> None:
+    """Lay the mask [H, W] over the canvas [H', W', 3], half transparent, its edge opaque."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return
+    ratios = canvas.shape[0] / mask.shape[0], canvas.shape[1] / mask.shape[1]
+    spans = []
+    for places, ratio, size in zip((rows, columns), ratios, canvas.shape[:2], strict=True):
+        low, high = math.floor(places[0] * ratio), math.ceil((places[-1] + 1) * ratio)
+        spans.append(np.arange(low, min(high, size)))
+    source = [
+        np.minimum(((span + 0.5) / ratio).astype(np.int64), size - 1)
+        for span, ratio, size in zip(spans, ratios, mask.shape, strict=True)
+    ]
+    inside = mask[np.ix_(*source)]
+    edge = inside & ~_eroded(inside, line)
+    part = canvas[spans[0][0] : spans[0][-1] + 1, spans[1][0] : spans[1][-1] + 1]
+    mixed = np.rint(part[inside] * (1 - COVER) + np.array(own) * COVER)
+    part[inside] = mixed.astype(np.uint8)
+    part[edge] = own
+
+
+def _eroded(mask: Array, by: int) -> Array:
+    """Pixels whose square of 2 `by` + 1 is all mask; beyond the border nothing is."""
+    size = 2 * by + 1
+    sums = np.zeros((mask.shape[0] + size, mask.shape[1] + size), np.int64)
+    sums[1:, 1:] = np.pad(mask, by).cumsum(axis=0).cumsum(axis=1)
+    found = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
+    whole: Array = found == size * size
+    return whole
+
+
+def _draw_labels(
+    draw: ImageDraw.ImageDraw,
+    texts: Sequence[str],
+    outlines: Array,
+    plates: Sequence[Colour],
+    frame: tuple[int, int],
+) -> None:
+    """Each text on a plate of its colour; in letters that grow with the picture, and are smaller
+    where there are many."""
+    size = max(round(max(frame) / 52), LEAST_LETTERS + 1)
+    labels = [_label(text, size, frame) for text in texts]
+    share = sum(w * h for _, _, (w, h) in labels) / (frame[0] * frame[1])
+    if share > CROWDED:
+        size = max(round(size * math.sqrt(CROWDED / share)), LEAST_LETTERS)
+        labels = [_label(text, size, frame) for text in texts]
+    fit = [i for i, (text, _, (_, h)) in enumerate(labels) if text and h <= frame[1]]
+    sizes = np.array([labels[i][2] for i in fit], np.int64).reshape(-1, 2)
+    corners = placed(sizes, outlines[fit], frame)
+    for i, (x, y) in reversed(list(zip(fit, corners.tolist(), strict=True))):
+        text, letters, (w, h) = labels[i]
+        draw.rectangle((x, y, x + w - 1, y + h - 1), plates[i])
+        pad = _pad(size)
+        base = y + (h + letters.getmetrics()[0] - letters.getmetrics()[1]) // 2
+        draw.text((x + pad, base), text, ink_on(plates[i]), letters, anchor="ls")
+
+
+def _pad(size: int) -> int:
+    return max(size // 4, 2)
+
+
+def _label(
+    text: str, size: int, frame: tuple[int, int]
+) -> tuple[str, ImageFont.FreeTypeFont, tuple[int, int]]:
+    """The text as it fits into the frame, its font, and the width and height of its plate."""
+    said, letters = lettering(text, size)
+    said = cut(said, letters, frame[0] - 2 * _pad(size))
+    width = math.ceil(letters.getlength(said)) + 2 * _pad(size)
+    return said, letters, (min(width, frame[0]), size + _pad(size))
+
+
+# Several pictures as one
+
+GAP = 16
+"""Pixels between pictures, for each 1,000 of a sheet's width; 8 at least."""
+
+
+def beside(left: Array, right: Array, captions: tuple[str, str] = ("", "")) -> Array:
+    """Two pictures, uint8 [H, W, 3], side by side on white, each above its caption."""
+    return contact_sheet([left, right], list(captions), columns=2)
+
+
+def contact_sheet(
+    pictures: Sequence[Array],
+    captions: Sequence[str],
+    columns: int | None = None,
+    side: int | None = None,
+) -> Array:
+    """Pictures, uint8 [H, W, 3], in rows on white, each above its caption: uint8 [H', W', 3].
+
+    columns: None for a sheet about as wide as high. side: pixels of each picture's longer side;
+    None leaves the pictures as they are. Raises InputError where there is none.
+    """
+    if not pictures:
+        raise InputError("a contact sheet: there is no picture to be shown")
+    columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
+    shown = [Image.fromarray(picture) for picture in pictures]
+    if side is not None:
+        shown = [_resized(picture, side)[0] for picture in shown]
+    width, height = (max(picture.size[axis] for picture in shown) for axis in (0, 1))
+    size = max(round(columns * width / 80), 13) if columns < 3 else max(round(width / 22), 13)
+    gap = max(columns * width * GAP // 1000, 8)
+    line = round(1.4 * size)
+    under = 2 * line if any(captions) else 0
+    rows = math.ceil(len(shown) / columns)
+    sheet = Image.new(
+        "RGB",
+        (columns * (width + gap) + gap, rows * (height + under + gap) + gap),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for i, (picture, caption) in enumerate(zip(shown, captions, strict=True)):
+        x, y = gap + i % columns * (width + gap), gap + i // columns * (height + under + gap)
+        sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+        for row, said in enumerate(_lines(caption, size, width)):
+            text, letters = said
+            base = y + height + row * line + round(1.15 * size)
+            draw.text((x, base), text, QUIET if row else INK, letters, anchor="ls")
+    return np.asarray(sheet)
+
+
+def _lines(text: str, size: int, room: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+    """At most two lines: what follows the first line break, or else what did not fit."""
+    first, _, second = str(text).partition("\n")
+    said, letters = lettering(first, size)
+    if not second and letters.getlength(said) > room:
+        words, kept = said.split(" "), 0
+        while kept < len(words) and letters.getlength(" ".join(words[: kept + 1])) <= room:
+            kept += 1
+        if kept:
+            said, second = " ".join(words[:kept]), " ".join(words[kept:])
+    lines = [(cut(said, letters, room), letters)]
+    if second:
+        rest, letters = lettering(second, size)
+        lines.append((cut(rest, letters, room), letters))
+    return lines

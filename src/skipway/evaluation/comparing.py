@@ -1,0 +1,66 @@
+"""How sure the numbers are: intervals of every metric, and two models on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skipway.bootstrap import percentiles, resampled
+from skipway.metrics import PairedAccuracy, Scored
+
+Array = npt.NDArray[Any]
+Interval = tuple[float, float]
+BIASED = ("ece",)
+"""Metrics from 0 up that chance alone raises."""
+
+
+def intervals(scored: Scored) -> dict[str, Interval]:
+    """The 95 % interval of each of `Scored.metrics`, by `bootstrap.percentiles`."""
+    found = resampled(scored.statistics(), len(scored.label))
+    ends = {name: _interval(name, found[name], value) for name, value in scored.metrics().items()}
+    return ends | {name: (max(ends[name][0], 0.0), ends[name][1]) for name in BIASED}
+
+
+def _interval(name: str, values: Array, metric: float) -> Interval:
+    return percentiles(values, metric if name in BIASED else None)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two models on the same images. Differences are second minus first."""
+
+    accuracy: PairedAccuracy
+    first: dict[str, float]
+    """`Scored.metrics` on these images."""
+    second: dict[str, float]
+    intervals: dict[str, Interval]
+    """Of the differences, 95 %: by a paired bootstrap, that of accuracy as `PairedAccuracy` has
+    it."""
+
+    @property
+    def differences(self) -> dict[str, float]:
+        return {name: self.second[name] - value for name, value in self.first.items()}
+
+    @property
+    def clear(self) -> bool:
+        """Whether chance alone hardly explains the difference of accuracy: p below 0.05."""
+        return self.accuracy.p < 0.05
+
+
+def compare(first: Scored, second: Scored) -> Compared:
+    """Both scored on one split; images that either could not read are left out."""
+    _, here, there = np.intersect1d(first.index, second.index, return_indices=True)
+    first, second = first.take(here), second.take(there)
+    both = {
+        (number, name): statistic
+        for number, scored in enumerate((first, second))
+        for name, statistic in scored.statistics().items()
+    }
+    drawn = resampled(both, len(first.label))
+    a, b = first.metrics(), second.metrics()
+    ends = {name: _interval(name, drawn[1, name] - drawn[0, name], b[name] - a[name]) for name in a}
+    accuracy = PairedAccuracy.of(first.correct, second.correct)
+    return Compared(accuracy, a, b, ends | {"accuracy": accuracy.interval})

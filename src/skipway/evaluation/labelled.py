@@ -1,0 +1,93 @@
+"""The labelled images that a model is scored on, and what of them it was trained on."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+from skipway.card import Card
+from skipway.data import DataSet, Split, open_data, open_split
+from skipway.errors import InputError, harmless
+from skipway.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A split whose labels count the classes of a model."""
+
+    data: str
+    name: str
+    """train, val, test or all."""
+    split: Split
+    notes: tuple[str, ...] = ()
+    """What a reader of the score must know."""
+
+
+def open_labelled(
+    predictor: Predictor,
+    model: str,
+    data: str,
+    split: str | None = None,
+    like: Card | None = None,
+) -> Labelled:
+    """A split of the data for a model that its user calls `model`.
+
+    `split`: None takes what its training held out, where this is its data, else what `open_split`
+    takes. Splits that the data does not have are made with the seed and the share of `like`, by
+    default of the model's own card. Raises InputError.
+    """
+    notes = []
+    card = like or predictor.card
+    seed, val = _seed_and_val(card)
+    if split is None:
+        split, said = _held_out(card, data, seed, val)
+        notes += said
+    known = predictor.classes if predictor.classes_known else None
+    name, found, classes = open_split(data, split, known, seed, val)
+    if len(classes) != len(predictor.classes):
+        raise InputError(
+            f"{harmless(model)} has {len(predictor.classes)} outputs without class names, "
+            f"{harmless(data)} {len(classes)} classes\nScore it on all of its classes."
+        )
+    if known is None:
+        notes.append("class names are not in the file: taken from the data in its order")
+    notes += [f"note: {note}" for note in found.notes]
+    return Labelled(data, name, found, tuple(notes))
+
+
+def trained_on(card: Card, images: Labelled) -> int:
+    """How many of the images are known to have trained the model of the card."""
+    made = _own_data(card, images.data, *_seed_and_val(card))
+    if made is None:
+        return 0
+    return len({*made.splits["train"].names} & {*images.split.names})
+
+
+def _seed_and_val(card: Card) -> tuple[int, Any]:
+    return card.setting("seed", 0), card.setting("data.val", "auto")
+
+
+def _own_data(card: Card, data: str, seed: int, val: Any) -> DataSet | None:
+    """The data as the model's training split it, where it is that data."""
+    if card.provenance.get("data") is None:
+        return None
+    with contextlib.suppress(InputError):  # not a set to train on: then not the run's
+        made = open_data(data, val, seed)
+        if made.digest() == card.provenance["data"]:
+            return made
+    return None
+
+
+def _held_out(card: Card, data: str, seed: int, val: Any) -> tuple[str | None, list[str]]:
+    """The split that a training held out, where this is its data, and what is to be said."""
+    made = _own_data(card, data, seed, val)
+    if made is not None:
+        split = next((s for s in ("test", "val") if s in made.splits), None)
+        if split is None:
+            return None, ["note: nothing was held out; these images were trained on"]
+        return split, []
+    if card.provenance.get("data") is not None and card.recipe.get("data_path") == data:
+        note = "the images are not those of training; where there are no split folders, those "
+        return None, [f"note: {note}that are scored may have been trained on"]
+    return None, []

@@ -1,0 +1,210 @@
+"""Images in, objects out: a detector or instance segmenter with its card."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from skipway.card import Card
+from skipway.data.objects import AnnotatedSplit
+from skipway.data.objects.shapes import Runs
+from skipway.detections import Detections, Kind, pixels_of
+from skipway.drawing import drawn
+from skipway.errors import InputError, harmless
+from skipway.files import atomic_write
+from skipway.images import DecodeError, Geometry, ImageLike, decode
+from skipway.tasks.detect import DetectionEvaluator, detections
+
+Array = npt.NDArray[Any]
+
+Run = Callable[[Sequence[Array]], list[dict[str, Any]]]
+"""Model inputs, float32 [C, h, w] of any sizes, to boxes, labels, scores and masks of each."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """One object: its class, the score, 0..1, and where it is in pixels of the image."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+    """x1, y1, x2, y2."""
+    mask: dict[str, list[int]] | None = None
+    """COCO's uncompressed runs, of instance segmentation: `size` (height, width), `counts`."""
+
+
+@dataclass(frozen=True)
+class ObjectPrediction:
+    """What a model finds in one image, the most certain first."""
+
+    path: str
+    objects: tuple[Located, ...]
+    error: str | None = None
+    """Why there is no prediction, where the image could not be read."""
+
+
+class Locator:
+    """A model that finds objects, with its card; made by `load_locator`.
+
+    Takes paths, encoded bytes, PIL images and uint8 or uint16 arrays [H, W] or [H, W, C].
+    """
+
+    def __init__(self, run: Run, card: Card, origin: str) -> None:
+        self.card, self.origin = card, origin
+        self._run = run
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by index of the labels."""
+        return self.card.classes
+
+    def found(self, images: Sequence[Array]) -> list[Detections]:
+        """What is in decoded images [H, W, C], down to the score that the card keeps."""
+        inputs: list[Array] = []
+        places: list[Geometry] = []
+        for image in images:
+            frame, geometry = self.card.preprocess.frame(image)
+            inputs.append(self.card.preprocess.normalise(frame))
+            places.append(geometry)
+        outputs = self._run(inputs)
+        return [
+            detections(output, (x.shape[1], x.shape[2]), geometry)
+            for output, x, geometry in zip(outputs, inputs, places, strict=True)
+        ]
+
+    def __call__(self, image: ImageLike, threshold: float = 0.5) -> ObjectPrediction:
+        """The objects of one image whose score is the threshold at least. Raises DecodeError."""
+        return next(self.stream([image], threshold, skip=False))
+
+    def stream(
+        self, images: Iterable[ImageLike], threshold: float = 0.5, skip: bool = True
+    ) -> Iterator[ObjectPrediction]:
+        """Predictions in the order of the images.
+
+        An image that cannot be read gives a prediction with `error` where `skip`, else raises
+        DecodeError.
+        """
+        for image in images:
+            name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""
+            try:
+                pixels = decode(image, self.card.preprocess.channels)
+            except DecodeError as error:
+                if not skip:
+                    raise
+                yield ObjectPrediction(name, (), str(error))
+                continue
+            (found,) = self.found([pixels])
+            yield ObjectPrediction(name, self.named(found, threshold))
+
+    def named(self, found: Detections, threshold: float) -> tuple[Located, ...]:
+        """Detections with a score of the threshold at least, with the names of their classes."""
+        rows = []
+        for i in np.flatnonzero(found.scores >= threshold).tolist():
+            x1, y1, x2, y2 = found.boxes[i].tolist()
+            mask = None if found.masks is None else _as_json(found.masks[i])
+            label = self.classes[int(found.labels[i])]
+            rows.append(Located(label, float(found.scores[i]), (x1, y1, x2, y2), mask))
+        return tuple(rows)
+
+
+def _as_json(mask: Runs) -> dict[str, list[int]]:
+    return {"size": [*mask.size], "counts": mask.counts.tolist()}
+
+
+def write_drawing(prediction: ObjectPrediction, folder: Path, classes: Sequence[str]) -> Path:
+    """The image of a prediction with its objects, as a PNG in the folder: NAME.png, or NAME-2.png
+    where that is there. Raises InputError where it cannot be written."""
+    objects = prediction.objects
+    masks = None
+    if objects and objects[0].mask is not None:
+        kept = [found.mask for found in objects if found.mask is not None]
+        runs = [Runs(np.array(m["counts"]), (m["size"][0], m["size"][1])) for m in kept]
+        masks = np.stack([pixels_of(mask) for mask in runs])
+    picture = drawn(
+        decode(prediction.path, 3),
+        np.array([found.box for found in objects], np.float32).reshape(-1, 4),
+        [f"{harmless(found.label)} {found.score:.0%}" for found in objects],
+        [classes.index(found.label) for found in objects],
+        masks,
+    )
+    stem = Path(prediction.path).stem
+    names = (f"{stem}-{n}.png" if n > 1 else f"{stem}.png" for n in itertools.count(1))
+    path = next(folder / name for name in names if not (folder / name).exists())
+    with atomic_write(path) as file:
+        Image.fromarray(picture).save(file, "PNG")
+    return path
+
+
+def load_locator(
+    model: str | os.PathLike[str],
+    threads: int | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+) -> Locator:
+    """A locator from a run or a weight file; the arguments are those of `predictor.load`.
+
+    Raises InputError for a model of another task.
+    """
+    import torch
+
+    from skipway.weights import load_detector
+
+    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
+    if threads is not None:
+        torch.set_num_threads(threads)
+    net, card = load_detector(model)
+    try:
+        net = net.to(device).to(memory_format=torch.channels_last)
+    except (RuntimeError, AssertionError) as error:
+        reason = harmless(str(error).splitlines()[0])[:100]
+        raise InputError(f"--device {harmless(device)}: {reason}") from None
+    half = torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
+
+    @torch.inference_mode()
+    def run(inputs: Sequence[Array]) -> list[dict[str, Any]]:
+        with half:
+            found: list[dict[str, Any]] = net([torch.from_numpy(x).to(device) for x in inputs])
+        return found
+
+    return Locator(run, card, os.fspath(model))
+
+
+def score_objects(
+    locator: Locator, split: AnnotatedSplit, threads: int, on_bad: str = "error"
+) -> tuple[DetectionEvaluator, list[str]]:
+    """What a model finds in an annotated split, and why each image that was skipped was.
+
+    The labels of the split count the model's classes. Raises DecodeError where `on_bad` is error,
+    InputError where no image is left.
+    """
+    channels = locator.card.preprocess.channels
+
+    def read(i: int) -> Array | DecodeError:
+        try:
+            return split.image(i, channels)
+        except DecodeError as error:
+            if on_bad == "error":
+                raise
+            return error
+
+    kinds: tuple[Kind, ...] = ("mask", "box") if locator.card.task == "instance" else ("box",)
+    evaluator, skipped = DetectionEvaluator(len(locator.classes), kinds), []
+    with ThreadPoolExecutor(threads) as pool:
+        for i, image in enumerate(pool.map(read, range(len(split)))):
+            if isinstance(image, DecodeError):
+                skipped.append(str(image))
+                continue
+            (found,) = locator.found([image])
+            evaluator.add(i, found, split.target(i), (image.shape[0], image.shape[1]))
+    if len(skipped) == len(split):
+        raise InputError(skipped[0] if skipped else "no images to score")
+    return evaluator, skipped

@@ -1,0 +1,309 @@
+"""The page of a run that finds objects, as boxes or as masks: what it shows in its own way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from skipway.report.average_precision import kinds, main_kind
+from skipway.report.commands import Line, loading, quoted
+from skipway.report.detection_course import course
+from skipway.report.detection_findings import in_words
+from skipway.report.gallery import figure, inline
+from skipway.report.markup import (
+    MOST_ROWS,
+    OPEN_ROWS,
+    Html,
+    details,
+    fact_list,
+    joined,
+    percent,
+    plural,
+    shown,
+    table,
+    tag,
+)
+from skipway.report.plot import Line as Curve
+from skipway.report.plot import bar, gauge, plot, shares
+from skipway.report.run import SPLITS, Run
+from skipway.report.task_page import TaskPage
+from skipway.report.values import dig, mapping, number, objects
+
+SHOWN_PICTURES = 24
+SHOWN_CURVES = 12
+SIZES = {
+    "small": "small, up to 32 × 32 px",
+    "medium": "medium, up to 96 × 96 px",
+    "large": "large",
+}
+"""COCO's sizes of objects (1405.0312, section 5), by the names that a run has for them."""
+SURE = 0.5
+"""The score that is marked on the curves."""
+
+
+# The first screen
+
+
+def _what(run: Run) -> list[tuple[str, object]]:
+    config = dig(run.record, "config", "detector")
+    head = [str(value) for key in ("head", "neck") if (value := dig(config, key))]
+    counts = {
+        name: sum(number(n) or 0 for n in mapping(split.get("counts")).values())
+        for name, split in run.splits.items()
+    }
+    said = ", ".join(f"{n:,.0f} {SPLITS.get(name, name)}" for name, n in counts.items() if n)
+    return [("Finds", "masks and boxes" if run.task == "instance" else "boxes"),
+            ("Head", ", ".join(head) or None), ("Objects", said or None)]  # fmt: skip
+
+
+def _how_good(run: Run) -> list[object]:
+    kind = main_kind(run)
+    ap = run.metric(kind.key("ap"))
+    if ap is None:
+        seen = run.series(f"val_{kind.key('ap')}")
+        text = percent(seen[-1][1]) if seen else "–"
+        said = f"validation {kind.ap} after epoch {seen[-1][0]:g}" if seen else "not measured"
+        return [tag("p", text, class_="big"), tag("p", said, class_="quiet")]
+    of, count = kind.of, shown(run.scored, unit=" ") or ""
+    spread = None
+    if run.interval:
+        spread = "95 % interval: {} to {}".format(*map(percent, run.interval))
+    levels = (("AP", "ap"), ("At IoU 0.5", "ap50"), ("At IoU 0.75", "ap75"))
+    facts: list[tuple[str, object]] = [
+        (f"{one.name}: {level}" if one.name else level, shown(run.metric(one.key(key)), ".1%"))
+        for one in kinds(run)
+        for level, key in levels
+        if (one, key) != (kind, "ap")
+    ]
+    facts.append(
+        ("Weights", dig(run.record, "result", "chosen") or dig(run.record, "result", "weights"))
+    )
+    caution = (
+        "The epoch was chosen on these images: expect a little less on new ones."
+        if dig(run.record, "result", "split") == "val"
+        and dig(run.record, "result", "best_epoch") is not None
+        else None
+    )
+    images = plural(run.leaked, "of these images was", "of these images were")
+    return [
+        tag("p", percent(ap), class_="big"),
+        tag("p", f"Too good: {images} trained on.", class_="warn") if run.leaked else None,
+        gauge(min(max(ap, 0), 1), run.interval, None),
+        tag("p", f"average precision (AP){of} on {count}{run.split} images", class_="quiet"),
+        tag("p", spread, class_="quiet") if spread else None,
+        fact_list(facts),
+        tag("p", caution, class_="quiet") if caution else None,
+    ]
+
+
+def _next(run: Run) -> list[Line]:
+    where = quoted(run.path)
+    return [
+        ("Measure it, here or on other data", f"skipway eval {where} {quoted(run.data)}"),
+        ("Find objects, and see them drawn", f"skipway predict {where} IMAGE… --draw out/"),
+        ("Use it in Python", loading(run.path)),
+    ]
+
+
+def _use(run: Run) -> list[Line]:
+    where = quoted(run.path)
+    return [
+        ("Find objects in images, and draw them", f"skipway predict {where} IMAGE… --draw out/"),
+        ("The same for programs, as JSON", f"skipway predict {where} IMAGE… --json"),
+        ("Measure it on annotated images", f"skipway eval {where} {quoted(run.data)}"),
+        ("In Python", f'import skipway; print({loading(run.path)}("image.jpg"))'),
+        (
+            "Train from these weights on other images",
+            f"skipway train DATA --task {quoted(run.task)} --weights {where}",
+        ),
+        ("Compare it with other runs", f"skipway compare {where} RUN --out compare.html"),
+    ]
+
+
+# Where it errs
+
+
+def _errors(run: Run) -> Html | None:
+    parts = [_pictures(run), _curves(run), _by_class(run), _by_size(run)]
+    if not any(parts):
+        return None
+    n = sum(number(row.get("n")) or 0 for row in objects(run.evaluation.get("per_class")))
+    found = f"{n:,.0f} objects in " if n else ""
+    count = shown(run.scored, unit=" ") or ""
+    said = f"Measured on {found}{count}{run.split} images, {run.seen_in_training}."
+    return joined([tag("p", said, class_="quiet"), *parts])
+
+
+def _pictures(run: Run) -> Html | None:
+    """Truth beside what was found, the worst images first."""
+    rows = objects(run.evaluation.get("pictures"))[:SHOWN_PICTURES]
+    if not rows:
+        return None
+    items = []
+    for row in rows:
+        name = str(row.get("name", ""))
+        right, missed, extra = (number(row.get(key)) for key in ("right", "missed", "extra"))
+        counts = [
+            f"{n:,.0f} {word}"
+            for n, word in ((right, "right"), (missed, "missed"), (extra, "too many"))
+            if n is not None
+        ]
+        pair = [
+            tag("div", tag("span", word), inline(row.get(key), f"{alt} {name}") or _MISSING)
+            for key, word, alt in (
+                ("truth", "truth", "true objects in"),
+                ("image", "found", "objects found in"),
+            )
+        ]
+        caption = [tag("b", ", ".join(counts))] if counts else []
+        items.append(tag("li", figure(tag("div", *pair, class_="pair"), caption, name)))
+    note = (
+        "The true objects, and those that were found with their scores. The images with the most "
+        "objects missed or too many come first."
+    )
+    return tag(
+        "div",
+        tag("h3", "Truth and what was found"),
+        tag("p", note, class_="quiet"),
+        tag("ul", *items, class_="pictures wide"),
+    )
+
+
+_MISSING = tag("div", "no picture", class_="missing")
+
+
+def _curves(run: Run) -> Html | None:
+    """Precision over recall at IoU 0.5: of all classes, then of each, the worst first."""
+    found = []
+    for row in objects(run.evaluation.get("curves")):
+        values = row.get("precision")
+        precision = [number(v) for v in values] if isinstance(values, list) else []
+        if len(precision) > 1 and all(v is not None and 0 <= v <= 1 for v in precision):
+            found.append((str(row.get("label")), np.array(precision, float), row.get("scores")))
+    if not found:
+        return None
+    found.sort(key=lambda curve: float(curve[1].mean()))
+    plots = [_curve(*curve) for curve in found[:SHOWN_CURVES]]
+    if len(found) > 1 and len({len(precision) for _, precision, _ in found}) == 1:
+        mean = np.mean([precision for _, precision, _ in found], axis=0)
+        plots.insert(0, _curve("Mean of all classes", mean, None))
+    finds = main_kind(run).name.lower() or "boxes"
+    note = (
+        f"Precision: of the {finds} that were found, the share that is right. Recall: of the "
+        f"objects, the share that was found. Both at IoU {SURE:g}, as less and less certain finds "
+        "are counted; where a line ends, nothing more is found at any score."
+    )
+    if len(found) > SHOWN_CURVES:
+        note += f" The {SHOWN_CURVES} worst of {len(found):,} classes."
+    return tag(
+        "div",
+        tag("h3", "Precision and recall"),
+        tag("p", note, class_="quiet"),
+        tag("div", *plots, class_="plots"),
+    )
+
+
+def _curve(label: str, precision: Any, scores: object) -> Html:
+    last = len(precision) - 1
+    reached = precision.nonzero()[0]
+    end = int(reached[-1]) if len(reached) else 0
+    points = [(i / last, float(precision[i])) for i in range(end + 1)]
+    ap50, most = percent(float(precision.mean())), percent(end / last, 0)
+    caption = f"AP at IoU 0.5: {ap50}. Highest recall: {most}."
+    marks = []
+    levels = [number(v) for v in scores] if isinstance(scores, list) else []
+    if len(levels) == len(precision):
+        sure = [i for i in range(end + 1) if (levels[i] or 0) >= SURE]
+        if sure:
+            at = sure[-1]
+            marks.append((at / last, f"score {SURE:g}"))
+            caption += (
+                f" At a score of {SURE:g}: precision {percent(float(precision[at]), 0)}, recall "
+                f"{percent(at / last, 0)}."
+            )
+    x, y = shares("recall: of the objects, found"), shares("precision: of the found, right")
+    return plot(label, caption, x, y, [Curve("", points)], marks)
+
+
+def _by_class(run: Run) -> Html | None:
+    rows = objects(run.evaluation.get("per_class"))
+    if not rows:
+        return None
+    masks = any("mask_ap" in row for row in rows)
+    columns = [("AP", "ap"), ("AP50", "ap50")]
+    if masks:
+        columns = [("Mask AP", "mask_ap"), ("Mask AP50", "mask_ap50"),
+                   ("Box AP", "ap"), ("Box AP50", "ap50")]  # fmt: skip
+    first = columns[0][1]
+    rows = sorted(rows, key=lambda row: number(row.get(first)) or 0)
+    trained = mapping(dig(run.splits, "train", "counts"))
+    cells = [
+        (
+            row.get("label"),
+            bar(min(max(number(row.get(first)) or 0, 0), 1)),
+            *(shown(row.get(key), ".1%") for _, key in columns),
+            shown(row.get("recall"), ".1%"),
+            shown(row.get("n")),
+            shown(trained.get(str(row.get("label")))),
+        )
+        for row in rows[:MOST_ROWS]
+    ]
+    caption = (
+        "AP: average precision over recall, the mean over IoU 0.5 to 0.95. AP50: at IoU 0.5 alone. "
+        "Recall: of the objects, those found at IoU 0.5 at any score. The worst comes first."
+    )
+    if len(rows) > MOST_ROWS:
+        caption += f" The {MOST_ROWS} worst of {len(rows):,} classes."
+    head = ("Class", "", *(name for name, _ in columns), "Recall", "Objects", "In training")
+    return details("Class by class", table(head, cells, 2, caption), len(cells) <= OPEN_ROWS)
+
+
+def _by_size(run: Run) -> Html | None:
+    sizes = mapping(run.evaluation.get("sizes"))
+    rows = [
+        (
+            SIZES.get(name, name),
+            bar(min(max(number(dig(size, "ap")) or 0, 0), 1)),
+            shown(dig(size, "ap"), ".1%"),
+            shown(dig(size, "n")),
+        )
+        for name, size in sizes.items()
+        if number(dig(size, "ap")) is not None
+    ]
+    if not rows:
+        return None
+    head = ("Size of the object", "", f"AP{main_kind(run).of}", "Objects")
+    return tag("div", tag("h3", "By size"), table(head, rows, 2))
+
+
+def _scores(run: Run) -> list[tuple[str, str | None]]:
+    levels = (("AP", "ap"), ("AP50", "ap50"))
+    named = [(kind, *level) for kind in kinds(run) for level in levels]
+    return [
+        (f"{kind.name} {level}".strip(), shown(run.metric(kind.key(key)), ".1%"))
+        for kind, level, key in named
+    ]
+
+
+def _seen(row: dict[str, Any]) -> list[Html | None]:
+    n, label = number(row.get("n")), row.get("label")
+    said = plural(int(n), "object", "objects") if n is not None else label
+    return [tag("b", said) if said is not None else None]
+
+
+PAGE = TaskPage(
+    what=_what,
+    how_good=_how_good,
+    next=_next,
+    words=in_words,
+    course=course,
+    errors=_errors,
+    use=_use,
+    seen=_seen,
+    scores=_scores,
+    untested="average precision is of all images together, which no test here takes apart",
+    counted="Objects",
+    total="All images",
+    pictures="pictures larger",
+)

@@ -1,0 +1,337 @@
+"""Detection and instance segmentation: the objects in an image, as boxes or as masks too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from skipway.architecture import Architecture
+from skipway.config import AugmentConfig
+from skipway.data import Key, Split
+from skipway.data.augment import JITTER
+from skipway.data.feed import Batch
+from skipway.data.objects import Objects
+from skipway.data.policy import jittered
+from skipway.detections import (
+    Detections,
+    Judged,
+    Kind,
+    judged,
+    matched,
+    pixels_of,
+    runs_of,
+)
+from skipway.drawing import drawn
+from skipway.errors import harmless
+from skipway.heads import DetectorConfig, paste_masks
+from skipway.images import Geometry, Preprocess, resize, thumbnail
+
+Array = npt.NDArray[Any]
+
+_LEAST = 1.0
+"""Pixels of input below which a side of a box is too small to be learned."""
+_SEEN = 0.3
+"""Share of an object's box that a crop must leave for it to be learned."""
+SHOWN, _SHOWN_SIDE = 8, 320
+"""Images in the report, and the pixels of their longer sides."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is in an image as the network sees it, and in the image as it was."""
+
+    boxes: Array
+    """float32 [n, 4] in pixels of the input."""
+    labels: Array
+    """int64 [n]"""
+    masks: Array | None
+    """bool [n, h, w]"""
+    whole: Objects
+    geometry: Geometry
+
+
+class DetectionEvaluator:
+    """COCO's average precision over images; see `tasks.Evaluator`."""
+
+    def __init__(self, classes: int, kinds: tuple[Kind, ...]) -> None:
+        self.classes, self.kinds = classes, kinds
+        self._seen: dict[int, tuple[Detections, Objects, tuple[int, int]]] = {}
+        """By position in the split."""
+
+    def update(self, outputs: Sequence[Detections], batch: Batch) -> None:
+        for i, found, target in zip(batch.index.tolist(), outputs, batch.targets, strict=True):
+            self.add(i, found, target["target"].whole, target["target"].geometry.size)
+
+    def add(self, i: int, found: Detections, truth: Objects, size: tuple[int, int]) -> None:
+        """Take what was found in image i of the split, and what is there; size: height, width."""
+        self._seen[i] = found, truth, size
+        self.__dict__.pop("judgements", None)
+
+    def merge(self, other: DetectionEvaluator) -> None:
+        self._seen |= other._seen
+        self.__dict__.pop("judgements", None)
+
+    @cached_property
+    def judgements(self) -> dict[Kind, Judged]:
+        """COCO's figures, of masks before those of boxes."""
+        rows = [self._seen[i] for i in sorted(self._seen)]
+        found, truth, sizes = zip(*rows, strict=True) if rows else ((), (), ())
+        return {kind: judged(found, truth, sizes, self.classes, kind) for kind in self.kinds}
+
+    def metrics(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for kind, of_kind in self.judgements.items():
+            before = "" if len(self.kinds) == 1 else f"{kind}_"
+            named = {"ap": of_kind.ap, "ap50": of_kind.ap50, "ap75": of_kind.ap75}
+            named |= {f"ap_{size}": ap for size, ap in of_kind.by_size.items()}
+            metrics |= {before + name: value for name, value in named.items()}
+        return metrics
+
+    def interval(self) -> None:
+        return None
+
+    def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Objects, AP, AP50 and recall of each class that has an object."""
+        first, boxes = self.judgements[self.kinds[0]], self.judgements["box"]
+        counts = np.zeros(self.classes, int)
+        for _, truth, _ in self._seen.values():
+            counts += np.bincount(truth.labels[~truth.crowd], minlength=self.classes)
+        rows = []
+        for k, (ap, ap50) in boxes.by_class.items():
+            row = {"label": harmless(classes[k]), "n": int(counts[k]), "ap": ap, "ap50": ap50}
+            row["recall"] = boxes.recall[k]
+            if len(self.kinds) > 1 and k in first.by_class:
+                row["mask_ap"], row["mask_ap50"] = first.by_class[k]
+            rows.append(row)
+        return rows
+
+    def details(self, split: Split, classes: Sequence[str]) -> dict[str, Any]:
+        first = self.judgements[self.kinds[0]]
+        return {
+            "classes": [*classes],
+            "per_class": self.per_class(classes),
+            "curves": [
+                {"label": harmless(classes[k]), "precision": np.round(curve, 4).tolist()}
+                for k, curve in first.curves.items()
+            ],
+            "sizes": {size: {"ap": ap} for size, ap in first.by_size.items()},
+            "pictures": self._pictures(split, classes),
+        }
+
+    def _pictures(self, split: Split, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """The images with the most mistakes: what was found in them, beside what is there."""
+        outcomes = {i: matched(found, truth) for i, (found, truth, _) in self._seen.items()}
+        mistakes = {i: len(m.extra) + len(m.missed) for i, m in outcomes.items()}
+        worst = sorted(outcomes, key=lambda i: (-mistakes[i], i))[:SHOWN]
+        rows = []
+        for i in worst:
+            found, truth, size = self._seen[i]
+            outcome, image = outcomes[i], split.image(i, 3)
+            shown = np.sort(np.concatenate([outcome.right, outcome.extra]))
+            masks = None
+            if found.masks is not None and len(shown):
+                masks = np.stack([pixels_of(found.masks[j]) for j in shown])
+            texts = [f"{harmless(classes[found.labels[j]])} {found.scores[j]:.0%}" for j in shown]
+            pictures = {
+                "image": drawn(
+                    image,
+                    found.boxes[shown],
+                    texts,
+                    found.labels[shown].tolist(),
+                    masks,
+                    side=_SHOWN_SIDE,
+                ),
+                "truth": drawn(
+                    image,
+                    truth.boxes,
+                    [harmless(classes[k]) for k in truth.labels],
+                    truth.labels.tolist(),
+                    truth.masks(*size) if "mask" in self.kinds and len(truth) else None,
+                    dashed=truth.crowd,
+                    side=_SHOWN_SIDE,
+                ),
+            }
+            rows.append(
+                {
+                    "name": harmless(split.names[i]),
+                    "right": len(outcome.right),
+                    "missed": len(outcome.missed),
+                    "extra": len(outcome.extra),
+                }
+                | {name: thumbnail(picture, _SHOWN_SIDE) for name, picture in pictures.items()}
+            )
+        return rows
+
+
+class Detect:
+    """`tasks.Task` for objects; images are decoded arrays, targets `Objects`."""
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        augmentation: AugmentConfig,
+        detector: DetectorConfig,
+        classes: int,
+    ) -> None:
+        self.preprocess, self.augmentation = preprocess, augmentation
+        self.detector, self.classes = detector, classes
+        self.kinds: tuple[Kind, ...] = ("box",)
+        if detector.head == "mask-rcnn":
+            self.kinds = ("mask", "box")
+        self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        from skipway.detectors import build_detector  # torchvision's detection takes a second
+
+        return build_detector(architecture, self.detector, self.classes)
+
+    def augment(self, image: Array, target: Objects, key: Key | None) -> tuple[Array, Target]:
+        """An image of at most the input's size: as in use, or scaled, cropped and mirrored."""
+        draws = np.zeros(6) if key is None else key.uniform(6)
+        size = (image.shape[0], image.shape[1])
+        low, high = (1.0, 1.0) if key is None else self.augmentation.scale
+        ratio = low * (high / low) ** draws[0]
+        scaled = [max(round(side * ratio), 1) for side in self.preprocess.fitted(*size)]
+        geometry, shape, box = _window(size, scaled, self.preprocess.size, draws[1:3])
+        frame = resize(image, shape, self.preprocess.interpolation, box)
+        kept = target if key is None else target.take(~target.crowd)
+        corners = geometry.to_model(kept.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        boxes = np.clip(corners, 0, [shape[1], shape[0]] * 2)
+        if key is not None:
+            large = _sides(boxes).min(axis=1, initial=np.inf) >= _LEAST
+            seen = _sides(boxes).prod(axis=1) >= _SEEN * _sides(corners).prod(axis=1)
+            kept, boxes = kept.take(large & seen), boxes[large & seen]
+        masks = None
+        if "mask" in self.kinds and key is not None:
+            found = kept.masks(*size)
+            masks = np.zeros((len(kept), *shape), bool)
+            for i, mask in enumerate(found):
+                levels = mask[:, :, None].astype(np.uint8) * 255
+                masks[i] = resize(levels, shape, "bilinear", box)[:, :, 0] >= 128
+        if key is not None:
+            c = self.augmentation
+            if c.jitter:
+                frame = jittered(frame, c.jitter, key.uniform(6, JITTER))
+            for axis, asked in ((1, c.flip and draws[3] < 0.5), (0, c.flip_up and draws[4] < 0.5)):
+                if asked:
+                    frame = np.flip(frame, axis)
+                    boxes = _mirrored(boxes, shape, axis)
+                    masks = None if masks is None else np.flip(masks, axis + 1)
+        boxes = boxes.astype(np.float32)
+        return np.require(frame, requirements=["C", "W"]), Target(
+            boxes, kept.labels, masks, target, geometry
+        )
+
+    def collate(self, samples: list[tuple[Array, Target]]) -> tuple[list[Tensor], list[Any]]:
+        images = [torch.from_numpy(image).permute(2, 0, 1) for image, _ in samples]
+        targets = []
+        for _, target in samples:
+            tensors: dict[str, Any] = {
+                "boxes": torch.from_numpy(target.boxes),
+                "labels": torch.from_numpy(target.labels),
+            }
+            if target.masks is not None:
+                masks = np.ascontiguousarray(target.masks)
+                tensors["masks"] = torch.from_numpy(masks).to(torch.uint8)
+            targets.append(tensors | {"target": replace(target, masks=None)})
+        return images, targets
+
+    def to_input(self, batch: Batch, key: Key | None) -> Batch:
+        return replace(batch, images=[self.normalise(image) for image in batch.images])
+
+    def normalise(self, frame: Tensor) -> Tensor:
+        """`Preprocess.normalise` on any device: uint8 or uint16 [C, H, W] to float32."""
+        at = (frame.device, frame.dtype)
+        if at not in self._constants:
+            dtype = np.uint8 if frame.dtype == torch.uint8 else np.uint16
+            scale, shift = map(torch.from_numpy, self.preprocess.scale_shift(dtype))
+            self._constants[at] = scale.to(frame.device), shift.to(frame.device)
+        scale, shift = self._constants[at]
+        return frame.float().mul_(scale).add_(shift)
+
+    def shown(self, batch: Batch, classes: Sequence[str]) -> list[dict[str, Any]]:
+        rows = []
+        for image, target in zip(batch.images, batch.targets, strict=True):
+            picture = self.preprocess.pixels(image.cpu().numpy())
+            labels, masks = target["labels"].tolist(), target.get("masks")
+            drawing = drawn(
+                picture,
+                target["boxes"].numpy(),
+                [harmless(classes[k]) for k in labels],
+                labels,
+                None if masks is None else masks.numpy().astype(bool),
+                side=_SHOWN_SIDE,
+            )
+            counts = Counter(labels)
+            told = ", ".join(f"{n} {harmless(classes[k])}" for k, n in sorted(counts.items()))
+            rows.append({"label": told or "nothing", "image": thumbnail(drawing, _SHOWN_SIDE)})
+        return rows
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        wanted = [
+            {name: value for name, value in target.items() if name != "target"}
+            for target in batch.targets
+        ]
+        terms: Mapping[str, Tensor] = model(batch.images, wanted)
+        return {name: term.float() for name, term in terms.items()}
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Detections]:
+        geometries = [target["target"].geometry for target in batch.targets]
+        return [
+            detections(found, tuple(image.shape[1:]), geometry)
+            for found, image, geometry in zip(
+                model(batch.images), batch.images, geometries, strict=True
+            )
+        ]
+
+    def evaluator(self) -> DetectionEvaluator:
+        return DetectionEvaluator(self.classes, self.kinds)
+
+
+def detections(found: Mapping[str, Any], source: tuple[int, int], geometry: Geometry) -> Detections:
+    """What a detector gives of one input of that height and width, in the image as it was."""
+    arrays = {name: value.detach().float().cpu().numpy() for name, value in found.items()}
+    boxes = geometry.to_original(arrays["boxes"].reshape(-1, 2, 2)).reshape(-1, 4)
+    masks = None
+    if "masks" in arrays:
+        whole = paste_masks(arrays["masks"], arrays["boxes"], source, geometry.size)
+        masks = tuple(map(runs_of, whole))
+    labels = arrays["labels"].astype(np.int64)
+    return Detections(boxes.astype(np.float32), labels, arrays["scores"], masks)
+
+
+def _window(
+    size: tuple[int, int], scaled: Sequence[int], limit: tuple[int, int], draws: Array
+) -> tuple[Geometry, tuple[int, int], tuple[float, float, float, float] | None]:
+    """Of an image, scaled to that height and width, the part of at most `limit`, by two draws.
+
+    Where it goes, its height and width, and the part in pixels of the image; None is all of it.
+    """
+    sx, sy = scaled[1] / size[1], scaled[0] / size[0]
+    shape = min(scaled[0], limit[0]), min(scaled[1], limit[1])
+    if shape == (scaled[0], scaled[1]):
+        return Geometry(size, (sx, sy), (0.0, 0.0)), shape, None
+    top, left = (int(d * (a - b + 1)) for d, a, b in zip(draws, scaled, shape, strict=True))
+    right, bottom = min((left + shape[1]) / sx, size[1]), min((top + shape[0]) / sy, size[0])
+    offset = float(-left), float(-top)
+    return Geometry(size, (sx, sy), offset), shape, (left / sx, top / sy, right, bottom)
+
+
+def _sides(boxes: Array) -> Array:
+    return boxes[:, 2:] - boxes[:, :2]
+
+
+def _mirrored(boxes: Array, shape: tuple[int, int], axis: int) -> Array:
+    """Boxes in an image whose rows (0) or columns (1) are reversed."""
+    low, high = (0, 2) if axis == 1 else (1, 3)
+    boxes = boxes.copy()
+    boxes[:, low], boxes[:, high] = shape[axis] - boxes[:, high], shape[axis] - boxes[:, low]
+    return boxes

@@ -1,0 +1,249 @@
+"""The bootstrap against SciPy, by its definition, and on models that do not differ."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from skipway import bootstrap
+from skipway.bootstrap import mean_of, percentiles, resampled
+from skipway.evaluation.comparing import compare, intervals
+from skipway.metrics import (
+    PairedAccuracy,
+    Scored,
+    calibration_error_of,
+    expected_calibration_error,
+    mcnemar,
+)
+
+
+def scored(n: int, classes: int = 10, seed: int = 0, skill: float = 2.0) -> Scored:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    logits = rng.normal(size=(n, classes)) * 2
+    logits[np.arange(n), labels] += rng.exponential(skill, n)
+    return Scored.from_logits(logits, labels, np.arange(n))
+
+
+@pytest.mark.parametrize("n", [40, 400])
+def test_percentiles_against_scipy(n: int) -> None:
+    values = np.random.default_rng(n).gamma(2, size=n)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=9999, method="percentile", rng=0
+    ).confidence_interval
+    low, high = percentiles(resampled({"mean": mean_of(values)}, n, 9999)["mean"])
+    width = theirs.high - theirs.low
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.04 * width)
+
+
+def test_every_metric_against_scoring_the_images_that_were_drawn() -> None:
+    """Statistics of counts are the metrics of images that are there several times."""
+    found = scored(150)
+    values = resampled(found.statistics(), 150, 60)
+    counted: list[np.ndarray] = []
+
+    def record(counts: np.ndarray) -> np.ndarray:
+        counted.extend(counts)
+        return counts[:, 0]
+
+    resampled({"": record}, 150, 60)
+    assert len(counted) == 60
+    for r, counts in enumerate(counted):
+        assert counts.sum() == 150
+        images = found.take(np.repeat(np.arange(150), counts.astype(int)))
+        for name, metric in images.metrics().items():
+            assert values[name][r] == pytest.approx(metric, abs=1e-12), name
+
+
+def test_ones_give_the_metric_itself() -> None:
+    found = scored(77, 4)
+    for name, statistic in found.statistics().items():
+        assert statistic(np.ones((1, 77)))[0] == pytest.approx(found.metrics()[name], abs=1e-12)
+
+
+def test_a_metric_of_a_task_of_its_own() -> None:
+    """Anything that can be told from counts: here macro-F1 by scikit-learn, row by row."""
+    found = scored(60, 3)
+
+    def macro_f1(counts: np.ndarray) -> np.ndarray:
+        return np.array(
+            [
+                f1_score(found.label, found.predicted, average="macro", sample_weight=row)
+                for row in counts
+            ]
+        )
+
+    values = resampled({"f1": macro_f1, **found.statistics()}, 60, 200)
+    low, high = percentiles(values["f1"])
+    assert low < f1_score(found.label, found.predicted, average="macro") < high
+    assert np.corrcoef(values["f1"], values["accuracy"])[0, 1] > 0.8  # of the same resamples
+
+
+@pytest.mark.parametrize("at_once", [1, 200, 1000])
+def test_resamples_are_a_function_of_their_number(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = resampled({"mean": mean_of(np.arange(70.0))}, 70, 50)["mean"]
+    few = resampled({"mean": mean_of(np.arange(70.0))}, 70, 20)["mean"]
+    other = resampled({"mean": mean_of(np.arange(70.0))}, 70, 50, seed=1)["mean"]
+    monkeypatch.setattr(bootstrap, "_AT_ONCE", at_once)
+    parts = resampled({"mean": mean_of(np.arange(70.0))}, 70, 50)["mean"]
+    assert np.allclose(parts, whole, rtol=1e-12)
+    assert np.allclose(few, whole[:20], rtol=1e-12)
+    assert not np.isclose(other, whole).any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 80), st.integers(2, 6), st.integers(0, 99))
+def test_intervals_hold_the_metric(n: int, classes: int, seed: int) -> None:
+    found = scored(n, classes, seed)
+    metrics = found.metrics()
+    for name, (low, high) in intervals(found).items():
+        assert 0 <= low <= high
+        if n > 30 and 0 < metrics["accuracy"] < 1:
+            assert low - 1e-9 <= metrics[name] <= high + 1e-9, name
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_the_calibration_error_that_chance_raises(n: int) -> None:
+    """Confidence without fault: the interval is that of the error that such images have."""
+    rng = np.random.default_rng(0)
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        confidence = 1 - 0.9 * rng.beta(1, 6, n)
+        return confidence, rng.random(n) < confidence
+
+    expected = np.mean([expected_calibration_error(*draw()) for _ in range(300)])
+    inside = 0
+    for _ in range(30):
+        confidence, correct = draw()
+        error = expected_calibration_error(confidence, correct)
+        values = resampled({"e": calibration_error_of(confidence, correct)}, n, 200)["e"]
+        assert values.mean() > error  # what the interval is moved by
+        low, high = percentiles(values, error)
+        inside += low <= expected <= high
+    assert inside >= 26
+
+
+# --- two models -----------------------------------------------------------------------------------
+
+
+def swapped(a: Scored, b: Scored, swap: np.ndarray) -> tuple[Scored, Scored]:
+    """Two models that do not differ: which of the two answers an image gets is a matter of luck."""
+    columns = [
+        {
+            name: np.where(
+                swap[:, None] if getattr(one, name).ndim == 2 else swap,
+                getattr(other, name),
+                getattr(one, name),
+            )
+            for name in one.__dataclass_fields__
+        }
+        for one, other in ((a, b), (b, a))
+    ]
+    return Scored(**columns[0]), Scored(**columns[1])
+
+
+def pairs(n: int) -> tuple[Scored, Scored]:
+    """Two models with noise of their own on the same images."""
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 5, n)
+    shared = rng.normal(size=(n, 5)) * 1.5
+    shared[np.arange(n), labels] += rng.exponential(2, n)
+    return tuple(
+        Scored.from_logits(shared + 0.8 * rng.normal(size=(n, 5)), labels, np.arange(n))
+        for _ in range(2)
+    )  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("n", [60, 300, 2000])
+def test_models_that_do_not_differ_are_told_apart_in_five_of_a_hundred(n: int) -> None:
+    """1,000 A/A comparisons, each on a resample of the images."""
+    a, b = pairs(n)
+    rng = np.random.default_rng(n)
+    false = 0
+    for _ in range(1000):
+        drawn = rng.integers(0, n, n)
+        swap = rng.random(n) < 0.5
+        only = a.correct[drawn] != b.correct[drawn]
+        first = only & (np.where(swap, b.correct[drawn], a.correct[drawn]))
+        false += mcnemar(int(first.sum()), int((only & ~first).sum())) < 0.05
+    assert 0 < false <= 50
+
+
+def test_intervals_of_models_that_do_not_differ_hold_zero() -> None:
+    a, b = pairs(200)
+    rng = np.random.default_rng(1)
+    missed = dict.fromkeys(a.metrics(), 0)
+    clear = 0
+    for _ in range(40):
+        drawn = rng.integers(0, 200, 200)
+        found = compare(
+            *(
+                Scored(**{**vars(s), "index": np.arange(200)})
+                for s in swapped(a.take(drawn), b.take(drawn), rng.random(200) < 0.5)
+            )
+        )
+        clear += found.clear
+        for name, (low, high) in found.intervals.items():
+            missed[name] += not low <= 0 <= high
+    assert clear <= 4
+    assert max(missed.values()) <= 6  # of a nominal 2; 7 have a probability of 0.003
+
+
+def test_a_better_model_is_told_apart() -> None:
+    a, b = scored(1500, seed=3, skill=2.0), scored(1500, seed=3, skill=4.0)
+    found = compare(a, b)
+    assert found.clear
+    assert found.differences["accuracy"] > 0
+    assert found.differences["loss"] < 0
+    assert found.intervals["accuracy"][0] > 0
+    assert found.intervals["loss"][1] < 0
+    test = stats.binomtest(int((a.correct & ~b.correct).sum()), int((a.correct != b.correct).sum()))
+    assert found.accuracy.p == pytest.approx(test.pvalue, rel=1e-9)
+    back = compare(b, a)
+    assert back.accuracy.p == found.accuracy.p
+    assert back.differences == pytest.approx({k: -v for k, v in found.differences.items()})
+    for name in ("top5", "loss"):  # the same resamples either way
+        low, high = found.intervals[name]
+        assert back.intervals[name] == pytest.approx((-high, -low))
+    paired = stats.bootstrap(
+        (a.losses, b.losses), lambda x, y, axis: (y - x).mean(axis), paired=True,
+        method="percentile", n_resamples=4000, rng=0, vectorized=True,
+    ).confidence_interval  # fmt: skip
+    width = paired.high - paired.low
+    assert found.intervals["loss"] == pytest.approx((paired.low, paired.high), abs=0.12 * width)
+
+
+def test_a_model_against_itself() -> None:
+    found = compare(scored(50), scored(50))
+    assert (found.accuracy.p, found.clear) == (1, False)
+    assert set(found.differences.values()) == {0}
+    assert all(ends == (0, 0) for ends in found.intervals.values())
+
+
+def test_images_that_one_could_not_read_are_left_out() -> None:
+    a, b = scored(80, seed=1), scored(80, seed=1, skill=5)
+    whole = compare(a.take(np.arange(5, 75)), b.take(np.arange(5, 75)))
+    found = compare(a.take(np.arange(5, 80)), b.take(np.arange(75)))
+    assert found == whole
+    assert found.accuracy.n == 70
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_paired_accuracy_counts(rows: list[tuple[bool, bool]]) -> None:
+    first, second = np.array(rows).T
+    found = PairedAccuracy.of(first, second)
+    assert found.both == sum(a and b for a, b in rows)
+    assert found.only_first == sum(a and not b for a, b in rows)
+    assert found.only_second == sum(b and not a for a, b in rows)
+    assert found.difference == pytest.approx(second.mean() - first.mean())
+    assert found.p == mcnemar(found.only_first, found.only_second)
+    low, high = found.interval
+    assert low <= found.difference + 1e-9
+    assert found.difference - 1e-9 <= high
