@@ -43,6 +43,7 @@ def rows() -> list[tuple[str, str, str]]:
         ),
     ]
     table += speedrun_rows()
+    table += detection_rows()
     table += training_rows()
     table += more_rows()
     help_seconds, same = result("startup")["help_seconds"], result("folder_and_zip")
@@ -144,6 +145,39 @@ def training_rows() -> list[tuple[str, str, str]]:
                 scaling["large"]["command"],
             )
         )
+    return table
+
+
+def detection_rows() -> list[tuple[str, str, str]]:
+    """Detectors on small data: a row for each seed, and their speed beside torchvision's."""
+    table = []
+    for name, case in cases("detection").items():
+        figures = ", ".join(
+            f"{metric} {value:.1%}" for metric, value in list(case["metrics"].items())[:3]
+        )
+        table.append(
+            (
+                f"`{name.partition(',')[0]}` ({case['training_images']} training images, "
+                f"{case['size']} px), `{case['model']}` from scratch, {case['epochs']} epochs, all "
+                f"defaults: average precision on {case['n']} {case['split']} images",
+                f"{figures} (seed {case['seed']}) in {case['minutes']:.0f} min on "
+                f"{case['threads']} threads",
+                case["command"],
+            )
+        )
+    for head, case in cases("detect_speed").items():
+        rates = case["images_per_second"]
+        for side, heads in (("skipway", "light heads, its default"), ("full_heads", "same heads")):
+            ratio = case["ratio"][side]
+            table.append(
+                (
+                    f"Training {head} on ResNet-18 with FPN ({case['size']} px, batch "
+                    f"{case['batch']}; {heads}) against torchvision's model and loop",
+                    f"{ratio['median']:.2f} times the images/s ({spread(ratio)}; "
+                    f"{speed(rates[side])} against {speed(rates['torchvision'])})",
+                    case["command"],
+                )
+            )
     return table
 
 

@@ -398,7 +398,7 @@ def test_our_own_fault_is_exit_3(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of \x1b[31m something")
 
-    monkeypatch.setattr("skipway.predictor.load", broken)
+    monkeypatch.setattr("skipway.predictor.task_of", broken)
     found = call("eval", "run", "digits")
     assert (found.code, found.out) == (3, "")
     assert "ZeroDivisionError" in found.err
@@ -411,7 +411,7 @@ def test_ctrl_c_in_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skipway.predictor.load", stopped)
+    monkeypatch.setattr("skipway.predictor.task_of", stopped)
     assert call("eval", "run", "digits") == Answer(130, "", "skipway: interrupted\n")
     monkeypatch.setattr("skipway.training.start", stopped)
     assert call("train", "digits") == Answer(130, "", "skipway: interrupted\n")
@@ -440,7 +440,7 @@ def test_memory_that_ran_out_is_told_plainly(
     def full(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("skipway.predictor.load", full)
+    monkeypatch.setattr("skipway.predictor.task_of", full)
     found = call("eval", "run", "digits")
     assert found.code == 2
     assert "out of memory" in found.err

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -471,10 +470,3 @@ def test_the_loss_is_that_at_the_best_temperature(seed: int, factor: float) -> N
     best = temperatures[np.argmin(grid)]
     if min(best, factor * best) > 0.21 and max(best, factor * best) < 99:  # else a bound is met
         assert surer == pytest.approx(loss.mean(), abs=1e-6)
-
-
-def test_the_sign_test_is_exact() -> None:
-    binomtest: Callable[..., Any] = pytest.importorskip("scipy.stats").binomtest
-    for wins, losses in [(0, 0), (1, 0), (3, 9), (12, 2), (7, 7), (60, 20)]:
-        p = binomtest(wins, wins + losses).pvalue if wins + losses else 1
-        assert doctor.sign_test(wins, losses) == pytest.approx(p)

@@ -351,6 +351,9 @@ def test_against(places: Path) -> None:
     assert re.search(r"\(95 % interval .+ to .+\), p [=<] ", words[-1])
     same = call("eval", a, data, "--against", a, "--threads=1").out.splitlines()
     assert same[-1] == "A and B are right on the same images."
+    refused = call("eval", a, data, "--against", places / "absent", "--threads=1")
+    assert (refused.code, refused.out) == (2, "")  # before anything is scored
+    assert refused.error[0].startswith("skipway: --against: ")
 
 
 def test_classes_in_another_order_are_the_same_images(places: Path) -> None:

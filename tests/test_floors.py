@@ -62,7 +62,7 @@ FLOORS = {
 
 HEAVY = {"torch", "torchvision", "safetensors", "sklearn", "matplotlib", "onnx", "onnxscript"}
 """What only the training install has."""
-LIGHT = {"answers", "explain", "metrics", "predictor"}
+LIGHT = {"answers", "bootstrap", "evaluation", "explain", "metrics", "predictor"}
 """With floor 0: usable without the training install."""
 
 

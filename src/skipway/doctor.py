@@ -40,7 +40,7 @@ from skipway.images import (
     Preprocess,
     plain_preprocess,
 )
-from skipway.metrics import best_temperature, wilson_interval
+from skipway.metrics import best_temperature, mcnemar, wilson_interval
 from skipway.resnet import ResNet
 from skipway.weights import load_model, save_weights
 
@@ -234,12 +234,6 @@ class Comparison:
     def worse(self) -> bool:
         """Beyond doubt and by an amount that matters."""
         return self.low > 0 and self.loss >= self.material
-
-
-def sign_test(wins: int, losses: int) -> float:
-    """Two-sided p of so many wins and losses where both are equally probable (exact)."""
-    n, k = wins + losses, min(wins, losses)
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
 
 
 @dataclass(frozen=True)
@@ -826,7 +820,7 @@ class _Bench:
         predicted = self.run(reading, n).argmax(axis=1)
         as_declared, matched = predicted == self.images.labels, self._cross_matched(reading, n)
         wins, losses = int((matched & ~as_declared).sum()), int((as_declared & ~matched).sum())
-        if wins - losses < 0.1 * n or sign_test(wins, losses) > CHANCE:
+        if wins - losses < 0.1 * n or mcnemar(wins, losses) > CHANCE:
             return None
         return tuple(_matched(predicted, self.images.labels, classes).tolist())
 
@@ -859,6 +853,6 @@ def _compared(
         low=float(low),
         high=float(high),
         accuracy=float(other_right.mean()),
-        p=sign_test(wins, losses),
+        p=mcnemar(wins, losses),
         material=_material(held, share),
     )

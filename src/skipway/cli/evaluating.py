@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -133,14 +133,15 @@ def evaluate(
     images = open_labelled(predictor, model, data, split)
     policy = on_bad.value if on_bad else predictor.card.setting("data.on_bad", "error")
     scoring = Scoring(predictor, model, images, threads, policy, Views(views))
+    rival = None if against is None else _rival(scoring, against, opened)
     told = Told(as_json)
     if calibrate:
         scored = _calibrated(told, scoring, out)
     else:
         scored = scoring.scored()
         _metrics(told, scoring, scored)
-    if against is not None:
-        _against(told, scoring, scored, opened(against), against)
+    if rival is not None:
+        _against(told, scored, rival)
     if column is not None:
         _sliced(told, scoring, scored, column)
     if corruptions:
@@ -279,24 +280,33 @@ def _calibrated(told: Told, scoring: Scoring, out: str | None) -> Scored:
     return found.before
 
 
-def _against(told: Told, scoring: Scoring, scored: Scored, other: Predictor, name: str) -> None:
+def _rival(scoring: Scoring, name: str, opened: Callable[[str], Predictor]) -> Scoring:
+    """The other model on the same images. Raises InputError before anything is scored."""
     from skipway.evaluation import open_labelled, trained_on
-    from skipway.evaluation.comparing import compare
 
     images, card = scoring.images, scoring.predictor.card
-    theirs = open_labelled(other, name, images.data, images.name, card)
+    try:
+        other = opened(name)
+        theirs = open_labelled(other, name, images.data, images.name, card)
+    except InputError as error:
+        raise InputError(f"--against: {error}") from None
     if [*theirs.split.names] != [*images.split.names]:
         raise InputError(f"--against {harmless(name)}: its images are not those of MODEL")
     if leaked := trained_on(other.card, images):
         note(f"note: {harmless(name)} was trained on {leaked:,} of these images")
     theirs = replace(theirs, notes=tuple(n for n in theirs.notes if n not in images.notes))
-    second = Scoring(other, name, theirs, scoring.threads, scoring.on_bad, scoring.views)
-    found = compare(scored, second.scored())
+    return replace(scoring, predictor=other, model=name, images=theirs)
+
+
+def _against(told: Told, scored: Scored, rival: Scoring) -> None:
+    from skipway.evaluation.comparing import compare
+
+    found = compare(scored, rival.scored())
     accuracy = found.accuracy
     told.add(
-        comparison_lines(found, harmless(name)),
+        comparison_lines(found, harmless(rival.model)),
         against={
-            "model": name,
+            "model": rival.model,
             "n": accuracy.n,
             "metrics": found.second,
             "differences": found.differences,
