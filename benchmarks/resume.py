@@ -1,6 +1,6 @@
 """How soon a run that was stopped takes its next step: small images in memory, and photographs.
 
-A training with all defaults is stopped by SIGINT after its first steps; then `skipway train
+A training with all defaults is stopped by SIGTERM after its first steps; then `skipway train
 --resume` is started and, once it is ready, stopped again, so often. What counts are the seconds
 from the start of the process until it says that it goes on; start-up is what another process
 takes that only imports what a training needs. Once more the images are read again, as if nothing of
@@ -38,8 +38,8 @@ def stopped(arguments: list[str], word: str) -> float:
     for line in process.stderr:
         if word in line and not seconds:
             seconds = time.perf_counter() - begun
-            process.send_signal(signal.SIGINT)
-    if process.wait() != 128 + signal.SIGINT:
+            process.send_signal(signal.SIGTERM)
+    if process.wait() != 128 + signal.SIGTERM:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     return seconds
 
@@ -53,7 +53,7 @@ def start_up() -> float:
 def measure(data: Path, rounds: int, folder: Path) -> dict[str, Any]:
     """One data set."""
     run, begun = folder / "run", time.perf_counter()
-    stopped([str(data), "--out", str(run), "--checkpoint-every", "1"], "in all, until")
+    stopped([str(data), "--out", str(run), "--checkpoint-every", "1"], " step ")
     first = time.perf_counter() - begun
     starts, ready = [], []
     for _ in range(rounds):
