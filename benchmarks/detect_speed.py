@@ -60,7 +60,7 @@ Side = Callable[[int], float]
 def torchvisions(head: str, data: Path, epochs: int, workers: int) -> float:
     """Images/s of torchvision's model and reference loop after the first epoch."""
     import torch
-    from torchvision import datasets, tv_tensors
+    from torchvision import datasets
     from torchvision.models import detection
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
     from torchvision.transforms import v2
@@ -91,7 +91,6 @@ def torchvisions(head: str, data: Path, epochs: int, workers: int) -> float:
         images, case.batch, shuffle=True, num_workers=workers, drop_last=True,
         collate_fn=lambda rows: tuple(zip(*rows, strict=True)), persistent_workers=workers > 0,
     )  # fmt: skip
-    assert tv_tensors is not None
     begun, seen = 0.0, 0
     for epoch in range(epochs + 1):
         if epoch == 1:

@@ -217,10 +217,13 @@ def normed(world: World, x: Tensor, gradient: Tensor) -> Any:
     return y.detach(), mine.grad, weights, norm.state_dict()
 
 
-def test_batch_norm_over_processes_is_that_over_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(7, 3, 4, 5), (3, 3, 1, 1)], ids=["uneven", "one value"])
+def test_batch_norm_over_processes_is_that_over_the_batch(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    x = torch.randn(7, 3, 4, 5, dtype=torch.float64) * 3 + 100  # far from 0, uneven
-    gradient = torch.randn(7, 3, 4, 5, dtype=torch.float64)
+    x = torch.randn(*shape, dtype=torch.float64) * 3 + 100  # far from 0
+    gradient = torch.randn(*shape, dtype=torch.float64)
     y, grad, weights, state = normed(ALONE, x, gradient)
     for rank, (own, own_grad, own_weights, own_state) in enumerate(
         together(3, tmp_path, normed, x, gradient)

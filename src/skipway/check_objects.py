@@ -11,7 +11,9 @@ import numpy as np
 
 from skipway.data import DataSet
 from skipway.data.objects import KINDS, AnnotatedSplit, Problem, form_of, open_objects, problems
+from skipway.data.preflight import scan
 from skipway.errors import InputError, harmless
+from skipway.images import verify
 
 SHOWN = 5
 """Problems of a kind in the terminal; JSON has all."""
@@ -77,17 +79,24 @@ class ObjectReport:
             yield "train stops at these; --on-bad skip leaves out what is at fault"
 
 
-def check_objects(path: str, val: Any, seed: int) -> ObjectReport | None:
-    """The report on annotations, or None where the path holds none. Raises InputError for those
-    that cannot be read at all."""
+def check_objects(
+    path: str, val: Any, seed: int, threads: int, masks: bool = False
+) -> ObjectReport | None:
+    """The report on annotations, with their masks or without, and on their images, each of which is
+    read; None where the path holds none. Raises InputError for those that cannot be read at all."""
     form = form_of(path)
     if form is None:
         return None
-    found = problems(path)
+    found = problems(path, masks)
     try:
-        data = open_objects(path, val, seed, "skip")
+        data = open_objects(path, val, seed, "skip", masks)
     except InputError:
         if not found:
             raise
         data = None
+    for split in data.splits.values() if data else ():
+        found += [
+            Problem(path, None, split.names[i], "unreadable-image", why)
+            for i, why in scan(split, threads, verify).failed
+        ]
     return ObjectReport(path, form, found, data)

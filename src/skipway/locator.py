@@ -30,6 +30,10 @@ Run = Callable[[Sequence[Array]], list[dict[str, Any]]]
 """Model inputs, float32 [C, h, w] of any sizes, to boxes, labels, scores and masks of each."""
 
 
+_AHEAD = 16
+"""Images that are decoded before their turn: they may be large."""
+
+
 @dataclass(frozen=True)
 class Located:
     """One object: its class, the score, 0..1, and where it is in pixels of the image."""
@@ -199,12 +203,14 @@ def score_objects(
     kinds: tuple[Kind, ...] = ("mask", "box") if locator.card.task == "instance" else ("box",)
     evaluator, skipped = DetectionEvaluator(len(locator.classes), kinds), []
     with ThreadPoolExecutor(threads) as pool:
-        for i, image in enumerate(pool.map(read, range(len(split)))):
-            if isinstance(image, DecodeError):
-                skipped.append(str(image))
-                continue
-            (found,) = locator.found([image])
-            evaluator.add(i, found, split.target(i), (image.shape[0], image.shape[1]))
+        for low in range(0, len(split), _AHEAD):
+            window = range(low, min(low + _AHEAD, len(split)))
+            for i, image in zip(window, pool.map(read, window), strict=True):
+                if isinstance(image, DecodeError):
+                    skipped.append(str(image))
+                    continue
+                (found,) = locator.found([image])
+                evaluator.add(i, found, split.target(i), (image.shape[0], image.shape[1]))
     if len(skipped) == len(split):
         raise InputError(skipped[0] if skipped else "no images to score")
     return evaluator, skipped

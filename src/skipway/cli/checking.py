@@ -17,6 +17,9 @@ def check_data(
         str, typer.Option(help="Share of train held out for validation, or none; as for train.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Decides what is held out; as for train.")] = 0,
+    task: Annotated[
+        str | None, typer.Option(help="instance: the masks of annotations too; as for train.")
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -38,8 +41,11 @@ def check_data(
     from skipway.machine import cores
 
     settings = {"data_path": data, "recipe": "modern", "data.val": val, "seed": seed}
+    settings |= {"task": task} if task else {}
     config = resolve(settings)  # told as train tells it
-    annotated = check_objects(data, config.data.val, config.seed)
+    threads = threads or cores()
+    masks = config.task == "instance"
+    annotated = check_objects(data, config.data.val, config.seed, threads, masks)
     if annotated is not None:
         if as_json:
             emit(annotated.to_json())
@@ -54,7 +60,7 @@ def check_data(
     quiet = as_json or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         bar = progress.add_task("", total=sum(map(len, opened.splits.values())))
-        report = check(opened, threads or cores(), lambda: progress.advance(bar))
+        report = check(opened, threads, lambda: progress.advance(bar))
     if as_json:
         emit(report.to_json())
     else:

@@ -120,6 +120,8 @@ def batches(n: int, size: int, processes: int = 1) -> list[tuple[int, int]]:
 
     Batch norm has no statistics of a single value.
     """
+    if not n:
+        return []
     size *= processes
     ends = [*range(size, n, size), n]
     if len(ends) > 1 and n - ends[-2] < max(2, processes) and size > 1:

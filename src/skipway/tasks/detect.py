@@ -19,6 +19,7 @@ from skipway.data import Key, Split
 from skipway.data.augment import JITTER
 from skipway.data.feed import Batch
 from skipway.data.objects import Objects
+from skipway.data.objects.shapes import decoded
 from skipway.data.policy import jittered
 from skipway.detections import (
     Detections,
@@ -211,9 +212,9 @@ class Detect:
             kept, boxes = kept.take(large & seen), boxes[large & seen]
         masks = None
         if "mask" in self.kinds and key is not None:
-            found = kept.masks(*size)
             masks = np.zeros((len(kept), *shape), bool)
-            for i, mask in enumerate(found):
+            for i, own in enumerate(kept.shapes):  # one by one: an image may be large
+                mask = decoded((own,), *size)[0]
                 levels = mask[:, :, None].astype(np.uint8) * 255
                 masks[i] = resize(levels, shape, "bilinear", box)[:, :, 0] >= 128
         if key is not None:
@@ -281,15 +282,13 @@ class Detect:
             for target in batch.targets
         ]
         terms: Mapping[str, Tensor] = model(batch.images, wanted)
-        return {name: term.float() for name, term in terms.items()}
+        return {f"loss_{name.removeprefix('loss_')}": term.float() for name, term in terms.items()}
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Detections]:
-        geometries = [target["target"].geometry for target in batch.targets]
+        # one by one, as in use: beside a larger one an image is padded, which changes scores
         return [
-            detections(found, tuple(image.shape[1:]), geometry)
-            for found, image, geometry in zip(
-                model(batch.images), batch.images, geometries, strict=True
-            )
+            detections(model([image])[0], tuple(image.shape[1:]), target["target"].geometry)
+            for image, target in zip(batch.images, batch.targets, strict=True)
         ]
 
     def evaluator(self) -> DetectionEvaluator:
@@ -302,8 +301,10 @@ def detections(found: Mapping[str, Any], source: tuple[int, int], geometry: Geom
     boxes = geometry.to_original(arrays["boxes"].reshape(-1, 2, 2)).reshape(-1, 4)
     masks = None
     if "masks" in arrays:
-        whole = paste_masks(arrays["masks"], arrays["boxes"], source, geometry.size)
-        masks = tuple(map(runs_of, whole))
+        masks = tuple(
+            runs_of(paste_masks(mask[None], box[None], source, geometry.size)[0])
+            for mask, box in zip(arrays["masks"], arrays["boxes"], strict=True)
+        )
     labels = arrays["labels"].astype(np.int64)
     return Detections(boxes.astype(np.float32), labels, arrays["scores"], masks)
 

@@ -180,7 +180,7 @@ def _detecting(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
     n = len(data.splits["train"])
     epochs = 30 if config.model.weights is None else 15
     choices = [Choice("schedule.length", f"{epochs} epochs", f"{n:,} training images")]
-    together = min(config.batch_size, n) * world.size
+    together = min(config.batch_size * world.size, n)
     if config.optim.kind in ("sgd", "muon"):
         lr = Choice("optim.lr", 0.02 * together / 16, "0.02 for a batch of 16, in proportion")
     else:

@@ -222,9 +222,12 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         """[B, C, H, W], B at least 1 in each process."""
         if not self.training:
             return super().forward(x)
-        running = self.running_mean, self.running_var
-        # of bfloat16, float32 statistics only come beside float32 ones, which a rate of 0 leaves
-        own, spread = torch.ops.aten.batch_norm_update_stats(x.detach(), *running, 0.0)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        # of bfloat16, float32 statistics only come beside float32 ones; of a single value these
+        # would become NaN
+        unused = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        own, spread = torch.ops.aten.batch_norm_update_stats(x.detach(), *unused, 0.0)
         count = own.new_full((1,), x.numel() / x.shape[1])
         mine = torch.cat((own, spread, count))
         every = mine.new_empty(dist.get_world_size(), len(mine))
@@ -234,8 +237,6 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         mean = (means * counts).sum(0) / total
         # Chan et al. 1979: what each process has around its own mean, and the means around theirs
         variance = ((variances + (means - mean).square()) * counts).sum(0) / total
-        assert self.running_mean is not None
-        assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         with torch.no_grad():

@@ -111,6 +111,11 @@ def range_test(loop: Loop, low: float, high: float, steps: int = STEPS, seed: in
     return judged(rates, watch.losses, end, steps, seed)
 
 
+def _is_loss(name: str) -> bool:
+    """Whether a term of `Task.losses` is minimised: loss, loss_box_reg, distill_loss."""
+    return name.endswith("loss") or name.startswith("loss_")
+
+
 class _Watch:
     """Takes the loss of each step, and ends the test where the running mean has diverged."""
 
@@ -122,7 +127,7 @@ class _Watch:
 
     def __call__(self, loop: Loop) -> bool:
         terms = loop.tally.means()
-        loss = sum(value for name, value in terms.items() if name.endswith("loss"))
+        loss = sum(value for name, value in terms.items() if _is_loss(name))
         loop.tally = Tally()  # so that it always holds one step
         self.losses.append(loss)
         self._sum = _MEMORY * self._sum + (1 - _MEMORY) * loss

@@ -149,7 +149,7 @@ def pace_of(loop: Loop, feeds: Mapping[str, Feed], trial: Trial) -> Pace:
     if held_out is not None:
         for _ in ("cold", "warm"):
             few, begun = _Few(held_out), time.perf_counter()
-            evaluate(loop.task, loop.weights, few.batches(), loop.device)
+            evaluate(loop.task, loop.weights, few.batches(), loop.device).metrics()
             ended = time.perf_counter()
         if few.images:
             image = (ended - few.opened) / few.images
@@ -259,12 +259,19 @@ def step_memory(
     task: Task, net: nn.Module, feed: Feed, device: torch.device, precision: str, seed: int
 ) -> Callable[[int], int]:
     """The bytes that one step over so many images will hold beside the weights, from a step of two
-    and one of four images on a copy of the network."""
+    and one of four images, or fewer, on a copy of the network."""
     batch = next(iter(feed.epoch(0)))
     net = copy.deepcopy(net).train()
     held = []
-    for n in (2, 4):
-        few = batch.split(max(len(batch) // n, 1))[0].to(device)
+    most = min(len(batch), 4)
+    for n in (max(most // 2, 1), most):
+        few = replace(
+            batch,
+            images=batch.images[:n],
+            targets=batch.targets[:n],
+            index=batch.index[:n],
+            repeat=batch.repeat if isinstance(batch.repeat, int) else batch.repeat[:n],
+        ).to(device)
         with Living() as living:
             part = task.to_input(few, Key(seed, 0, few.index))
             with autocast(device, precision):
@@ -273,6 +280,6 @@ def step_memory(
         held.append((len(few), living.most))
         net.zero_grad()
     (a, x), (b, y) = held
-    each = max(y - x, 0) / max(b - a, 1)
+    each = max(y - x, 0) / (b - a) if b > a else x / a
     fixed = max(x - a * each, 0)
     return lambda images: round(_SCRATCH * (fixed + images * each))

@@ -72,6 +72,11 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     card, base = None, None
     if weights is not None:
         state, card = read_state(weights)
+        if card is not None and card.detector is not None:
+            raise InputError(
+                f"--weights {harmless(weights)}: a detector; give a classifier, whose network it "
+                "starts from"
+            )
         base = _base(opening, state, card)
         choices += _from_weights(str(weights), card, base, opening.task)
     for choose in CHOICES[opening.task]:
@@ -85,6 +90,11 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     if world.size > 1:
         _check_alone(final, len(data.splits["train"]), world.size)
     arch = _architecture(final, base, len(data.classes))
+    if final.task != "classify" and arch.stem == "whitened" and base is None:
+        raise InputError(
+            "--model: a whitened stem is made from images of one size, a detector has others\n"
+            "Take another --model."
+        )
     _check_watched(final, data)
     _check_unfreeze(final, len(arch.depths))
     _check_optimizer(final, arch)
@@ -289,6 +299,13 @@ def _check_alone(config: RunConfig, images: int, processes: int) -> None:
             "--freeze all: the classifier on kept features trains in one process, in seconds\n"
             "Start it without torchrun, or compute features in each epoch: --set data.views=0"
         )
+    heads = config.detector
+    of_rois = heads.neck == "c4" or (heads.version == 2 and not heads.one_stage)
+    if config.task != "classify" and heads.norm == "batch" and of_rois:
+        raise InputError(
+            "detector.norm = batch: norms of these heads would count one process's RoIs alone\n"
+            "Take --set detector.norm=group, or frozen, with --weights."
+        )
     if images < 2 * processes:
         raise InputError(
             f"{processes} processes, {images} training images: there must be two for each"
@@ -374,6 +391,8 @@ def _preprocess(config: RunConfig, arch: Architecture, card: Card | None) -> Pre
     if (own.size, own.resize) == (plain.size, plain.resize) and cut:
         return own
     if own.pixel_mean is not None:
+        if config.task != "classify":
+            raise InputError("--weights: they subtract a mean image, of one size; take others")
         raise InputError(
             "data.size, data.resize, data.crop_ratio: the weights subtract a mean image of "
             f"{own.size[0]} px, {own.resize}; keep them"

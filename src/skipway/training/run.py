@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -295,7 +295,9 @@ class _Training(Setup):
     def new_record(self, run: Path, command: str) -> dict[str, Any]:
         """What ``run.json`` begins with. `command` is what gives the same run."""
         data = self.prepared.data
-        parameters, macs = count(self.plan.architecture)
+        parameters, macs = cast("tuple[int, int | None]", count(self.plan.architecture))
+        if self.config.task != "classify":  # its heads are counted, and work on what they find
+            parameters, macs = sum(p.numel() for p in self.net.parameters()), None
         return {
             "version": 1,
             "skipway": __version__,
