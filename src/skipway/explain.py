@@ -20,9 +20,8 @@ import numpy.typing as npt
 from skipway import heatmap
 from skipway.answers import Score, softmax
 from skipway.errors import InputError, harmless, missing_part, nearest
-from skipway.files import is_hub_name, weight_file
 from skipway.images import Geometry, ImageLike, Preprocess, decode
-from skipway.predictor import Predictor, is_onnx, load, open_network, torch_predictor
+from skipway.predictor import Predictor, load, open_network, torch_predictor, torch_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -289,12 +288,11 @@ def open_explainer(
     if method is Method.occlusion:
         predictor = _classifier(load(model, threads, device))
         return Explainer(predictor, Occlusion(predictor, window, stride, of))
-    source = os.fspath(model) if is_hub_name(model) else weight_file(model)
-    if not isinstance(source, str) and is_onnx(source):
-        raise InputError(
-            f"{harmless(source)}: an ONNX file has no gradients, which Grad-CAM needs\n"
-            "Give the run or the weights that it was made from, or --method occlusion."
-        )
+    source = torch_source(
+        model,
+        "an ONNX file has no gradients, which Grad-CAM needs\n"
+        "Give the run or the weights that it was made from, or --method occlusion.",
+    )
     try:
         net, card = open_network(source, threads)
         predictor = _classifier(torch_predictor(net, card, str(source), device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -70,6 +71,22 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"{harmless(path)}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def locked(folder: Path, busy: str) -> int:
+    """A handle on a folder, which is locked for this process until it is closed. Raises InputError,
+    with the words `busy` where another process has it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{harmless(folder)}: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        why = busy if isinstance(error, BlockingIOError) else f"no lock: {error.strerror}"
+        raise InputError(f"{harmless(folder)}: {why}") from None
+    return handle
 
 
 def refuse_existing(path: Path) -> None:

@@ -22,6 +22,7 @@ from skipway.drawing import drawn
 from skipway.errors import InputError, harmless
 from skipway.files import atomic_write
 from skipway.images import DecodeError, Geometry, ImageLike, decode
+from skipway.predictor import on_device
 from skipway.tasks.detect import DetectionEvaluator, detections
 
 Array = npt.NDArray[Any]
@@ -166,11 +167,7 @@ def load_locator(
     if threads is not None:
         torch.set_num_threads(threads)
     net, card = load_detector(model)
-    try:
-        net = net.to(device).to(memory_format=torch.channels_last)
-    except (RuntimeError, AssertionError) as error:
-        reason = harmless(str(error).splitlines()[0])[:100]
-        raise InputError(f"--device {harmless(device)}: {reason}") from None
+    net = on_device(net, device)
     half = torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
 
     @torch.inference_mode()

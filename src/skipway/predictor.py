@@ -181,6 +181,15 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx" or start.startswith(b"\x08")
 
 
+def torch_source(model: str | os.PathLike[str], why: str) -> str | Path:
+    """The weight file that MODEL stands for, or a hub's name as it is. Raises InputError, for an
+    ONNX file too, of which `why` says what it lacks."""
+    source = os.fspath(model) if is_hub_name(model) else weight_file(model)
+    if not isinstance(source, str) and is_onnx(source):
+        raise InputError(f"{harmless(source)}: {why}")
+    return source
+
+
 def task_of(model: str | os.PathLike[str]) -> str:
     """The task of MODEL, as far as its card tells; that of all others is to classify."""
     if is_hub_name(model):
@@ -320,16 +329,23 @@ def torch_predictor(
     return Predictor(torch_engine(net, device, precision), card, origin, any_size=True)
 
 
+def on_device(net: nn.Module, device: str) -> nn.Module:
+    """The network there, channels last. Raises InputError for a device that is not there."""
+    import torch
+
+    try:
+        return net.to(device).to(memory_format=torch.channels_last)
+    except (RuntimeError, AssertionError) as error:
+        reason = harmless(str(error).splitlines()[0])[:100]
+        raise InputError(f"--device {harmless(device)}: {reason}") from None
+
+
 def torch_engine(net: nn.Module, device: str, precision: str) -> Engine:
     """What runs a module that takes one batch in torch; see `load`. Raises InputError for a device
     that is not there."""
     import torch
 
-    try:
-        net = net.to(device).to(memory_format=torch.channels_last)
-    except (RuntimeError, AssertionError) as error:
-        reason = harmless(str(error).splitlines()[0])[:100]
-        raise InputError(f"--device {harmless(device)}: {reason}") from None
+    net = on_device(net, device)
     half = torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
 
     @torch.inference_mode()

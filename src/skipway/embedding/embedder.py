@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from skipway.card import Card
 from skipway.errors import InputError, harmless, missing_part, nearest
-from skipway.files import is_hub_name, weight_file
 from skipway.images import DecodeError, ImageLike
-from skipway.predictor import Engine, is_onnx, open_network, torch_engine
+from skipway.predictor import Engine, open_network, torch_engine, torch_source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -120,12 +119,11 @@ def load_embedder(
     pooling = Pooling(pooling)
     if not (math.isfinite(gem_p) and gem_p >= 1):
         raise InputError(f"gem_p {gem_p}: give a number of 1 or more")
-    source = os.fspath(model) if is_hub_name(model) else weight_file(model)
-    if not isinstance(source, str) and is_onnx(source):
-        raise InputError(
-            f"{harmless(source)}: an ONNX file gives classes, not the stages that are embedded\n"
-            "Give the run or the weight file that it was made from."
-        )
+    source = torch_source(
+        model,
+        "an ONNX file gives classes, not the stages that are embedded\n"
+        "Give the run or the weight file that it was made from.",
+    )
     try:
         net, card = open_network(source, threads)
     except ImportError as error:

@@ -7,7 +7,6 @@ before a crash is not embedded again, and never are all vectors in memory.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ from skipway.data.forms.rowgroups import reading
 from skipway.data.split import FolderReader, Names
 from skipway.embedding.embedder import Embedder
 from skipway.errors import InputError, harmless, missing_part
-from skipway.files import atomic_write, refuse_existing
+from skipway.files import atomic_write, locked, refuse_existing
 from skipway.images import Channels, DecodeError, ImageLike, decode
 from skipway.version import __version__
 
@@ -249,16 +248,9 @@ def _parts_folder(out: Path, made: Mapping[str, Any]) -> Iterator[tuple[Path, di
     begun = folder / "made.json"
     try:
         folder.mkdir(exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"{harmless(folder)}: cannot be made: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        busy = isinstance(error, BlockingIOError)
-        why = "another process is embedding into it" if busy else f"no lock: {error.strerror}"
-        raise InputError(f"{harmless(folder)}: {why}") from None
+    handle = locked(folder, "another process is embedding into it")
     try:
         refuse_existing(out)  # as another process may have finished it just now
         for left in folder.glob(".skipway-*.tmp"):  # of one that was killed

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from skipway.errors import InputError, harmless
+from skipway.files import locked
 from skipway.training.distributed import World
 
 _HELD: set[int] = set()
@@ -31,17 +30,7 @@ def claimed(run: Path, world: World) -> Iterator[None]:
     if not world.first:
         yield
         return
-    try:
-        handle = os.open(run, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"{harmless(run)}: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        busy = isinstance(error, BlockingIOError)
-        why = "another process is training in it" if busy else f"no lock: {error.strerror}"
-        raise InputError(f"{harmless(run)}: {why}") from None
+    handle = locked(run, "another process is training in it")
     _HELD.add(handle)
     try:
         yield
