@@ -49,12 +49,13 @@ check: $(STAMP)
 
 # CIFAR10 names a folder with train/CLASS/*.png and test/, IMAGENETTE and ANTS ones with train/ and
 # val/, WEIGHTS a checkpoint of CIFAR-10's ResNet-20 with option A, TIMM a checkout of timm, RUN a run
-# on Imagenette to fine-tune from, CELLS and NUCLEI COCO folders with boxes and masks; what is not
-# named is not run.
+# on Imagenette to fine-tune from, CELLS and NUCLEI COCO folders with boxes and masks, STREET one with
+# images and masks of classes; what is not named is not run.
 bench: $(STAMP)
 	-$(BIN)/skipway bench $(if $(CIFAR10),--data "$(CIFAR10)") $(if $(IMAGENETTE),--photos "$(IMAGENETTE)") \
 	  $(if $(TIMM),--timm "$(TIMM)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ANTS),--few "$(ANTS)") \
-	  $(if $(RUN),--run "$(RUN)") $(if $(CELLS),--boxes "$(CELLS)") $(if $(NUCLEI),--masks "$(NUCLEI)")
+	  $(if $(RUN),--run "$(RUN)") $(if $(CELLS),--boxes "$(CELLS)") $(if $(NUCLEI),--masks "$(NUCLEI)") \
+	  $(if $(STREET),--pixels "$(STREET)")
 	$(BIN)/python benchmarks/table.py
 
 clean:

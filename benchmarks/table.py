@@ -43,7 +43,7 @@ def rows() -> list[tuple[str, str, str]]:
         ),
     ]
     table += speedrun_rows()
-    table += detection_rows()
+    table += small_data_rows()
     table += training_rows()
     table += more_rows()
     help_seconds, same = result("startup")["help_seconds"], result("folder_and_zip")
@@ -148,20 +148,21 @@ def training_rows() -> list[tuple[str, str, str]]:
     return table
 
 
-def detection_rows() -> list[tuple[str, str, str]]:
-    """Detectors on small data: a row for each seed, and their speed beside torchvision's."""
+def small_data_rows() -> list[tuple[str, str, str]]:
+    """Small data: a row for each seed; and the speed of detectors beside torchvision's."""
     table = []
-    for name, case in cases("detection").items():
+    for name, case in cases("small_data").items():
         figures = ", ".join(
             f"{metric} {value:.1%}" for metric, value in list(case["metrics"].items())[:3]
         )
+        low, high = case["interval"]
         table.append(
             (
                 f"`{name.partition(',')[0]}` ({case['training_images']} training images, "
                 f"{case['size']} px), `{case['model']}` from scratch, {case['epochs']} epochs, all "
-                f"defaults: average precision on {case['n']} {case['split']} images",
-                f"{figures} (seed {case['seed']}) in {case['minutes']:.0f} min on "
-                f"{case['threads']} threads",
+                f"defaults: scores on {case['n']} {case['split']} images",
+                f"{figures} (the first {low:.1%} to {high:.1%}; seed {case['seed']}) in "
+                f"{case['minutes']:.0f} min on {case['threads']} threads, {case['precision']}",
                 case["command"],
             )
         )

@@ -25,8 +25,15 @@ from sklearn.datasets import load_digits
 from skipway.data import open_data, open_split
 from skipway.data.forms.folders import walk
 from skipway.data.preflight import scan
-from skipway.data.sources import LARGEST_VALIDATION
-from skipway.data.split import ArrayReader, DataSet, Names, Split, hold_out, image_sizes
+from skipway.data.split import (
+    LARGEST_VALIDATION,
+    ArrayReader,
+    DataSet,
+    Names,
+    Split,
+    hold_out,
+    image_sizes,
+)
 from skipway.errors import InputError
 from skipway.images import DecodeError, verify
 

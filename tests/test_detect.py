@@ -349,7 +349,7 @@ def test_a_training_from_folder_to_run(given_task: str, tmp_path: Path) -> None:
     ):
         refused = call(*command)
         assert refused.code == 2
-        assert "finds objects" in refused.error[0]
+        assert f"its task is {given_task}" in refused.error[0]
 
 
 def test_a_detector_starts_from_a_classifiers_weights(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_a_damaged_image_is_a_problem_of_annotated_data(tmp_path: Path) -> None:
         (["--task=detect", "--set=augment.mixup=0.2"], "augment.mixup = 0.2: not of the task"),
         (["--task=detect", "--set=detector.head=mask-rcnn"], "detector.head = mask-rcnn"),
         (["--task=instance", "--set=detector.head=fcos"], "instance needs mask-rcnn"),
-        (["--task=detect", "--set=data.resize=crop"], "a detector takes fit"),
+        (["--task=detect", "--set=data.resize=crop"], "the task detect takes fit"),
         (["--task=detect", "--set=detector.norm=frozen"], "detector.norm = frozen"),
         (["--task=detec"], "task = detec"),
     ],

@@ -23,9 +23,10 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image, project
 from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from skipway.architecture import ARCHITECTURES, Architecture, architecture, replaced
-from skipway.detectors import Detector, FrozenBatchNorm, build_detector
+from skipway.detectors import Detector, build_detector
 from skipway.errors import InputError
 from skipway.heads import DetectorConfig, light, paste_masks
+from skipway.norms import FrozenBatchNorm
 from skipway.resnet import ResNet
 from skipway.training.optim import freeze
 

@@ -13,10 +13,13 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis.extra import numpy as hnp
+from PIL import Image
+from scipy import ndimage
 
 from skipway.drawing import (
     COVER,
     LEAST_LETTERS,
+    PAINT,
     beside,
     colour,
     contact_sheet,
@@ -24,9 +27,12 @@ from skipway.drawing import (
     drawn,
     ink_on,
     lettering,
+    painted,
+    palette,
     placed,
 )
 from skipway.errors import InputError
+from skipway.segmentations import IGNORED
 
 GREY = 128
 
@@ -59,9 +65,41 @@ def test_class_colours_begin_with_the_houses_and_do_not_come_back() -> None:
     assert ["{:02x}{:02x}{:02x}".format(*colour(i)) for i in range(7)] == house
     many = [colour(i) for i in range(300)]
     assert len(set(many)) == 300
-    near = [math.dist(a, b) for a, b in itertools.combinations(many[:24], 2)]
-    assert min(near) > 12
-    assert many == [colour(i) for i in range(300)]
+    assert many == [colour(i) for i in reversed(range(300))][::-1]
+    assert [colour(i) for i in (63, 64, 1202)] == [tuple(palette(1203)[i]) for i in (63, 64, 1202)]
+
+
+def lab(rgb: object) -> np.ndarray:
+    """CIE L*a*b* of sRGB [..., 3], white being D65."""
+    share = np.asarray(rgb, float) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ np.array(
+        [[0.4124564, 0.2126729, 0.0193339],
+         [0.3575761, 0.7151522, 0.1191920],
+         [0.1804375, 0.0721750, 0.9503041]]
+    ) / [0.95047, 1, 1.08883]  # fmt: skip
+    x, y, z = np.moveaxis(
+        np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29), -1, 0
+    )
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+@pytest.mark.parametrize(("classes", "least"), [(12, 26), (24, 20), (64, 12), (255, 5)])
+def test_any_two_classes_have_colours_apart(classes: int, least: float) -> None:
+    """A difference of 2.3 can be noticed (CIE 1976)."""
+    colours = lab(palette(classes))
+    apart = np.linalg.norm(colours[:, None] - colours, axis=-1)
+    assert apart[np.triu_indices(classes, 1)].min() > least
+
+
+def test_a_palette_is_that_of_an_indexed_png() -> None:
+    colours = palette(30)
+    assert (colours.dtype, colours.shape) == (np.uint8, (30, 3))
+    assert [tuple(row) for row in colours.tolist()] == [colour(i) for i in range(30)]
+    assert palette(0).shape == (0, 3)
+    indexed = Image.fromarray(np.arange(30, dtype=np.uint8)[None], "L")
+    indexed.putpalette(colours.tobytes())
+    assert np.array_equal(np.asarray(indexed.convert("RGB"))[0], colours)
 
 
 @hypothesis.settings(deadline=None)
@@ -264,6 +302,147 @@ def test_masks_of_objects_at_the_edge_and_empty_masks() -> None:
     assert shrunk.shape == (50, 40, 3)
 
 
+# --- class maps ---------------------------------------------------------------------------------
+
+
+def mix(level: int, index: int) -> np.ndarray:
+    """A pixel of that grey under that class."""
+    return (1 - PAINT) * (64 + level // 2) + PAINT * np.array(colour(index))
+
+
+def plates(labels: np.ndarray, names: list[str], **options) -> tuple[np.ndarray, np.ndarray]:
+    """A painted grey image, and where names stand on it."""
+    image = grey(*labels.shape)
+    picture = painted(image, labels, names, **options)
+    return picture, (picture != painted(image, labels, [""] * len(names), **options)).any(axis=2)
+
+
+def pieces(mask: np.ndarray) -> int:
+    """Connected parts of a mask."""
+    return ndimage.label(mask, np.ones((3, 3)))[1]
+
+
+def test_a_class_covers_its_pixels_half_and_keeps_their_light() -> None:
+    labels = np.zeros((700, 900), np.uint8)
+    labels[:, 450:] = 9
+    for level in (0, GREY, 255):
+        picture = painted(np.full((700, 900, 3), level, np.uint8), labels, [""] * 10)
+        for index, part in ((0, picture[:, :440]), (9, picture[:, 460:])):
+            assert np.abs(part - mix(level, index)).max() <= 1
+
+
+def test_a_class_looks_the_same_on_dark_and_bright_and_coloured_ground() -> None:
+    """Its pixels are nearer to their own class, on a middle ground, than to any other."""
+    names = [""] * 12
+    grounds = [(32, 32, 32), (224, 224, 224), (200, 30, 30), (40, 90, 220), (GREY,) * 3]
+    labels = np.arange(12, dtype=np.uint8).repeat(40).reshape(12, 40)
+    seen = [
+        lab(painted(np.full((12, 40, 3), ground, np.uint8), labels, names, side=40)[:, 20])
+        for ground in grounds
+    ]
+    for found in seen:
+        apart = np.linalg.norm(found[:, None] - seen[-1], axis=-1)
+        assert apart.argmin(axis=1).tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("ignored", [IGNORED, 3, 200])
+def test_what_is_no_class_stays_as_it_is_but_for_a_hatch(ignored: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    labels = np.full((700, 900), ignored, np.uint8)
+    labels[:, 500:] = 1
+    picture = painted(image, labels, ["a", "b", "c"])
+    left = (slice(None), slice(0, 490))
+    lines = where(picture[left], (255, 255, 255)) | where(picture[left], (27, 31, 36))
+    assert 0.05 < lines.mean() < 0.25
+    assert np.array_equal(picture[left][~lines], image[left][~lines])
+    assert all(lines[y : y + 60, x : x + 60].any() for y in (0, 300, 640) for x in (0, 200, 430))
+    small = painted(image, labels, ["a", "b", "c"], side=64)  # without room for lines
+    plain = np.asarray(Image.fromarray(image).resize((64, 50), Image.Resampling.LANCZOS))
+    assert np.array_equal(small[:, :34], plain[:, :34])
+
+
+@pytest.mark.parametrize("side", [200, 700, 2000])
+def test_a_line_runs_between_regions_and_grows_with_the_picture(side: int) -> None:
+    y, x = np.mgrid[:280, :400]
+    labels = ((x - 200) ** 2 + (y - 140) ** 2 < 90**2).astype(np.uint8)
+    picture = painted(grey(280, 400), labels, ["", ""], side=side)
+    dark = where(picture, (27, 31, 36))
+    middle = dark[picture.shape[0] // 2]
+    runs = [len([*run]) for on, run in itertools.groupby(middle) if on]
+    assert len(runs) == 2
+    assert all(max(side / 1400, 1) <= run <= side / 190 for run in runs)
+    inside, outside = (np.abs(picture - mix(GREY, k)).max(axis=2) <= 1 for k in (1, 0))
+    for axis, step in itertools.product((0, 1), (-1, 1)):
+        assert not (np.roll(inside, step, axis) & outside).any()  # no gap in the line
+    assert where(picture, (255, 255, 255)).any() == (side >= 640)
+
+
+def test_a_large_region_bears_its_name_and_a_small_one_none() -> None:
+    labels = np.zeros((480, 640), np.uint8)
+    labels[:, 320:] = 1
+    labels[100:106, 50:300] = 2  # too thin
+    labels[440:, :320] = 3
+    labels[400:470, 400:600] = IGNORED
+    picture, named = plates(labels, ["sky", "road", "pole", "fence"])
+    assert pieces(named) == 3
+    for k, n in ((0, 1), (1, 1), (2, 0), (3, 1)):
+        plate = named & where(picture, colour(k))
+        assert pieces(plate) >= n
+        assert plate.any() == bool(n)
+        assert (labels[plate] == k).all()
+
+
+def test_a_name_stands_again_where_another_region_is_between() -> None:
+    labels = np.zeros((480, 640), np.uint8)
+    _, once = plates(labels, ["wall", "door"])
+    labels[:, 300:340] = 1
+    _, twice = plates(labels, ["wall", "door"])
+    labels[:] = 1
+    labels[100:200, 100:300] = labels[230:330, 100:300] = 0
+    _, near = plates(labels, ["wall", ""])
+    assert (pieces(once), pieces(twice), pieces(near)) == (1, 3, 1)
+
+
+@hypothesis.settings(max_examples=10, deadline=None)
+@hypothesis.given(st.integers(0, 2**32))
+def test_names_stand_in_their_regions_apart_from_each_other(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:150, :200]
+    points = rng.uniform(0, 1, (rng.integers(2, 14), 2)) * (150, 200)
+    labels = ((y[..., None] - points[:, 0]) ** 2 + (x[..., None] - points[:, 1]) ** 2).argmin(-1)
+    labels = (labels % 6).astype(np.uint8)
+    picture, named = plates(labels, [f"class {k}" for k in range(6)], side=600)
+    large = labels.repeat(3, axis=0).repeat(3, axis=1)
+    parts, n = ndimage.label(named, np.ones((3, 3)))
+    assert n >= 1
+    for part in ndimage.find_objects(parts):
+        own = large[part]
+        k = int(np.bincount(own.ravel()).argmax())
+        assert (own == k).mean() > 0.8
+        assert where(picture[part], colour(k)).mean() > 0.4
+        assert part[0].stop - part[0].start < 0.1 * 600
+
+
+@pytest.mark.parametrize("side", [80, 416, 2000])
+def test_names_can_be_read_at_any_size(side: int) -> None:
+    labels = np.zeros((round(0.75 * side), side), np.uint8)
+    picture, named = plates(labels, ["red blood cell"])
+    rows = np.nonzero(named.any(axis=1))[0]
+    height, longer = rows[-1] - rows[0] + 1, picture.shape[1]
+    assert height >= LEAST_LETTERS
+    assert 1 / 60 < height / longer < 1 / 30
+    letters = named & (picture.min(axis=2) > 140)  # more white than the blue below
+    assert letters.any(axis=0).sum() > 2 * height
+
+
+def test_a_small_picture_has_names_only_where_they_fit() -> None:
+    labels = np.zeros((48, 64), np.uint8)
+    labels[:, 40:] = 1
+    _, named = plates(labels, ["sky", "building"], side=64)
+    assert pieces(named) == 1
+    assert named[:, :40].sum() > 0.9 * named.sum()
+
+
 # --- any image ----------------------------------------------------------------------------------
 
 images = st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3])).flatmap(
@@ -291,6 +470,20 @@ def test_anything_can_be_drawn(image: np.ndarray, data: st.DataObject) -> None:
     assert abs(picture.shape[0] - max(height * ratio, 1)) <= 1
     assert abs(picture.shape[1] - max(width * ratio, 1)) <= 1
     assert np.array_equal(image, before)
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(images, st.data())
+def test_anything_can_be_painted(image: np.ndarray, data: st.DataObject) -> None:
+    labels = data.draw(hnp.arrays(np.uint8, image.shape[:2]))
+    names = data.draw(st.lists(st.text(max_size=12), max_size=255))
+    side = data.draw(st.none() | st.integers(1, 300))
+    before = image.copy(), labels.copy()
+    picture = painted(image, labels, names, side)
+    assert picture.dtype == np.uint8
+    assert picture.shape == drawn(image, np.zeros((0, 4)), [], [], side=side).shape
+    assert np.array_equal(image, before[0])
+    assert np.array_equal(labels, before[1])
 
 
 def test_sixteen_bits_and_grey_are_drawn_as_eight_and_colour() -> None:

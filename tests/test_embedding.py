@@ -29,9 +29,10 @@ from torch import nn
 from commands import Answer, call, draw, environment
 from skipway import shipped
 from skipway.card import Card, read_card
+from skipway.embedders import generalised_mean
 from skipway.embedding import Embedder, load_embedder, sheet
 from skipway.embedding import index as indexing
-from skipway.embedding.embedder import generalised_mean, unit_vectors
+from skipway.embedding.embedder import unit_vectors
 from skipway.embedding.index import Index, differences
 from skipway.embedding.search import find_similar, nearest_rows
 from skipway.errors import InputError

@@ -99,3 +99,11 @@ def test_a_missing_part_says_what_brings_it() -> None:
     assert "'no_such_package_anywhere'" in str(error)
     assert "pip install 'skipway[train]'" in str(error)
     assert len(str(error).splitlines()) <= 3
+
+
+def test_a_part_of_ours_that_is_missing_is_our_fault() -> None:
+    for name in ("skipway.no_such_room", "skipway"):
+        broken = ImportError("no", name=name)
+        with pytest.raises(ImportError) as caught:
+            missing_part("train", "train", broken)
+        assert caught.value is broken

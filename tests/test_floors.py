@@ -32,14 +32,28 @@ FLOORS = {
         "version",
         "shipped",
     ),
-    1: ("resnet", "data", "answers", "bootstrap", "detections", "drawing", "heatmap", "metrics"),
-    2: ("dialects", "peers", "hub", "weights", "probes", "detectors"),
+    1: (
+        "resnet",
+        "data",
+        "accumulation",
+        "answers",
+        "bootstrap",
+        "detections",
+        "drawing",
+        "heatmap",
+        "metrics",
+        "norms",
+        "retrieval",
+        "segmentations",
+    ),
+    2: ("dialects", "peers", "hub", "weights", "probes", "detectors", "embedders", "segmenters"),
     3: ("tasks",),
     4: (
         "training",
         "export",
         "predictor",
         "locator",
+        "pixel_predictor",
         "loading",
         "embedding",
         "evaluation",
@@ -50,6 +64,7 @@ FLOORS = {
         "report",
         "check",
         "check_objects",
+        "check_pixels",
         "doctor",
         "estimators",
         "probing",
@@ -62,7 +77,16 @@ FLOORS = {
 
 HEAVY = {"torch", "torchvision", "safetensors", "sklearn", "matplotlib", "onnx", "onnxscript"}
 """What only the training install has."""
-LIGHT = {"answers", "bootstrap", "evaluation", "explain", "metrics", "predictor"}
+LIGHT = {
+    "answers",
+    "bootstrap",
+    "evaluation",
+    "explain",
+    "metrics",
+    "predictor",
+    "retrieval",
+    "segmentations",
+}
 """With floor 0: usable without the training install."""
 
 

@@ -32,8 +32,8 @@ from skipway.data.objects import (
     open_objects,
     problems,
 )
-from skipway.data.objects.checking import Problem
 from skipway.data.objects.shapes import ShapeList, decode_texts, decoded
+from skipway.data.problems import Problem
 from skipway.errors import InputError
 
 Json = dict[str, Any]

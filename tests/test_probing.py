@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,26 +13,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from commands import draw
+from commands import call, draw
+from skipway import shipped
+from skipway.architecture import architecture
+from skipway.card import Card
 from skipway.data import Split, open_data
-from skipway.data.split import FolderReader, Names, hold_out
-from skipway.embedding import Embedder
+from skipway.data.split import ArrayReader, FolderReader, Names, hold_out
+from skipway.detectors import build_detector
+from skipway.embedding import Embedder, load_embedder
 from skipway.errors import InputError
-from skipway.images import DecodeError, plain_preprocess
+from skipway.heads import DetectorConfig
+from skipway.images import DecodeError, Preprocess, plain_preprocess
 from skipway.metrics import wilson_interval
 from skipway.probing import (
     HELD_OUT,
+    NEIGHBOURS,
     STRENGTHS,
     Probe,
+    choose_neighbours,
     choose_strength,
     nearest_classes,
+    open_splits,
     probe,
 )
+from skipway.weights import create_model, save_weights
 
 Array = npt.NDArray[Any]
 
@@ -83,6 +95,7 @@ def test_neighbours_vote_as_scikit_learn_s(k: int, digits: dict[str, Split]) -> 
         "trained_on": len(labels),
         "neighbours": min(k, len(labels)),
         "strength": None,
+        "leaked": 0,
         "skipped": (),
     }
 
@@ -115,6 +128,39 @@ def by_hand(known: Sequence[tuple[int, int]], asked: Array, k: int) -> int:
     for distance, _, label in sorted(similar)[:k]:
         votes[label] += math.exp((-distance - 1) / 0.07)
     return votes.index(max(votes))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_how_many_vote_is_chosen_on_what_was_held_out(noise: float) -> None:
+    """Many where labels are noisy; of equals the one that comes first."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 8))
+    x[:, 0] = np.where(np.arange(600) % 2, 4.0, -4.0)
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    truth = np.arange(600) % 2
+    labels = np.where(rng.random(600) < noise, 1 - truth, truth)
+    known, held = (x[:400], labels[:400]), (x[400:], truth[400:])
+    right = {
+        k: KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+        .fit(*known)
+        .score(*held)
+        for k in NEIGHBOURS
+    }
+    chosen = choose_neighbours(known, held)
+    assert right[chosen] == max(right.values())
+    assert chosen == max(NEIGHBOURS, key=lambda k: right[k])  # max takes the first of equals
+    assert chosen == (100 if noise else 20)
+    assert choose_neighbours(known, (held[0][:0], held[1][:0])) == NEIGHBOURS[0] == 20
+    assert choose_neighbours((x[:3], labels[:3]), held) in NEIGHBOURS
+
+
+def test_the_probe_chooses_without_the_test_images(digits: dict[str, Split]) -> None:
+    learned, held = (features(part) for part in hold_out(digits["train"], HELD_OUT, 5))
+    low = learned[0].astype(np.float32), held[0].astype(np.float32)
+    expected = choose_neighbours((low[0], learned[1]), (low[1], held[1]))
+    found = probe(Pixels(), digits["train"], digits["test"], "knn", seed=5)
+    assert found.neighbours == expected
+    assert found.trained_on == len(digits["train"])
 
 
 # Linear
@@ -179,15 +225,16 @@ def test_damaged_images_are_refused_or_left_out(kind: Any, folder: Split) -> Non
     assert all("bee/02.png" in reason for reason in found.skipped)
     same = folder.take(np.array([i for i in range(10) if i != 7]))
     assert (
-        probe(Pixels(), same, same, "knn").accuracy
-        == probe(Pixels(), folder, folder, "knn", on_bad="skip").accuracy
+        probe(Pixels(), same, same, "knn", neighbours=3).accuracy
+        == probe(Pixels(), folder, folder, "knn", neighbours=3, on_bad="skip").accuracy
     )
+    assert (found.leaked, probe(Pixels(), whole, whole, kind).leaked) == (9, 6)
 
 
 @pytest.mark.parametrize("kind", ["knn", "linear"])
 def test_what_cannot_be_probed_is_refused(kind: Any, folder: Split) -> None:
     damaged, ants = folder.take(np.array([7])), folder.take(np.arange(5))
-    with pytest.raises(InputError, match=r"no test image\n.*bee/02\.png"):
+    with pytest.raises(InputError, match=r"needs a test image\n.*bee/02\.png"):
         probe(Pixels(), folder, damaged, kind, on_bad="skip")
     with pytest.raises(InputError, match="two classes at least"):
         probe(Pixels(), ants, ants, kind)
@@ -204,3 +251,172 @@ def test_a_class_that_training_lacks_is_never_found(digits: dict[str, Split]) ->
     for kind in ("knn", "linear"):
         found: Probe = probe(Pixels(), fewer, test, kind)
         assert found.accuracy <= (test.labels != 9).mean()
+
+
+def test_copies_of_training_images_are_counted(folder: Split) -> None:
+    """By content, whatever their names."""
+    root = folder.reader.root  # type: ignore[attr-defined]
+    names = ["ant/00.png", "ant/copy.png", "bee/00.png", "bee/new.png"]
+    (root / "ant/copy.png").write_bytes((root / "bee/01.png").read_bytes())
+    Image.new("RGB", (8, 8), "red").save(root / "bee/new.png")
+    test = Split(folder.reader, Names(names), np.array([0, 0, 1, 1]))
+    train = folder.take(np.array([1, 2, 3, 5, 6, 8]))
+    assert probe(Pixels(), train, test, "knn").leaked == 2
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
+    pixels[10] = pixels[3]
+    arrays = Split(ArrayReader(pixels), Names(f"{i}.png" for i in range(12)), np.arange(12) % 2)
+    learned, asked = arrays.take(np.arange(9)), arrays.take(np.arange(9, 12))
+    assert probe(Pixels(), learned, asked, "linear").leaked == 1
+
+
+# The command
+
+COLOURS = ("blue", "green", "red")
+OTHERS = ("dusk", "dawn")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Colours in splits, the same as one folder, and a network that never saw them."""
+    root = tmp_path_factory.mktemp("probe")
+    for k, name in enumerate(("train", "val", "test")):
+        draw(root / "data" / name, COLOURS, n=(8, 4, 6)[k], seed=k)
+    draw(root / "flat", COLOURS, n=20)
+    draw(root / "one", COLOURS[:1])
+    for name in ("val", "test"):
+        draw(root / "untrained" / name, COLOURS)
+    net = create_model("resnet20", num_classes=2, seed=0, depths=(1, 1, 1), width=0.25)
+    card = Card(
+        model="custom",
+        architecture=net.arch,
+        classes=OTHERS,
+        preprocess=Preprocess(size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3),
+    )
+    (root / "run").mkdir()
+    (root / "run" / "run.json").write_text("{}")
+    save_weights(root / "run" / "best.safetensors", net, card)
+    torch.save(create_model("resnet20", num_classes=2, seed=0).state_dict(), root / "bare.pth")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["knn", "linear"])
+@pytest.mark.parametrize("stage", [None, "c2", "c3", "c4"])
+def test_the_command_is_the_probe_of_those_features(
+    kind: Any, stage: str | None, places: Path
+) -> None:
+    """The classes are the data's own; the model knows other ones."""
+    flags = [] if stage is None else ["--stage", stage]
+    given: list[Any] = [
+        "eval",
+        places / "run",
+        places / "data",
+        "--probe",
+        kind,
+        *flags,
+        "--threads=1",
+    ]
+    told = call(*given, "--json")
+    assert told.code == 0, told.err
+    embedder = load_embedder(places / "run", stage=stage)
+    splits = open_data(str(places / "data")).splits
+    expected = probe(embedder, splits["train"], splits["test"], kind)
+    assert told.value == {
+        "probe": {**asdict(expected), "skipped": []},
+        "split": "test",
+        "classes": 3,
+        "stage": stage or "c4",
+        "pooling": "average",
+    }
+    assert expected.accuracy > 0.6  # colours are told by random weights
+    words = call(*given).out
+    low, high = (f"{end:.2%}" for end in (expected.low, expected.high))
+    assert f"accuracy {expected.accuracy:.2%}  (95 % interval {low} to {high})" in words
+    assert f"stage {stage or 'c4'}" in words
+
+
+def test_splits_weights_and_neighbours_are_those_that_are_asked(places: Path) -> None:
+    given: list[Any] = [
+        "eval",
+        places / "bare.pth",
+        "--probe=knn",
+        "--neighbours=3",
+        "--json",
+        "--threads=1",
+    ]
+    found = call(*given, places / "data", "--split=val").value
+    assert (found["split"], found["probe"]["n"], found["probe"]["neighbours"]) == ("val", 12, 3)
+    flat = call(*given, places / "flat")
+    assert (flat.value["split"], flat.value["probe"]["n"]) == ("test", 6)
+    assert "no split given" in flat.err
+
+
+def test_an_image_in_both_splits_is_said(places: Path, tmp_path: Path) -> None:
+    shutil.copytree(places / "data", tmp_path / "data")
+    copied = tmp_path / "data" / "test" / "red" / "again.png"
+    shutil.copy(tmp_path / "data" / "train" / "red" / "00.png", copied)
+    given: list[Any] = ["eval", places / "run", tmp_path / "data", "--probe=knn", "--threads=1"]
+    told = call(*given)
+    assert told.code == 0, told.err
+    assert "WARNING: 1 of 19 test images are in train too, so the accuracy is too good" in told.err
+    assert "WARNING" not in call(*given, "--split=val").err
+    copied.write_bytes(b"no image")
+    refused = call(*given)
+    assert refused.code == 2
+    assert "again.png" in refused.error[0]
+    left_out = call(*given, "--on-bad=skip", "--json")
+    assert left_out.value["probe"]["n"] == 18
+    assert "again.png" in left_out.value["probe"]["skipped"][0]
+
+
+@pytest.mark.parametrize(
+    ("data", "flags", "words"),
+    [
+        ("data", ["--probe=kmeans"], "--probe kmeans: knn or linear"),
+        ("data", ["--probe=knn", "--split=train"], "--split train: --probe learns from train"),
+        ("data", ["--probe=knn", "--stage=c5"], "stage c5: "),
+        ("data", ["--probe=knn", "--views=flip"], "--probe: scores features"),
+        ("data", ["--probe=knn", "--against=bare.pth"], "--probe: scores features"),
+        ("data", ["--probe=linear", "--neighbours=3"], "--neighbours: goes with --probe knn"),
+        ("data", ["--stage=c3"], "--stage: goes with --probe"),
+        ("data", ["--neighbours=3"], "--neighbours: goes with --probe"),
+        ("untrained", ["--probe=knn"], "has test, val but no train folder"),
+        ("one", ["--probe=knn"], "one class only ('blue')"),
+    ],
+)
+def test_bad_input(data: str, flags: list[str], words: str, places: Path) -> None:
+    told = call("eval", places / "run", places / data, *flags, "--threads=1")
+    assert (told.code, told.out) == (2, "")
+    assert words in told.error[0]
+    assert len(told.error) <= 3
+
+
+def test_data_of_which_nothing_is_held_out(places: Path) -> None:
+    card = load_embedder(places / "run").card.model_copy(
+        update={"recipe": {"data": {"val": "none"}}}
+    )
+    with pytest.raises(InputError, match="has train alone, and no split to score"):
+        open_splits(card, str(places / "flat"))
+
+
+def test_models_without_stages_are_refused(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = shipped.file("cifar10-resnet20", ".onnx")
+    told = call("eval", onnx, places / "data", "--probe=knn")
+    assert told.code == 2
+    assert "an ONNX file gives classes" in told.error[0]
+    net = build_detector(
+        architecture("resnet18", num_classes=2, width=0.125), DetectorConfig(channels=8), 2
+    )
+    card = Card(
+        task="detect",
+        model="custom",
+        architecture=architecture("resnet18", num_classes=2, width=0.125),
+        classes=OTHERS,
+        detector=DetectorConfig(channels=8),
+        preprocess=Preprocess(size=(64, 64), resize="fit", mean=(0.5,) * 3, std=(0.25,) * 3),
+    )
+    save_weights(tmp_path / "detector.safetensors", net, card)
+    told = call("eval", tmp_path / "detector.safetensors", places / "data", "--probe=linear")
+    assert told.code == 2
+    assert "a model of the task detect; --probe takes features of classifiers" in told.error[0]

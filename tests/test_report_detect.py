@@ -375,8 +375,8 @@ def test_detectors_are_compared_by_average_precision(tmp_path, task, columns):
     runs = [task_run(tmp_path / name, task) for name in "ab"]
     comparison = compare(runs)
     assert verdicts(comparison) == [
-        (None, "Not tested: A and B: average precision is of all images together, which no test "
-         "here takes apart."),
+        (None, "Not tested: A and B: runs keep no matches of single images; skipway eval RUN DATA "
+         "--against RUN compares average precision on the same ones."),
     ]  # fmt: skip
     page = Page(write_comparison(comparison, tmp_path / "compare.html").read_text("utf-8"))
     assert_self_contained(page)

@@ -25,7 +25,7 @@ from pydantic import (
 from skipway.architecture import ARCHITECTURES, Architecture, name_of
 from skipway.errors import InputError, harmless, plain_words
 from skipway.files import atomic_write
-from skipway.heads import DetectorConfig
+from skipway.heads import HEADS, DetectorConfig, EmbedderConfig, SegmenterConfig
 from skipway.images import Preprocess
 
 METADATA_KEY = "skipway"
@@ -55,7 +55,7 @@ class Card(BaseModel):
 
     version: Literal[1] = 1
     """Of this schema."""
-    task: Literal["classify", "detect", "instance"] = "classify"
+    task: Literal["classify", "detect", "instance", "segment", "embed"] = "classify"
     model: str
     """The row of `ARCHITECTURES` that the architecture started from; any other text, as "custom",
     where that is not known."""
@@ -64,6 +64,10 @@ class Card(BaseModel):
     """By index of the output."""
     detector: DetectorConfig | None = None
     """What stands on the network, of detect and instance."""
+    segmenter: SegmenterConfig | None = None
+    """The same, of segment."""
+    embedder: EmbedderConfig | None = None
+    """The same, of embed."""
     preprocess: Preprocess
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Divides the logits before they become probabilities (1706.04599, section 4.2)."""
@@ -90,8 +94,11 @@ class Card(BaseModel):
                 f"preprocessing gives {self.preprocess.channels} channels, "
                 f"the network takes {self.architecture.in_channels}"
             )
-        if (self.detector is not None) != (self.task != "classify"):
-            raise ValueError(f"detector: of the tasks detect and instance, not of {self.task}")
+        for name in dict.fromkeys(HEADS.values()):
+            own = HEADS.get(self.task) == name
+            if (getattr(self, name) is not None) != own:
+                lacks = f"the task {self.task} needs one" if own else f"not of the task {self.task}"
+                raise ValueError(f"{name}: {lacks}")
         row = name_of(self.architecture)
         if self.model in ARCHITECTURES and row not in (self.model, "custom") and not self._changed:
             raise ValueError(

@@ -196,16 +196,16 @@ class Report:
         """The report for a terminal of 80 columns."""
         data = self.data
         yield f"{harmless(data.path)}: {len(data.classes):,} classes"
-        yield from (line for note in data.notes for line in _wrapped(harmless(note), "  "))
+        yield from (line for note in data.notes for line in wrapped(harmless(note), "  "))
         yield ""
-        yield from _table(list(self._rows()))
+        yield from table(list(self._rows()))
         found = [f for f in self.findings() if f.count]
         for title, problem in (("Problems", True), ("Worth knowing", False)):
             chosen = [f for f in found if f.problem is problem]
             if chosen:
                 yield from ("", title)
             for finding in chosen:
-                yield from _wrapped(finding.text, "  ")
+                yield from wrapped(finding.text, "  ")
                 for item in itertools.islice(finding.items, SHOWN):
                     yield f"    {_shown(finding.kind, item)}"
                 if finding.count > SHOWN:
@@ -229,14 +229,7 @@ class Report:
             values = [np.array(list(count.values())) for count in counts]
             for title, of in (("fewest", np.min), ("median", np.median), ("most", np.max)):
                 yield (f"  {title} of a class", *(f"{int(of(v)):,}" for v in values))
-        summaries = [found.summary() for found in looks]
-        if all(summary["smallest"] == summary["largest"] for summary in summaries):
-            rows = {"size": "median"}
-        else:
-            rows = {f"{key} size": key for key in ("smallest", "median", "largest")}
-        for title, key in rows.items():
-            sizes = [summary[key] for summary in summaries]
-            yield (title, *(f"{s[0]:,} x {s[1]:,}" if s else "-" for s in sizes))
+        yield from size_rows(looks)
         for mode in dict.fromkeys(mode for found in looks for mode in found.modes):
             yield (f"mode {mode}", *(f"{found.modes[mode]:,}" for found in looks))
         for key, title in TRAITS.items():
@@ -266,7 +259,13 @@ class Report:
         return Finding("unreadable", True, n, text, items)
 
     def _missing(self, kind: str, splits: Sequence[str], problem: bool) -> Finding:
-        places = {name: np.flatnonzero(self.counts[name] == 0) for name in splits}
+        # where splits have classes of their own, training needs its own, and the others none of them
+        learned = len(self.data.learned) if self.data.unseen else None
+        places = {
+            name: np.flatnonzero(self.counts[name][:learned] == 0)
+            for name in splits
+            if learned is None or name == "train"
+        }
         items = (
             {"split": name, "class": self.data.classes[i]}
             for name, found in places.items()
@@ -427,7 +426,20 @@ def _few(names: Sequence[str]) -> str:
     return " = ".join(names[:3]) + more
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def size_rows(looks: Sequence[Looks]) -> Iterator[tuple[str, ...]]:
+    """Rows of a table: the size of the images of each split, or its range."""
+    summaries = [found.summary() for found in looks]
+    if all(summary["smallest"] == summary["largest"] for summary in summaries):
+        rows = {"size": "median"}
+    else:
+        rows = {f"{key} size": key for key in ("smallest", "median", "largest")}
+    for title, key in rows.items():
+        sizes = [summary[key] for summary in summaries]
+        yield (title, *(f"{s[0]:,} x {s[1]:,}" if s else "-" for s in sizes))
+
+
+def wrapped(text: str, indent: str) -> list[str]:
+    """Prose in lines of a terminal, all but the first indented by two more."""
     return textwrap.wrap(
         text,
         WIDTH,
@@ -438,7 +450,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
     )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns side by side: the first to the left, cut at 36 cells, the others to the right."""
     first = min(max(cell_len(row[0]) for row in rows), 36)
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[1:]]

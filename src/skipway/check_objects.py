@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,17 +66,23 @@ class ObjectReport:
             yield f"  {name}: {found['images']:,} images, {found['objects']:,} objects: {counts}"
         for note in self.data.notes if self.data else ():
             yield f"  {harmless(note)}"
-        by_kind = Counter(problem.kind for problem in self.problems)
-        for kind, n in by_kind.most_common():
-            yield f"PROBLEM: {n:,} {KINDS[kind]}"
-            of_kind = [problem for problem in self.problems if problem.kind == kind]
-            yield from (f"  {problem}" for problem in of_kind[:SHOWN])
-            if n > SHOWN:
-                yield f"  and {n - SHOWN:,} more; --json lists all"
-        if self.ok:
-            yield "nothing is wrong"
-        else:
-            yield "train stops at these; --on-bad skip leaves out what is at fault"
+        yield from problem_lines(self.problems, KINDS)
+
+
+def problem_lines(
+    problems: Sequence[Problem],
+    kinds: Mapping[str, str],
+    so: str = "train stops at these; --on-bad skip leaves out what is at fault",
+) -> Iterator[str]:
+    """Problems by kind for a terminal, the most frequent first, and what follows from them. kinds:
+    what each is called."""
+    for kind, n in Counter(problem.kind for problem in problems).most_common():
+        yield f"PROBLEM: {n:,} {kinds[kind]}"
+        of_kind = [problem for problem in problems if problem.kind == kind]
+        yield from (f"  {problem}" for problem in of_kind[:SHOWN])
+        if n > SHOWN:
+            yield f"  and {n - SHOWN:,} more; --json lists all"
+    yield so if problems else "nothing is wrong"
 
 
 def check_objects(

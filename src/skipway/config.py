@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from skipway.errors import InputError, harmless, nearest, plain_words
-from skipway.heads import DetectorConfig
+from skipway.heads import DetectorConfig, EmbedderConfig, SegmenterConfig
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(epochs?|steps?|%)")
 _MINUTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:m|min|minutes?)")
@@ -73,7 +73,7 @@ def _interval(value: object) -> str:
     return f"{number} minutes"
 
 
-Task = Literal["classify", "detect", "instance"]
+Task = Literal["classify", "detect", "instance", "segment", "embed"]
 Duration = Annotated[str, BeforeValidator(_checked)]
 Length = Annotated[Duration, AfterValidator(_positive)]
 Interval = Annotated[str, BeforeValidator(_interval)]
@@ -138,7 +138,7 @@ class DataConfig(Slice):
     """Height and width of the model's input in pixels; chosen from the images when None."""
     channels: Literal[1, 3, 4] = 3
     resize: Literal["crop", "letterbox", "squash", "fit"] = "crop"
-    """As in the card's preprocessing; fit is that of detection."""
+    """As in the card's preprocessing; fit is that of detection and segmentation."""
     crop_ratio: float | None = Field(None, gt=0, le=1)
     """Of resize=crop, in evaluation and use: the input's side over the resized image's short side,
     of which the centre is taken. None is 224 / 256, or 1 for images of at most 64 px."""
@@ -158,10 +158,11 @@ class AugmentConfig(Slice):
     """Mirror left and right with probability 1/2; alternate: in every other epoch, which of them by
     chance (2404.00498, section 3.6)."""
     flip_up: bool = False
-    """Of detection: mirror up and down too with probability 1/2."""
+    """Of detection and segmentation: mirror up and down too with probability 1/2."""
     scale: Annotated[tuple[float, float], AfterValidator(_scales)] = (1.0, 1.0)
-    """Of detection: the image is so much smaller or larger than the input, log-uniform, and cropped
-    at random where it is larger. (0.1, 2) is large-scale jitter (2012.07177, section 3)."""
+    """Of detection and segmentation: the image is so much smaller or larger than the input,
+    log-uniform, and cropped at random where it is larger. (0.1, 2) is large-scale jitter
+    (2012.07177, section 3)."""
     pad_crop: int = Field(0, ge=0)
     """Pad by so many pixels (zero after normalisation) and crop at random (2015, section 4.2)."""
     area: Annotated[tuple[float, float], AfterValidator(_rising)] | None = None
@@ -281,10 +282,15 @@ class RunConfig(Slice):
     data_path: str
     recipe: str
     task: Task = "classify"
-    """classify: one label an image. detect: boxes of objects. instance: boxes and masks."""
+    """classify: one label an image. detect: boxes of objects. instance: boxes and masks. segment:
+    the class of each pixel. embed: a vector, close to those of images of the same class."""
     model: ModelConfig = ModelConfig()
     detector: DetectorConfig = DetectorConfig()
     """Of detect and instance."""
+    segmenter: SegmenterConfig = SegmenterConfig()
+    """Of segment."""
+    embedder: EmbedderConfig = EmbedderConfig()
+    """Of embed."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
@@ -296,15 +302,16 @@ class RunConfig(Slice):
     accumulate: int = Field(1, ge=1)
     """Parts in which a step goes through a batch, for one that would not fit into memory; batch
     norm sees one part at a time."""
-    loss: Literal["ce", "bce", "focal"] = "ce"
+    loss: Literal["ce", "bce", "focal", "ce+dice"] = "ce"
     """ce: cross-entropy. bce: a logistic loss for each class, the mean of them (2110.00476).
-    focal: cross-entropy times (1 - p)^focal_gamma (1708.02002)."""
+    focal: cross-entropy times (1 - p)^focal_gamma (1708.02002). ce+dice: of segmentation, with the
+    soft Dice coefficient (1606.04797)."""
     focal_gamma: float = Field(2.0, ge=0)
     bce_threshold: float | None = Field(None, ge=0, lt=1)
     """Of bce: a mixed image is fully of each class whose share, smoothed, is above it (2110.00476);
     None takes the shares as they are."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: the loss of a class in inverse proportion to its training images."""
+    """balanced: the loss of a class in inverse proportion to its training images, or pixels."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     exact_norm: bool = False
     """After training, compute batch norm's statistics over training images (2015 code)."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from skipway.accumulation import Matches
 from skipway.data.objects import Objects
 from skipway.data.objects.shapes import Runs
 from skipway.errors import missing_part
@@ -116,6 +117,8 @@ class Judged:
     """Of each such class: precision at IoU 0.5 at recall 0, 0.01, …, 1, [101]."""
     recall: dict[int, float]
     """Of each such class: the largest recall at IoU 0.5."""
+    matches: Matches
+    """For the same of resampled images."""
 
 
 def judged(
@@ -148,7 +151,8 @@ def judged(
         evaluation = COCOeval(true, guessed, "segm" if kind == "mask" else "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    return _judged(evaluation.eval["precision"], evaluation.eval["recall"])
+    matches = Matches.of(evaluation)
+    return _judged(evaluation.eval["precision"], evaluation.eval["recall"], matches)
 
 
 def _true_rows(
@@ -207,7 +211,7 @@ def _row(row: dict[str, Any], size: tuple[int, int], kind: Kind) -> dict[str, An
     return row
 
 
-def _judged(precision: Array, recall: Array) -> Judged:
+def _judged(precision: Array, recall: Array, matches: Matches) -> Judged:
     """From COCOeval's arrays: precision [IoU, recall, class, size, detections] and recall
     [IoU, class, size, detections], -1 where a class has no object."""
     every = precision[:, :, :, 0, -1]  # all sizes, the most detections
@@ -230,4 +234,5 @@ def _judged(precision: Array, recall: Array) -> Judged:
         {int(k): (float(mean[:, j].mean()), float(mean[0, j])) for j, k in enumerate(there)},
         {int(k): every[0, :, k] for k in there},
         {int(k): float(recall[0, k, 0, -1]) for k in there},
+        matches,
     )

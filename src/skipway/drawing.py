@@ -1,4 +1,5 @@
-"""What was found in an image, drawn on it: boxes, masks and labels that can be read at any size.
+"""What was found in an image, drawn on it: boxes, masks, class maps and labels that can be read at
+any size.
 
 Pillow and NumPy only. Lines and letters grow with the picture, every label stays inside of it and
 keeps off the other labels where there is room, and letters have a contrast of 4.5 at least.
@@ -6,7 +7,6 @@ keeps off the other labels where there is room, and letters have a contrast of 4
 
 from __future__ import annotations
 
-import colorsys
 import functools
 import math
 from collections.abc import Sequence
@@ -34,22 +34,71 @@ PAPER, INK, QUIET = WHITE, (27, 31, 36), (87, 96, 106)
 
 
 def colour(index: int) -> Colour:
-    """The colour of a class, always the same for an index: Okabe-Ito, then hues turned by the
-    golden ratio, which never come back, in three strengths."""
+    """The colour of a class, always the same for an index: Okabe-Ito, then `_distinct`."""
     if 0 <= index < len(OKABE_ITO):
         return OKABE_ITO[index]
-    hue = index * (math.sqrt(5) - 1) / 2 % 1
-    strength, value = ((0.85, 0.85), (0.5, 1.0), (0.95, 0.6))[index % 3]
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, strength, value))
+    known = _distinct(max(64, 1 << index.bit_length()))
+    red, green, blue = known[index % len(known)].tolist()
     return red, green, blue
+
+
+def palette(classes: int) -> Array:
+    """`colour` of each class, uint8 [classes, 3]: of an indexed PNG too."""
+    return np.array([colour(k) for k in range(classes)], np.uint8).reshape(-1, 3)
+
+
+@functools.cache
+def _distinct(most: int) -> Array:
+    """Colours in an order in which each is as far as can be from all before, uint8 [n, 3], `most`
+    or as many as there are: Okabe-Ito, then those of a grid that are not grey and neither dark nor
+    bright.
+
+    Distances are those of Oklab (Ottosson 2020), in whole numbers, so that the order is the same
+    everywhere.
+    """
+    levels = np.arange(0, 256, 17)
+    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = _oklab(grid)
+    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    kept = (lightness >= 350) & (lightness <= 930) & (chroma >= 50)
+    grid, lab = grid[kept], lab[kept]
+    found = [*OKABE_ITO]
+    away = np.min([((lab - _oklab(np.array(c))) ** 2).sum(axis=1) for c in OKABE_ITO], axis=0)
+    while len(found) < most and away.any():
+        furthest = int(away.argmax())
+        found.append(tuple(grid[furthest]))
+        away = np.minimum(away, ((lab - lab[furthest]) ** 2).sum(axis=1))
+    return np.array(found, np.uint8)
+
+
+def _oklab(rgb: Array) -> Array:
+    """sRGB [..., 3], 0 to 255, in thousandths of Oklab, int64 [..., 3]: lightness and two axes of
+    colour, in which equal distances look about equal."""
+    linear = _linear(rgb)
+    cones = np.cbrt(linear @ np.array(
+        [[0.4122214708, 0.2119034982, 0.0883024619],
+         [0.5363325363, 0.6806995451, 0.2817188376],
+         [0.0514459929, 0.1073969566, 0.6299787005]]
+    ))  # fmt: skip
+    lab = cones @ np.array(
+        [[0.2104542553, 1.9779984951, 0.0259040371],
+         [0.7936177850, -2.4285922050, 0.7827717662],
+         [-0.0040720468, 0.4505937099, -0.8086757660]]
+    )  # fmt: skip
+    thousandths: Array = np.rint(1000 * lab).astype(np.int64)
+    return thousandths
+
+
+def _linear(rgb: Array) -> Array:
+    """sRGB, 0 to 255, as light, 0 to 1 (WCAG 2.1)."""
+    share = np.asarray(rgb, np.float64) / 255
+    light: Array = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return light
 
 
 def luminance(of: Colour) -> float:
     """Relative luminance, 0 to 1, of an sRGB colour (WCAG 2.1)."""
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in of)
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return float(_linear(np.array(of)) @ [0.2126, 0.7152, 0.0722])
 
 
 def ink_on(plate: Colour) -> Colour:
@@ -327,7 +376,7 @@ def _draw_labels(
 ) -> None:
     """Each text on a plate of its colour; in letters that grow with the picture, and are smaller
     where there are many."""
-    size = max(round(max(frame) / 52), LEAST_LETTERS + 1)
+    size = _letter_size(frame)
     labels = [_label(text, size, frame) for text in texts]
     share = sum(w * h for _, _, (w, h) in labels) / (frame[0] * frame[1])
     if share > CROWDED:
@@ -337,25 +386,169 @@ def _draw_labels(
     sizes = np.array([labels[i][2] for i in fit], np.int64).reshape(-1, 2)
     corners = placed(sizes, outlines[fit], frame)
     for i, (x, y) in reversed(list(zip(fit, corners.tolist(), strict=True))):
-        text, letters, (w, h) = labels[i]
-        draw.rectangle((x, y, x + w - 1, y + h - 1), plates[i])
-        pad = _pad(size)
-        base = y + (h + letters.getmetrics()[0] - letters.getmetrics()[1]) // 2
-        draw.text((x + pad, base), text, ink_on(plates[i]), letters, anchor="ls")
+        _draw_label(draw, (x, y), labels[i], plates[i], size)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], label: Label, plate: Colour, size: int
+) -> None:
+    """The text of that size on its plate, whose upper left corner is given."""
+    (x, y), (text, letters, (w, h)) = corner, label
+    draw.rectangle((x, y, x + w - 1, y + h - 1), plate)
+    base = y + (h + letters.getmetrics()[0] - letters.getmetrics()[1]) // 2
+    draw.text((x + _pad(size), base), text, ink_on(plate), letters, anchor="ls")
+
+
+def _letter_size(frame: tuple[int, int]) -> int:
+    """Pixels of the letters on a picture of that width and height."""
+    return max(round(max(frame) / 52), LEAST_LETTERS + 1)
 
 
 def _pad(size: int) -> int:
     return max(size // 4, 2)
 
 
-def _label(
-    text: str, size: int, frame: tuple[int, int]
-) -> tuple[str, ImageFont.FreeTypeFont, tuple[int, int]]:
-    """The text as it fits into the frame, its font, and the width and height of its plate."""
+Label = tuple[str, ImageFont.FreeTypeFont, tuple[int, int]]
+"""A text, its font, and the width and height of its plate."""
+
+
+def _label(text: str, size: int, frame: tuple[int, int]) -> Label:
+    """The text as it fits into the frame."""
     said, letters = lettering(text, size)
     said = cut(said, letters, frame[0] - 2 * _pad(size))
     width = math.ceil(letters.getlength(said)) + 2 * _pad(size)
     return said, letters, (min(width, frame[0]), size + _pad(size))
+
+
+# Class maps
+
+PAINT = 0.6
+"""How much of its colour covers a pixel of a class."""
+_NO_CLASS = 255
+_LINED = 160
+"""Pixels of the longer side from which there is room for lines between regions and in them."""
+_HATCHES = 48
+"""Lines along the longer side of a picture where its pixels have no class."""
+_CELLS = 240
+"""Cells along the longer side in which a place for a name is looked for."""
+_SPACIOUS = (6.0, 4.5, 3.4, 2.6, 2.0, 1.5, 1.15)
+"""Times the sides of its plate that the place of a name may have, the most spacious first."""
+_FILLED = 0.9
+"""Share of such a place that the region must fill."""
+_ANEW = 0.4
+"""Share of the longer side from which on a name stands again, where something else is between."""
+_LOOKED_AT = 400
+"""Places that are weighed at a time."""
+
+
+def painted(image: Array, labels: Array, classes: Sequence[str], side: int | None = None) -> Array:
+    """The image under its class map, of which it keeps the light but not the hue: uint8
+    [H', W', 3].
+
+    image: uint8 or uint16 [H, W, 1 | 3]. labels: uint8 [H, W], positions in the classes; what is
+    none, as `segmentations.IGNORED`, leaves the image as it is, hatched. classes: their names, 255
+    at most; one stands wherever its region has the room, "" nowhere. Colours are those of
+    `palette`. side: as of `drawn`.
+    """
+    picture, _ = _resized(_as_rgb(image), side)
+    frame, longer = picture.size, max(picture.size)
+    labels = np.where(labels < len(classes), labels, np.uint8(_NO_CLASS))
+    shown = _sampled(labels, (frame[1], frame[0]))
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(classes)] = palette(len(classes))
+    # grey, neither dark nor bright: a class looks the same everywhere
+    grey = picture.convert("L").point([64 + level // 2 for level in range(256)])
+    mixed = Image.blend(grey.convert("RGB"), Image.fromarray(colours[shown]), PAINT)
+    picture.paste(mixed, mask=Image.fromarray(shown != _NO_CLASS))
+    if longer >= _LINED:
+        canvas, thin = np.array(picture), max(round(longer / 900), 1)
+        _hatch(canvas, shown == _NO_CLASS, thin)
+        _trace(canvas, shown, thin)
+        picture = Image.fromarray(canvas)
+    draw, size = ImageDraw.Draw(picture), _letter_size(frame)
+    cells = _sampled(labels, [max(round(n * _CELLS / longer), 1) for n in shown.shape])
+    for k in np.unique(cells[cells != _NO_CLASS]).tolist():
+        label = _label(classes[k], size, frame)
+        for corner in _rooms(cells == k, label[2], frame) if label[0] else ():
+            _draw_label(draw, corner, label, colour(k), size)
+    return np.asarray(picture)
+
+
+def _sampled(labels: Array, size: Sequence[int]) -> Array:
+    """The map [H, W] at another height and width: what is at the middle of each place."""
+    rows, columns = (
+        ((np.arange(n) + 0.5) * of / n).astype(np.int64)
+        for n, of in zip(size, labels.shape, strict=True)
+    )
+    found: Array = labels[np.ix_(rows, columns)]
+    return found
+
+
+def _hatch(canvas: Array, where: Array, thin: int) -> None:
+    """Slanting lines, light beside dark, so that they are seen on any ground."""
+    if not where.any():
+        return
+    apart = max(max(where.shape) // _HATCHES, 6 * thin)
+    y, x = np.ogrid[: where.shape[0], : where.shape[1]]
+    place = (y + x) % apart
+    canvas[where & (place < thin)] = WHITE
+    canvas[where & (place >= thin) & (place < 2 * thin)] = INK
+
+
+def _trace(canvas: Array, shown: Array, thin: int) -> None:
+    """A dark line where two regions meet, on a large picture beside a light one."""
+    apart = np.zeros(shown.shape, bool)
+    apart[:, :-1] |= shown[:, 1:] != shown[:, :-1]
+    apart[:-1] |= shown[1:] != shown[:-1]
+    if max(shown.shape) >= ENLARGED:
+        canvas[_grown(apart, 2 * thin)] = WHITE
+    canvas[_grown(apart, thin)] = INK
+
+
+def _grown(mask: Array, size: int) -> Array:
+    """Each pixel of the mask as a square of that side, to the right and below."""
+    for axis in (0, 1):
+        whole = mask.copy()
+        for step in range(1, size):
+            np.swapaxes(whole, 0, axis)[step:] |= np.swapaxes(mask, 0, axis)[:-step]
+        mask = whole
+    return mask
+
+
+def _rooms(inside: Array, plate: tuple[int, int], frame: tuple[int, int]) -> list[tuple[int, int]]:
+    """Corners (x, y) of plates of that width and height that stand in a region.
+
+    inside: the region in cells [h, w] of the frame (width, height).
+    """
+    sums = np.zeros((inside.shape[0] + 1, inside.shape[1] + 1), np.int64)
+    sums[1:, 1:] = inside.cumsum(axis=0).cumsum(axis=1)
+    cell = frame[0] / inside.shape[1], frame[1] / inside.shape[0]
+    centres: list[Array] = []
+    for times in _SPACIOUS:
+        w, h = (math.ceil(times * n / of) for n, of in zip(plate, cell, strict=True))
+        if w > inside.shape[1] or h > inside.shape[0]:
+            continue
+        count = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+        free = np.argwhere(count >= _FILLED * w * h)[:, ::-1] + (w / 2, h / 2)
+        free = free[:: max(math.ceil(len(free) / _LOOKED_AT), 1)]
+        for centre in centres:
+            free = free[_elsewhere(free, centre, inside)]
+        while len(free):
+            middle = ((free - free.mean(axis=0)) ** 2).sum(axis=1).argmin()
+            centres.append(free[middle])
+            free = free[_elsewhere(free, free[middle], inside)]
+    corners = [np.rint(centre * cell - np.array(plate) / 2).astype(int) for centre in centres]
+    return [(int(x), int(y)) for x, y in corners]
+
+
+def _elsewhere(places: Array, centre: Array, inside: Array) -> Array:
+    """Whether each place (x, y) [n, 2] is far from the centre, and another region is between:
+    bool [n]."""
+    way = centre + (places - centre) * np.linspace(0, 1, 32)[:, None, None]
+    x, y = np.moveaxis(way.astype(np.int64), -1, 0)
+    far = np.hypot(*(places - centre).T) >= _ANEW * max(inside.shape)
+    elsewhere: Array = far & (inside[y, x].mean(axis=0) < _FILLED)
+    return elsewhere
 
 
 # Several pictures as one

@@ -32,7 +32,12 @@ class GateNotMet(SkipwayError):
 
 
 def missing_part(command: str, extra: str, error: ImportError) -> InputError:
-    """The error for a command whose optional install is absent, naming what brings it."""
+    """The error for a command whose optional install is absent, naming what brings it.
+
+    Raises `error` itself where what is absent is a part of this package: a defect of ours.
+    """
+    if error.name is not None and error.name.partition(".")[0] == "skipway":
+        raise error
     return InputError(
         f"{command} needs the package {error.name!r}, which is not installed.\n"
         f"Install it with: pip install 'skipway[{extra}]'"

@@ -1,5 +1,5 @@
-"""What stands on a backbone to detect: its settings, as a card keeps them, and its masks put back
-into an image. No torch.
+"""What stands on a backbone to detect or segment: its settings, as a card keeps them, and a
+detector's masks put back into an image. No torch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ Array = npt.NDArray[Any]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Overlap = Annotated[float, Field(ge=0, le=1)]
+
+HEADS = {
+    "detect": "detector", "instance": "detector", "segment": "segmenter", "embed": "embedder",
+}  # fmt: skip
+"""By task: what stands on the network, as configuration and card call its settings."""
 
 _USUAL: dict[str, dict[str, Any]] = {
     "retinanet": {
@@ -129,6 +134,74 @@ def light(config: DetectorConfig) -> DetectorConfig:
     )  # fmt: skip
 
 
+_SEGMENTERS: dict[str, dict[str, int]] = {
+    "unet": {"output_stride": 32},
+    "deeplabv3plus": {"output_stride": 16},
+    "deeplabv3": {"output_stride": 8},
+    "fcn": {"output_stride": 8},
+}
+"""The output stride that is not given: of the DeepLabs after their papers (1706.05587, section 4.1,
+evaluation; 1802.02611, section 4.1, training), of FCN as torchvision has it."""
+_OF_SEGMENTERS = {
+    "output_stride": ("fcn", "deeplabv3", "deeplabv3plus"),
+    "auxiliary": ("fcn", "deeplabv3", "deeplabv3plus"),
+    "channels": ("deeplabv3", "deeplabv3plus"),
+    "rates": ("deeplabv3", "deeplabv3plus"),
+    "widths": ("unet",),
+}
+"""Settings that not every head has, and whose they are."""
+
+
+class SegmenterConfig(BaseModel):
+    """What tells the class of each pixel on a residual network: which head, and how wide.
+
+    Sources: U-Net 1505.04597; FCN 1411.4038; DeepLabV3 1706.05587; DeepLabV3+ 1802.02611. FCN's and
+    DeepLabV3's details are torchvision's.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    head: Literal["unet", "deeplabv3plus", "deeplabv3", "fcn"] = "unet"
+    """unet: a decoder back to the finest map of the network, for small data. fcn: two convolutions
+    on the last stage. deeplabv3: a pyramid of dilated convolutions on it. deeplabv3plus: that, and
+    two convolutions at the first stage's size."""
+    norm: Literal["frozen", "batch", "group"] = "batch"
+    """As a detector's. frozen: the network's batch norms keep statistics and weights, the head's do
+    not; only for a network that is trained already. group: group norms (1803.08494) everywhere."""
+    output_stride: Literal[8, 16, 32] = 32
+    """The network's stride at its end, at most: stages that would go beyond keep their size, and
+    their convolutions are dilated instead (1706.05587, section 3.1). fcn and deeplabv3: 8,
+    deeplabv3plus: 16. A U-Net dilates nothing."""
+    channels: Count = 256
+    """Channels of the DeepLabs' heads."""
+    rates: tuple[Count, ...] = Field((6, 12, 18), min_length=1)
+    """Dilations in the DeepLabs' pyramid, in pixels of a map of stride 16; twice as many at stride
+    8 and below, half as many at 32 (1706.05587, section 3.3)."""
+    auxiliary: bool = False
+    """In training an FCN head on the last stage but one gives logits too (1612.01105, section
+    3.3)."""
+    widths: tuple[Count, Count, Count, Count, Count] = (128, 64, 32, 32, 16)
+    """Channels of a U-Net's decoder at strides 16, 8, 4, 2 and 1, where the network has such maps;
+    at coarser ones as at 16. They are half of ResNet-18's, which costs half of what it does."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return _SEGMENTERS.get(str(given.get("head")), {}) | given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SegmenterConfig:
+        for name, heads in _OF_SEGMENTERS.items():
+            usual = _SEGMENTERS[self.head].get(name, type(self).model_fields[name].default)
+            if self.head not in heads and getattr(self, name) != usual:
+                raise ValueError(f"{name}: is of head {', '.join(heads)}, not of {self.head}")
+        return self
+
+
 def paste_masks(
     masks: Array,
     boxes: Array,
@@ -165,3 +238,58 @@ def _samples(low: float, high: float, source: int, size: int, cells: int) -> tup
     at = np.clip((at - low) / max(high - low, 1e-6) * cells - 0.5, 0, cells - 1)
     weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells)))
     return slice(first, max(first, end)), weights
+
+
+_OF_LOSS: dict[str, dict[str, Any]] = {
+    "proxy-anchor": {"margin": 0.1, "scale": 32.0},
+    "arcface": {"margin": 0.5, "scale": 64.0},
+    "triplet": {"margin": 0.2, "per_class": 4},
+}
+"""What is not given: 2003.13911, section 4.2; 1801.07698, section 3.1; and FaceNet's margin
+(1503.03832) with the K of 1703.07737."""
+
+
+class EmbedderConfig(BaseModel):
+    """Images as unit vectors, close where their classes are the same: how they are made of a
+    network's last stage, and the loss by which they are learned.
+
+    Sources: batch-hard triplets 1703.07737; proxy-anchor 2003.13911; ArcFace 1801.07698; GeM
+    1711.02512. What a setting is for the loss, where it is not given, is that of its paper.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    loss: Literal["proxy-anchor", "arcface", "triplet"] = "proxy-anchor"
+    """proxy-anchor, arcface: against a learned direction of each class. triplet: against the
+    farthest image of its class and the nearest of another, in the batch."""
+    dim: int = Field(128, ge=1, le=65536)
+    """Numbers of a vector."""
+    pooling: Literal["average", "gem"] = "average"
+    """Of the last stage's pixels. gem: the generalised mean, whose power is learned."""
+    gem_p: float = Field(3.0, ge=1, le=100)
+    """Of gem: the power that training begins with; 1 is the average."""
+    margin: float = Field(0.1, ge=0)
+    """proxy-anchor: of the cosine, both ways (0.1). arcface: of the angle, in radians (0.5).
+    triplet: of the distance of unit vectors, which is 2 at most (0.2)."""
+    scale: float = Field(32.0, gt=0)
+    """Of proxy-anchor (32) and arcface (64): multiplies the cosine."""
+    per_class: int = Field(0, ge=0)
+    """Images of a class that come together in a batch, the K of P classes x K images (4 with
+    triplet), all classes equally often; 0: each image once, in any order."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return _OF_LOSS.get(str(given.get("loss", "proxy-anchor")), {}) | given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EmbedderConfig:
+        if self.per_class == 1 or (self.loss == "triplet" and not self.per_class):
+            raise ValueError("per_class: a class needs two images at least in a batch")
+        if self.loss == "arcface" and self.margin >= np.pi:
+            raise ValueError("margin: of arcface an angle, below pi")
+        return self

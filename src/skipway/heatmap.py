@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -167,17 +167,23 @@ def fitted(image: Array, smallest: int = SMALL_SIDE, largest: int = LARGE_SIDE) 
 
 
 def picture(
-    image: Array, heat: Array, geometry: Geometry, title: str, notes: Sequence[str]
+    image: Array,
+    heat: Array,
+    geometry: Geometry,
+    title: str,
+    notes: Sequence[str],
+    mark: Callable[[Array], Array] | None = None,
 ) -> bytes:
     """A PNG: the image [H, W, 3], beside it the image under its map, below both the caption.
 
-    heat: [h, w] over the model's input. The image is in its own size, but for `SMALL_SIDE` and
-    `LARGE_SIDE`.
+    heat: [h, w] over the model's input. mark: draws on either of the two, uint8 [H', W', 3]. The
+    image is in its own size, but for `SMALL_SIDE` and `LARGE_SIDE`.
     """
     shown = fitted(image)
     height, width = shown.shape[:2]
     covered = over_original(heat, geometry, (height, width))
-    panels = [Image.fromarray(shown), Image.fromarray(overlay(shown, covered))]
+    sides = [shown, overlay(shown, covered)]
+    panels = [Image.fromarray(side if mark is None else mark(side)) for side in sides]
     beside = width <= 1.6 * height
     text = min(max((2 if beside else 1) * width // 44, 15), 72)
     gap = text // 2

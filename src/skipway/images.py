@@ -11,6 +11,7 @@ import base64
 import contextlib
 import functools
 import io
+import itertools
 import math
 import os
 import warnings
@@ -25,6 +26,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skipway.errors import InputError, harmless
+from skipway.files import atomic_write
 
 Array = npt.NDArray[Any]
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | Array
@@ -51,7 +53,7 @@ def decode(source: ImageLike, channels: Channels = 3, name: str | None = None) -
         raise DecodeError(
             f"{name}: a {type(source).__name__}; give a path, bytes, a PIL image or an array"
         )
-    with _opened(source, name) as image:
+    with opened(source, name) as image:
         return _pixels(image, channels, name)
 
 
@@ -61,7 +63,7 @@ def verify(source: ImageLike, name: str | None = None) -> None:
     if isinstance(source, np.ndarray):
         _from_array(source, 3, name)
         return
-    with _opened(source, name) as image:
+    with opened(source, name) as image:
         if image is not source:  # the caller's own image must stay as it is
             image.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size
         _pixels(image, 1, name)
@@ -69,23 +71,39 @@ def verify(source: ImageLike, name: str | None = None) -> None:
 
 def header_size(source: ImageLike, name: str | None = None) -> tuple[int, int]:
     """Height and width in pixels, as `decode` would give them; only TIFFs are decoded for it."""
+    return header(source, name)[0]
+
+
+def header(source: ImageLike, name: str | None = None) -> tuple[tuple[int, int], bool]:
+    """Height and width as `header_size` gives them, and whether EXIF turns or mirrors the image."""
     name = harmless(name if name is not None else _name(source))
     if isinstance(source, np.ndarray):
-        return source.shape[0], source.shape[1]
-    with _opened(source, name) as image:
+        return (source.shape[0], source.shape[1]), False
+    with opened(source, name) as image:
+        turned = _orientation(image) != 1
         if image.format == "TIFF":
             image.load()  # Pillow turns these by itself, and only then is the tag gone
-        turned = False
-        with contextlib.suppress(Exception):
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        return image.size if turned else image.size[::-1]
+        swapped = _orientation(image) in (5, 6, 7, 8)
+        return image.size if swapped else image.size[::-1], turned
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF has it; 1, as it is shown, where there is none that can be read."""
+    with contextlib.suppress(Exception):
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if found in range(1, 9):
+            return int(found)
+    return 1
 
 
 @contextlib.contextmanager
-def _opened(
+def opened(
     source: str | os.PathLike[str] | bytes | Image.Image, name: str
 ) -> Iterator[Image.Image]:
-    """The image, not decoded yet; what goes wrong inside the block becomes DecodeError."""
+    """The image, not decoded yet; what goes wrong inside the block becomes DecodeError.
+
+    name: what errors begin with, made harmless.
+    """
     format_name, held = "image", ""
     try:
         if isinstance(source, Image.Image):
@@ -504,3 +522,13 @@ def thumbnail(image: Array, side: int = 112) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def write_png(picture: Image.Image, folder: Path, stem: str) -> Path:
+    """Write STEM.png into the folder, or where that is there already STEM-2.png and so on, whole or
+    not at all. Raises InputError where it cannot be written."""
+    names = (f"{stem}-{n}.png" if n > 1 else f"{stem}.png" for n in itertools.count(1))
+    path = next(folder / name for name in names if not (folder / name).exists())
+    with atomic_write(path) as file:
+        picture.save(file, "PNG")
+    return path

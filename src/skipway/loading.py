@@ -9,7 +9,9 @@ from skipway.predictor import Predictor, task_of
 from skipway.predictor import load as load_classifier
 
 if TYPE_CHECKING:
+    from skipway.embedding import Embedder
     from skipway.locator import Locator
+    from skipway.pixel_predictor import PixelPredictor
 
 
 def load(
@@ -17,11 +19,21 @@ def load(
     threads: int | None = None,
     device: str = "cpu",
     precision: str = "float32",
-) -> Predictor | Locator:
-    """A `Predictor`, or of a model that finds objects a `Locator`, from a run, a weight file, an
-    exported ONNX file, or a name; see `predictor.load`. Raises InputError."""
-    if task_of(model) == "classify":
+) -> Predictor | Locator | PixelPredictor | Embedder:
+    """A `Predictor`, of a model that finds objects a `Locator`, of one for the class of each pixel
+    a `PixelPredictor`, or of one for vectors an `Embedder`; from a run, a weight file, an exported
+    ONNX file, or a name, see `predictor.load`. Raises InputError."""
+    task = task_of(model)
+    if task == "classify":
         return load_classifier(model, threads, device, precision)
+    if task == "segment":
+        from skipway.pixel_predictor import load_pixel_predictor
+
+        return load_pixel_predictor(model, threads, device, precision)
+    if task == "embed":
+        from skipway.embedding import load_embedder
+
+        return load_embedder(model, threads=threads, device=device, precision=precision)
     from skipway.locator import load_locator
 
     return load_locator(model, threads, device, precision)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from skipway.card import Card
+from skipway.data.ahead import read_ahead
 from skipway.data.objects import AnnotatedSplit
 from skipway.data.objects.shapes import Runs
 from skipway.detections import Detections, Kind, pixels_of
 from skipway.drawing import drawn
 from skipway.errors import InputError, harmless
-from skipway.files import atomic_write
-from skipway.images import DecodeError, Geometry, ImageLike, decode
+from skipway.images import DecodeError, Geometry, ImageLike, decode, write_png
 from skipway.predictor import on_device
 from skipway.tasks.detect import DetectionEvaluator, detections
 
@@ -126,8 +124,8 @@ def _as_json(mask: Runs) -> dict[str, list[int]]:
 
 
 def write_drawing(prediction: ObjectPrediction, folder: Path, classes: Sequence[str]) -> Path:
-    """The image of a prediction with its objects, as a PNG in the folder: NAME.png, or NAME-2.png
-    where that is there. Raises InputError where it cannot be written."""
+    """The image of a prediction with its objects, as a PNG in the folder, which `write_png` names.
+    Raises InputError where it cannot be written."""
     objects = prediction.objects
     masks = None
     if objects and objects[0].mask is not None:
@@ -141,12 +139,7 @@ def write_drawing(prediction: ObjectPrediction, folder: Path, classes: Sequence[
         [classes.index(found.label) for found in objects],
         masks,
     )
-    stem = Path(prediction.path).stem
-    names = (f"{stem}-{n}.png" if n > 1 else f"{stem}.png" for n in itertools.count(1))
-    path = next(folder / name for name in names if not (folder / name).exists())
-    with atomic_write(path) as file:
-        Image.fromarray(picture).save(file, "PNG")
-    return path
+    return write_png(Image.fromarray(picture), folder, Path(prediction.path).stem)
 
 
 def load_locator(
@@ -189,25 +182,17 @@ def score_objects(
     """
     channels = locator.card.preprocess.channels
 
-    def read(i: int) -> Array | DecodeError:
-        try:
-            return split.image(i, channels)
-        except DecodeError as error:
-            if on_bad == "error":
-                raise
-            return error
+    def read(i: int) -> Array:
+        return split.image(i, channels)
 
     kinds: tuple[Kind, ...] = ("mask", "box") if locator.card.task == "instance" else ("box",)
     evaluator, skipped = DetectionEvaluator(len(locator.classes), kinds), []
-    with ThreadPoolExecutor(threads) as pool:
-        for low in range(0, len(split), _AHEAD):
-            window = range(low, min(low + _AHEAD, len(split)))
-            for i, image in zip(window, pool.map(read, window), strict=True):
-                if isinstance(image, DecodeError):
-                    skipped.append(str(image))
-                    continue
-                (found,) = locator.found([image])
-                evaluator.add(i, found, split.target(i), (image.shape[0], image.shape[1]))
+    for i, image in read_ahead(range(len(split)), read, threads, _AHEAD, on_bad):
+        if isinstance(image, DecodeError):
+            skipped.append(str(image))
+            continue
+        (found,) = locator.found([image])
+        evaluator.add(i, found, split.target(i), (image.shape[0], image.shape[1]))
     if len(skipped) == len(split):
         raise InputError(skipped[0] if skipped else "no images to score")
     return evaluator, skipped

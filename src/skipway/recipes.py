@@ -262,6 +262,36 @@ RECIPES: dict[str, Recipe] = {
             "ema.decay": 0.99,
         },
     ),
+    "segment": Recipe(
+        source="a segmenter from the beginning or from a backbone's weights on small data: AdamW "
+        "(1711.05101), cosine, averaged weights, cross-entropy and Dice (1606.04797), scale jitter",
+        expected="see the table of results in the README",
+        settings={
+            "schedule.kind": "cosine",
+            "schedule.warmup": "5 %",
+            "optim.kind": "adamw",
+            "optim.weight_decay": 0.05,
+            "optim.decay_all": False,
+            "optim.clip": 5.0,
+            "loss": "ce+dice",
+            "augment.scale": (0.7, 1.6),
+            "augment.jitter": 0.3,
+            "ema.decay": 0.99,
+        },
+    ),
+    "embed": Recipe(
+        source="vectors from the beginning or from a classifier's weights: AdamW as in 2003.13911, "
+        "section 4.2, cosine, averaged weights",
+        expected="depends on the data and the loss",
+        settings={
+            "schedule.kind": "cosine",
+            "schedule.warmup": "5 %",
+            "optim.kind": "adamw",
+            "optim.weight_decay": 0.05,
+            "optim.decay_all": False,
+            "ema.decay": 0.99,
+        },
+    ),
     "finetune": Recipe(
         source="a short one-cycle from given weights, the new classifier faster than the rest",
         expected="depends on the weights",

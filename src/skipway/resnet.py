@@ -305,12 +305,25 @@ class ResNet(nn.Module):
         """All residual units by name (``layer1.0``), from input to output."""
         return {n: m for n, m in self.named_modules() if isinstance(m, Unit)}
 
+    def stem(self, x: Tensor) -> Tensor:
+        """What the stem puts out before its max-pool: [B, arch.stem_channels, h, w], half the
+        input's height and width where it strides.
+
+        In a pre-activation net it is the convolution's output.
+        """
+        stem: Tensor = self.relu(self.bn1(self.conv1(x)))
+        return stem
+
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """The output of each stage, `c2` onwards: [B, channels[c], H / strides[c], W / strides[c]].
 
         In a pre-activation net all but the last are the sums before any batch norm and ReLU.
         """
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.after(self.stem(x))
+
+    def after(self, stem: Tensor) -> dict[str, Tensor]:
+        """The same, from the output of the stem."""
+        x = self.maxpool(stem)
         features = {}
         for name, stage in zip(self.strides, self.stages(), strict=True):
             for unit in stage:
@@ -387,6 +400,25 @@ def recomputed(unit: nn.Module, x: Tensor) -> Tensor:
         context_fn=lambda: (contextlib.nullcontext(), frozen_statistics()),
     )
     return y
+
+
+def as_read(body: ResNet, stage: str, x: Tensor) -> Tensor:
+    """A stage's output as the next stage reads it.
+
+    A pre-activation net puts out sums that no norm has seen (`ResNet.features`). The next stage
+    starts from their batch norm and ReLU (2016, appendix: shared by both branches of a unit that
+    changes the shape), which are trained already; so no norm is added.
+    """
+    following = list(body.strides).index(stage) + 1
+    if body.arch.order == "post" or following == len(body.strides):
+        return x
+    unit = body.stages()[following][0]
+    assert isinstance(unit, PreUnit)
+    norm = unit.bn1
+    if isinstance(norm, nn.BatchNorm2d) and norm.training:
+        # the unit itself counts this batch in its running statistics
+        return F.relu(F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps))
+    return F.relu(norm(x))
 
 
 def backbone_of(net: nn.Module) -> ResNet:

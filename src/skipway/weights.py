@@ -15,10 +15,10 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -28,13 +28,16 @@ from torch import Tensor, nn
 from skipway.architecture import Architecture, architecture
 from skipway.card import METADATA_KEY, Card, header_bytes, parse_card, read_header
 from skipway.dialects import Difference, State, Translated, guess_architecture, translate
+from skipway.embedders import EmbeddingNet, build_embedder
 from skipway.errors import InputError, harmless
 from skipway.files import PEER_FILES, atomic_write, is_hub_name, weight_file
 from skipway.hub import fetch
-from skipway.peers import NOT_STATED, folder_card
+from skipway.peers import NOT_STATED, folder_card, torchvision_segmenter
 from skipway.resnet import ResNet
+from skipway.segmenters import Segmenter, build_segmenter
 
 log = logging.getLogger("skipway")
+_Net = TypeVar("_Net", bound=nn.Module)
 
 # Where checkpoints keep their tensors. Averaged weights (EMA) come first: they are the ones that
 # were meant for use.
@@ -373,7 +376,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
     """
     state, card = read_state(path)
     if card is not None and card.task != "classify":
-        raise InputError(f"{state.origin}: finds objects (task {card.task}); give a classifier")
+        raise InputError(f"{state.origin}: its task is {card.task}; give a classifier")
     file = translate(state)
     notes: list[str] = []
     if card:
@@ -418,23 +421,51 @@ def load_detector(path: str | os.PathLike[str]) -> tuple[nn.Module, Card]:
     state, card = read_state(path)
     if card is None or card.detector is None:
         raise InputError(f"{state.origin}: no detector; skipway train --task detect makes one")
-    with torch.random.fork_rng(devices=[]):
-        net = build_detector(card.architecture, card.detector, len(card.classes))
-    own = net.state_dict()
-    wrong = {key for key in own.keys() | state.keys() if _shape(own, key) != _shape(state, key)}
-    if wrong:
+    arch, config, classes = card.architecture, card.detector, len(card.classes)
+    return _filled(lambda: build_detector(arch, config, classes), state), card
+
+
+def load_segmenter(path: str | os.PathLike[str]) -> tuple[Segmenter, Card]:
+    """A segmenter that Skipway wrote, or torchvision's FCN or DeepLabV3 on a residual network,
+    ready to use (eval mode), and its card. Raises InputError where it is none, or where card and
+    tensors disagree."""
+    state, card = read_state(path)
+    if card is None and (found := torchvision_segmenter(state)):
+        state, card = found
+    if card is None or card.segmenter is None:
+        raise InputError(
+            f"{state.origin}: no segmenter; skipway train --task segment makes one\n"
+            "Of torchvision's, FCN and DeepLabV3 on residual networks are taken."
+        )
+    arch, config, classes = card.architecture, card.segmenter, len(card.classes)
+    return _filled(lambda: build_segmenter(arch, config, classes), state), card
+
+
+def load_embedding(path: str | os.PathLike[str]) -> tuple[EmbeddingNet, Card]:
+    """A network for vectors that Skipway wrote, ready to use (eval mode), and its card. Raises
+    InputError where it is none, or where card and tensors disagree."""
+    state, card = read_state(path)
+    if card is None or card.embedder is None:
+        raise InputError(f"{state.origin}: not made by skipway train --task embed")
+    arch, config, classes = card.architecture, card.embedder, len(card.classes)
+    return _filled(lambda: build_embedder(arch, config, classes), state), card
+
+
+def _filled(build: Callable[[], _Net], state: State) -> _Net:
+    """A network with heads, with all tensors of a file."""
+    with torch.device("meta"):  # shapes without memory
+        difference = Difference.between(build().state_dict(), state)
+    if wrong := difference.shapes + difference.missing + difference.extra:
         raise InputError(
             f"{state.origin}: its card and its tensors disagree: {harmless(min(wrong))[:80]}"
         )
     for key, tensor in state.items():
         if not bool(torch.isfinite(tensor.float()).all()):
             raise InputError(f"{state.origin}: {harmless(key)[:80]} holds NaN or infinity")
-    net.load_state_dict(state)
-    return net.eval(), card
-
-
-def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
-    return tuple(state[key].shape) if key in state else None
+    with torch.random.fork_rng(devices=[]):
+        net = build()
+    net.load_state_dict(net.state_dict() | state)
+    return net.eval()
 
 
 def save_weights(

@@ -35,6 +35,7 @@ def bench(
     photos: Annotated[Path | None, _path("Imagenette as class folders.")] = None,
     boxes: Annotated[Path | None, _path("Blood cells with boxes, COCO.")] = None,
     masks: Annotated[Path | None, _path("Nuclei with masks, COCO.")] = None,
+    pixels: Annotated[Path | None, _path("Streets with masks of classes.")] = None,
     few: Annotated[Path | None, _path("Some hundred photographs.")] = None,
     weights: Annotated[Path | None, _path("A third party's CIFAR-10 ResNet-20.", "FILE")] = None,
     run: Annotated[Path | None, _path("A run on Imagenette to fine-tune from.", "RUN")] = None,
@@ -50,8 +51,8 @@ def bench(
     """
     place = _folder(folder)
     index = runpy.run_path(str(place / "index.py"))["BENCHMARKS"]
-    named = {"data": data, "photos": photos, "boxes": boxes, "masks": masks, "few": few}
-    named |= {"weights": weights, "run": run}
+    named = {"data": data, "photos": photos, "boxes": boxes, "masks": masks}
+    named |= {"pixels": pixels, "few": few, "weights": weights, "run": run}
     given = {key: path for key, path in (named | {"timm": timm}).items() if path is not None}
     for key, path in given.items():
         if not path.exists():

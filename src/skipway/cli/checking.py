@@ -18,34 +18,47 @@ def check_data(
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Decides what is held out; as for train.")] = 0,
     task: Annotated[
-        str | None, typer.Option(help="instance: the masks of annotations too; as for train.")
+        str | None,
+        typer.Option(
+            help="As for train. instance: the masks of annotations too. segment: the masks where "
+            "there are annotations as well. embed: splits may have classes of their own."
+        ),
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Find what is wrong with labelled or annotated images.
+    """Find what is wrong with labelled or annotated images, or with masks.
 
     Exit code 1 where train should wait.
 
     Problems, which give 1: files that cannot be read, classes without a training image, the same
     file in two splits, or with two labels; of annotations (COCO, VOC, YOLO) boxes, masks, ids and
-    classes that cannot be. Data that train cannot even open gives 2.
+    classes that cannot be; of masks of classes (train/images and train/masks, images/ and masks/,
+    Pascal VOC) values and colours that are no class, other sizes, and images without one. What
+    values mean stands in classes.json, classes.txt or class_dict.csv. Data that train cannot even
+    open gives 2.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from skipway.check import check
-    from skipway.check_objects import check_objects
+    from skipway.check_objects import ObjectReport, check_objects
+    from skipway.check_pixels import PixelReport, check_pixels
     from skipway.config import resolve
     from skipway.data import open_data
+    from skipway.data.pixels import form_of_masks
     from skipway.machine import cores
 
     settings = {"data_path": data, "recipe": "modern", "data.val": val, "seed": seed}
     settings |= {"task": task} if task else {}
     config = resolve(settings)  # told as train tells it
     threads = threads or cores()
-    masks = config.task == "instance"
-    annotated = check_objects(data, config.data.val, config.seed, threads, masks)
+    asked = data, config.data.val, config.seed, threads
+    annotated: ObjectReport | PixelReport | None = None
+    if config.task not in ("segment", "embed"):
+        annotated = check_objects(*asked, masks=config.task == "instance")
+    if config.task == "segment" or (annotated is None and not task and form_of_masks(data)):
+        annotated = check_pixels(*asked)
     if annotated is not None:
         if as_json:
             emit(annotated.to_json())
@@ -54,7 +67,7 @@ def check_data(
         if not annotated.ok:
             raise typer.Exit(1)
         return
-    opened = open_data(data, config.data.val, config.seed)
+    opened = open_data(data, config.data.val, config.seed, unseen=config.task == "embed")
     console = Console(file=sys.stderr)
     columns = (TextColumn("reading"), BarColumn(24), MofNCompleteColumn())
     quiet = as_json or not console.is_terminal

@@ -1,12 +1,42 @@
-"""`skipway eval` of a model that finds objects."""
+"""`skipway eval` of models that find objects, or the class of each pixel."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from skipway.cli.shared import emit
 from skipway.errors import InputError, harmless
+
+if TYPE_CHECKING:
+    from skipway.accumulation import ComparedFigures
+    from skipway.data import DataSet, Split
+    from skipway.locator import Locator
+    from skipway.tasks.detect import DetectionEvaluator
+
+OBJECT_METRICS = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "AP of small objects",
+    "ap_medium": "AP of medium objects",
+    "ap_large": "AP of large objects",
+}
+PIXEL_METRICS = {
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean class accuracy",
+    "weighted_iou": "IoU weighted by pixels",
+    "boundary_f1": "boundary F1",
+}
+COLUMNS = {
+    "iou": "IoU",
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "boundary_f1": "boundary F1",
+    "share": "of pixels",
+}
 
 
 def evaluate_objects(
@@ -17,23 +47,181 @@ def evaluate_objects(
     device: str,
     precision: str,
     threads: int,
+    against: str | None,
     as_json: bool,
 ) -> None:
-    """Score a detector on annotated images. Raises InputError."""
+    """Score a detector on annotated images, and another one on the same. Raises InputError."""
+    from skipway.accumulation import resamples_of
     from skipway.data.objects import AnnotatedSplit, open_objects
     from skipway.locator import load_locator, score_objects
 
     locator = load_locator(model, threads, device, precision)
+    rival = None if against is None else _rival(locator, against, threads, device, precision)
     setting = locator.card.setting
     policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
-    opened = open_objects(
+
+    def opened(scored: Locator) -> DataSet:
+        return open_objects(
+            data,
+            setting("data.val", "auto"),
+            setting("seed", 0),
+            policy,
+            masks=scored.card.task == "instance",
+            classes=scored.classes,
+        )
+
+    def score(scored: Locator, images: Split) -> tuple[DetectionEvaluator, int]:
+        assert isinstance(images, AnnotatedSplit)
+        evaluator, skipped = score_objects(scored, images, threads, policy)
+        _tell_skipped(skipped)
+        return evaluator, len(images) - len(skipped)
+
+    made = opened(locator)
+    name = _split_of(made, data, split)
+    evaluator, n = score(locator, made.splits[name])
+    metrics, ends = evaluator.metrics(), evaluator.intervals
+    rows: list[dict[str, Any]] = evaluator.per_class(locator.classes)
+    found = None
+    if rival is not None:
+        theirs = opened(rival).splits[name]
+        if [*theirs.names] != [*made.splits[name].names]:
+            raise InputError(f"--against {harmless(against)}: its images are not those of MODEL")
+        found = evaluator.against(score(rival, theirs)[0])
+    if as_json:
+        value = {"metrics": metrics, "intervals": ends, "resamples": resamples_of(n), "n": n}
+        value |= {"split": name, "per_class": rows}
+        emit(value | ({} if found is None else {"against": _as_json(found, str(against))}))
+        return
+    print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images")
+    for key, figure in metrics.items():
+        print(f"{object_metric(key)} {figure:.2%}{_within(ends[key])}")
+    for row in rows:
+        print(
+            f"  {row['label']}: AP {row['ap']:.2%}{_within(row['ap_interval'])}  "
+            f"AP50 {row['ap50']:.2%}  ({row['n']:,} objects)"
+        )
+    if found is not None:
+        print("\n".join(_comparison(found, harmless(against))))
+
+
+def _rival(locator: Locator, against: str, threads: int, device: str, precision: str) -> Locator:
+    """The other model. Raises InputError before anything is scored."""
+    from skipway.locator import load_locator
+
+    try:
+        other = load_locator(against, threads, device, precision)
+    except InputError as error:
+        raise InputError(f"--against: {error}") from None
+    if {*other.classes} != {*locator.classes}:
+        raise InputError(f"--against {harmless(against)}: its classes are not those of MODEL")
+    return other
+
+
+def object_metric(key: str) -> str:
+    """A metric of a detector in words."""
+    kind, _, name = key.partition("_")
+    if kind in ("mask", "box"):
+        return f"{kind} {OBJECT_METRICS[name]}"
+    return OBJECT_METRICS[key]
+
+
+def _within(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"  (95 % interval {ends[0]:.2%} to {ends[1]:.2%})"
+
+
+def _as_json(found: ComparedFigures, against: str) -> dict[str, Any]:
+    return {
+        "model": against,
+        "n": found.n,
+        "metrics": found.second,
+        "differences": found.differences,
+        "intervals": found.intervals,
+        "clear": {name: found.clear(name) for name in found.first},
+    }
+
+
+def _comparison(found: ComparedFigures, name: str) -> Iterator[str]:
+    """MODEL is A, the other B; differences are B minus A."""
+    yield f"against B, {name}, on the same {found.n:,} images:"
+    for key, difference in found.differences.items():
+        ends = found.intervals[key]
+        within = "" if ends is None else f" ({100 * ends[0]:+.2f} to {100 * ends[1]:+.2f})"
+        yield (
+            f"  {object_metric(key)} {found.second[key]:.2%}, B minus A "
+            f"{100 * difference:+.2f} points{within}"
+        )
+    key, difference = next(iter(found.differences.items()))
+    if found.clear(key):
+        better = "B" if difference > 0 else "A"
+        yield f"{better} is better: 0 is not in the interval of {object_metric(key)}."
+    else:
+        yield f"Not told apart: 0 is in the interval of {object_metric(key)}."
+
+
+def evaluate_pixels(
+    model: str,
+    data: str,
+    split: str | None,
+    views: str,
+    on_bad: Literal["error", "skip"] | None,
+    device: str,
+    precision: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Score a semantic segmenter on images with masks. Raises InputError."""
+    from skipway.data.pixels import MaskedSplit, open_pixels
+    from skipway.pixel_predictor import load_pixel_predictor, pixel_views, score_pixels
+
+    asked = pixel_views(views)
+    predictor = load_pixel_predictor(model, threads, device, precision)
+    setting = predictor.card.setting
+    policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
+    opened = open_pixels(
         data,
         setting("data.val", "auto"),
         setting("seed", 0),
         policy,
-        masks=locator.card.task == "instance",
-        classes=locator.classes,
+        classes=predictor.classes,
     )
+    name = _split_of(opened, data, split)
+    images = opened.splits[name]
+    assert isinstance(images, MaskedSplit)
+    evaluator, skipped = score_pixels(predictor, images, threads, policy, asked)
+    _tell_skipped(skipped)
+    metrics, n = evaluator.metrics(), len(images) - len(skipped)
+    ends = {key: evaluator.intervals[key] for key in metrics}
+    rows = evaluator.per_class(predictor.classes)
+    if not rows:
+        raise InputError(f"{harmless(data)}: {name}: no pixel of its masks is judged")
+    if as_json:
+        emit(
+            {
+                "metrics": metrics,
+                "intervals": ends,
+                "n": n,
+                "split": name,
+                "views": asked.value,
+                "size": predictor.card.preprocess.size,
+                "per_class": rows,
+            }
+        )
+        return
+    of = "" if asked == "one" else f", views: {asked}"
+    print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images{of}")
+    for key, value in metrics.items():
+        low, high = ends[key] or (value, value)
+        print(f"{PIXEL_METRICS[key]} {value:.2%}  (95 % interval {low:.2%} to {high:.2%})")
+    width = min(max(len(row["label"]) for row in rows), 24)
+    print(f"  {'':<{width}}" + "".join(f"{title:>13}" for title in COLUMNS.values()))
+    for row in rows:
+        told = ("–" if row[key] is None else f"{row[key]:.2%}" for key in COLUMNS)
+        print(f"  {row['label']:<{width}.{width}}" + "".join(f"{value:>13}" for value in told))
+
+
+def _split_of(opened: DataSet, data: str, split: str | None) -> str:
+    """The split that is scored, by default the first that was held out. What the data must be known
+    for goes to stderr."""
     name = split or next(n for n in ("test", "val", "train") if n in opened.splits)
     if name not in opened.splits:
         raise InputError(
@@ -41,19 +229,9 @@ def evaluate_objects(
         )
     for note in opened.notes:
         print(f"note: {note}", file=sys.stderr)
-    images = opened.splits[name]
-    assert isinstance(images, AnnotatedSplit)
-    evaluator, skipped = score_objects(locator, images, threads, policy)
-    for reason in skipped:
+    return name
+
+
+def _tell_skipped(reasons: list[str]) -> None:
+    for reason in reasons:
         print(f"skipped: {reason}", file=sys.stderr)
-    metrics, n = evaluator.metrics(), len(images) - len(skipped)
-    rows: list[dict[str, Any]] = evaluator.per_class(locator.classes)
-    if as_json:
-        emit({"metrics": metrics, "n": n, "split": name, "per_class": rows})
-        return
-    print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images")
-    print("  ".join(f"{key} {value:.2%}" for key, value in metrics.items()))
-    for row in rows:
-        print(
-            f"  {row['label']}: AP {row['ap']:.2%}  AP50 {row['ap50']:.2%}  ({row['n']:,} objects)"
-        )

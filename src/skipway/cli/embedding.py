@@ -23,12 +23,19 @@ def embed(
     ],
     out: Annotated[str, typer.Option(help="A parquet file that is not there.")],
     stage: Annotated[
-        str | None, typer.Option(help="c2 to c5; by default the network's last.")
+        str | None,
+        typer.Option(
+            help="c2 to c5, or embedding of a model that was trained for it; by default the last "
+            "that there is."
+        ),
     ] = None,
     pooling: Annotated[
-        str,
-        typer.Option(metavar="average|gem", help="Of a stage's pixels; gem: generalised mean."),
-    ] = "average",
+        str | None,
+        typer.Option(
+            metavar="average|gem",
+            help="Of a stage's pixels; gem: generalised mean. By default average.",
+        ),
+    ] = None,
     gem_p: Annotated[float, typer.Option(help="The power of gem, 1 or more.")] = 3.0,
     no_normalise: Annotated[
         bool, typer.Option("--no-normalise", help="Leave vectors at the length that they have.")

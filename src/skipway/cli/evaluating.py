@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from skipway.cli.detecting import evaluate_objects
+from skipway.cli.detecting import evaluate_objects, evaluate_pixels
+from skipway.cli.probing import evaluate_features
+from skipway.cli.retrieving import evaluate_vectors
 from skipway.cli.shared import Device, Json, Model, OnBad, Precision, Threads, app, emit
 from skipway.errors import InputError, harmless
 
@@ -83,13 +85,30 @@ def evaluate(
     views: Annotated[
         str,
         typer.Option(
-            metavar="one|flip|shift|ten-crop|scales",
+            metavar="one|flip|shift|ten-crop|scales|slide",
             help="Views of an image that are averaged: it alone; its mirror image too; both moved "
-            "by a pixel too; five crops, mirrored; the whole at five sizes.",
+            "by a pixel too; five crops, mirrored; the whole at five sizes. Of segmenters: one; "
+            "flip; scales, the whole at six sizes, mirrored; slide, overlapping tiles at full "
+            "resolution.",
         ),
     ] = "one",
     size: Annotated[
         int | None, typer.Option(min=8, help="Side of the input in pixels, if not the card's.")
+    ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="knn|linear",
+            help="Score the features instead: a k-NN or linear classifier learns from them on "
+            "train, and is scored on test or val.",
+        ),
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Of --probe: c2 to c5; by default the network's last.")
+    ] = None,
+    neighbours: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of --probe knn: that vote; by default chosen on train."),
     ] = None,
     on_bad: Annotated[
         OnBad | None,
@@ -108,22 +127,54 @@ def evaluate(
     from skipway.machine import cores
     from skipway.predictor import load, task_of
 
-    if views not in list(Views):
-        raise InputError(f"--views {harmless(views)}: {', '.join(Views)}")
     _check(against, calibrate, out, views, size)
     column = _column(slices)
     threads = threads or cores()
-    if task_of(model) != "classify":
+    bad: Literal["error", "skip"] | None = None
+    if on_bad is not None:
+        bad = "skip" if on_bad is OnBad.skip else "error"
+    if probe is not None:
         if against or calibrate or corruptions or column or size or views != "one":
             raise InputError(
-                f"{harmless(model)} finds objects; --against, --calibrate, --corruptions, "
+                "--probe: scores features, not the model's answers; leave out --against, "
+                "--calibrate, --corruptions, --slices, --size and --views"
+            )
+        evaluate_features(
+            model, data, probe, split, stage, neighbours, bad, device, precision.value, threads,
+            as_json,
+        )  # fmt: skip
+        return
+    if stage is not None or neighbours is not None:
+        raise InputError(f"{'--neighbours' if stage is None else '--stage'}: goes with --probe")
+    task = task_of(model)
+    if task == "segment":
+        if against or calibrate or corruptions or column or size:
+            raise InputError(
+                f"{harmless(model)} tells the class of each pixel; --against, --calibrate, "
+                "--corruptions, --slices and --size are of classifiers"
+            )
+        evaluate_pixels(model, data, split, views, bad, device, precision.value, threads, as_json)
+        return
+    if task == "embed":
+        if against or calibrate or corruptions or column or size or views != "one":
+            raise InputError(
+                f"{harmless(model)} makes vectors; --against, --calibrate, --corruptions, "
                 "--slices, --size and --views are of classifiers"
             )
-        bad: Literal["error", "skip"] | None = None
-        if on_bad is not None:
-            bad = "skip" if on_bad is OnBad.skip else "error"
-        evaluate_objects(model, data, split, bad, device, precision.value, threads, as_json)
+        evaluate_vectors(model, data, split, bad, device, precision.value, threads, as_json)
         return
+    if task != "classify":
+        if calibrate or corruptions or column or size or views != "one":
+            raise InputError(
+                f"{harmless(model)} finds objects; --calibrate, --corruptions, --slices, --size "
+                "and --views are of classifiers"
+            )
+        evaluate_objects(
+            model, data, split, bad, device, precision.value, threads, against, as_json
+        )  # fmt: skip
+        return
+    if views not in list(Views):
+        raise InputError(f"--views {harmless(views)}: {', '.join(Views)}")
 
     def opened(name: str) -> Predictor:
         predictor = load(name, threads, device, precision.value)

@@ -1,4 +1,4 @@
-"""`skipway explain`: occlusion needs no torch by itself, Grad-CAM does."""
+"""`skipway explain`: occlusion of a classifier needs no torch by itself, all else does."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import itertools
 import sys
 from collections.abc import Container
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from skipway.cli.shared import Device, Json, Model, Threads, app, emit
 from skipway.cli.using import expand
 from skipway.errors import InputError, harmless, nearest
+
+if TYPE_CHECKING:
+    from skipway.explain import Explanation
 
 E = TypeVar("E", bound=enum.StrEnum)
 
@@ -27,6 +30,16 @@ def explain(
     class_name: Annotated[
         str | None,
         typer.Option("--class", metavar="NAME", help="Which; by default each image's answer."),
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "--object",
+            min=1,
+            metavar="N",
+            help="Of a detector: the N-th most certain object; by default the first three that "
+            "are sure.",
+        ),
     ] = None,
     method: Annotated[
         str,
@@ -56,7 +69,7 @@ def explain(
         str | None,
         typer.Option(
             metavar="probability|logit",
-            help="For occlusion: what is measured; by default the probability.",
+            help="For occlusion of a classifier: what is measured; by default the probability.",
         ),
     ] = None,
     out: Annotated[
@@ -68,9 +81,11 @@ def explain(
 ) -> None:
     """Show where in images a model sees a class.
 
-    For each image a PNG: the image, and beside it in colour what spoke for the class.
+    For each image a PNG: the image, and beside it in colour what spoke for the class; of a detector
+    one for each of its objects, of a segmenter what spoke for the class's pixels.
     """
-    from skipway.explain import Method, Of, open_explainer
+    from skipway.explain import Explainer, Method, Of, open_explainer
+    from skipway.explain.objects import ObjectExplainer
     from skipway.files import atomic_write
     from skipway.images import DecodeError
     from skipway.machine import cores
@@ -87,36 +102,61 @@ def explain(
     explainer = open_explainer(
         model, chosen, stage, window, stride, measured, threads or cores(), device
     )
+    objects = isinstance(explainer, ObjectExplainer)
+    for name, given, its in (
+        ("--object", number, objects),
+        ("--of", of, isinstance(explainer, Explainer)),
+    ):
+        if given is not None and not its:
+            raise InputError(f"{name}: not of a model of this task, {harmless(model)}")
     k = None if class_name is None else explainer.index(class_name)
+
+    def explained(path: str) -> list[Explanation]:
+        if isinstance(explainer, ObjectExplainer):
+            return explainer(path, k, number)
+        return [explainer(path, k)]
+
     rows: list[dict[str, Any]] = []
     for path in expand(images):
         row: dict[str, Any] = {"path": path, "method": chosen.value, "error": None}
-        rows.append(row)
         try:
-            found = explainer(path, k)
-        except DecodeError as error:
-            row["error"] = str(error)
+            found = explained(path)
+        except (DecodeError, InputError) as error:
+            said = str(error) if isinstance(error, DecodeError) else f"{harmless(path)}: {error}"
+            rows.append(row | {"error": said})
             if not as_json:
-                print(f"skipway: {error}", file=sys.stderr)
+                print(f"skipway: {said}", file=sys.stderr)
             continue
-        file = free_name(out, f"{Path(path).stem}-{chosen}", {row.get("file") for row in rows})
-        with atomic_write(file) as target:
-            target.write(found.picture())
-        row |= {
-            "class": found.asked.label,
-            "probability": found.asked.score,
-            "answer": found.best.label,
-            "peak": found.peak,
-            "file": str(file),
-        }
-        if not as_json:
-            most = "nowhere" if found.peak is None else "most at {}, {}".format(*found.peak)
-            asked = f"{harmless(found.asked.label)} {found.asked.score:.1%}"
-            print(f"{harmless(path)}: {asked}, {most}: {harmless(file)}")
+        if not found:
+            rows.append(row | {"object": None, "file": None})
+            if not as_json:
+                print(f"{harmless(path)}: nothing is found")
+        for one in found:
+            stem = f"{Path(path).stem}-{chosen}"
+            if objects:
+                stem += f"-object-{one.facts['object']}"
+            file = free_name(out, stem, {row.get("file") for row in rows})
+            with atomic_write(file) as target:
+                target.write(one.picture())
+            rows.append(row | _told(one) | {"file": str(file)})
+            if not as_json:
+                most = "nowhere" if one.peak is None else "most at {}, {}".format(*one.peak)
+                asked = f"{harmless(one.asked.label)} {one.asked.score:.1%}{one.what}"
+                print(f"{harmless(path)}: {asked}, {most}: {harmless(file)}")
     if as_json:
         emit(rows)
     if any(row["error"] for row in rows):
         raise typer.Exit(2)
+
+
+def _told(found: Explanation) -> dict[str, Any]:
+    return {
+        "class": found.asked.label,
+        "probability": found.asked.score,
+        "answer": found.best.label,
+        "peak": found.peak,
+        **found.facts,
+    }
 
 
 def one_of(flag: str, value: str, choices: type[E]) -> E:

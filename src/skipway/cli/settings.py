@@ -28,7 +28,11 @@ Settings = Annotated[
 ]
 _OPTIONS: dict[str, Any] = {
     "task": Annotated[
-        str | None, typer.Option(help="classify, detect (boxes) or instance (boxes and masks).")
+        str | None,
+        typer.Option(
+            help="classify, detect (boxes), instance (boxes and masks), segment (pixels) or embed "
+            "(vectors)."
+        ),
     ],
     "model": Annotated[str | None, typer.Option(help="A name of `skipway models`.")],
     "recipe": Annotated[str | None, typer.Option(help=", ".join(RECIPES) + ".")],

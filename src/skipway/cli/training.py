@@ -69,6 +69,7 @@ def show_result(result: Result) -> None:
 
     from skipway.config import resolve
     from skipway.report.run import CACHED
+    from skipway.training.progress import speed
     from skipway.training.record import flat
 
     run, found = shlex.quote(harmless(result.run)), result.record["result"]
@@ -85,11 +86,24 @@ def show_result(result: Result) -> None:
             scored = f"95 % interval {low:.2%} to {high:.2%}, {scored}"
         lines.append(f"{found['split']} {name} {value:.2%}  ({scored})")
     lines += [
-        f"{result.seconds:.0f} s, {result.images_per_second:,.0f} images/s{of} in training",
+        f"{result.seconds:.0f} s, {speed(result.images_per_second)}{of} in training",
         f"report   {harmless(result.run / 'report.html')}",
         "",
         f"skipway eval {run} {shlex.quote(harmless(result.record['data']['path']))}",
+        *_uses(run, result),
+    ]
+    Console(highlight=False).print(Panel(Text("\n".join(lines)), title="done", expand=False))
+
+
+def _uses(run: str, result: Result) -> list[str]:
+    """Two lines to copy that use the model."""
+    if result.record["config"]["task"] == "embed":
+        data = shlex.quote(harmless(result.record["data"]["path"]))
+        return [
+            f"skipway embed {run} {data} --out vectors.parquet",
+            f"skipway search {run} vectors.parquet IMAGE… --sheet found.png",
+        ]
+    return [
         f"skipway predict {run} IMAGE…",
         f"skipway.load({str(result.run)!r})  # in Python",
     ]
-    Console(highlight=False).print(Panel(Text("\n".join(lines)), title="done", expand=False))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,8 +16,9 @@ from skipway.cli.shared import Device, Json, Model, Precision, Threads, app, emi
 from skipway.errors import InputError, harmless
 
 if TYPE_CHECKING:
-    from skipway.answers import Prediction
-    from skipway.locator import ObjectPrediction
+    from skipway.locator import Locator
+    from skipway.pixel_predictor import PixelPredictor
+    from skipway.predictor import Predictor
 
 
 @app.command()
@@ -32,71 +33,131 @@ def predict(
     ] = 0.5,
     draw: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="Write each image with its objects, of a detector."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Write each image with its objects, of a detector, or in the colours of its "
+            "classes, of a segmenter.",
+        ),
     ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write the class of each pixel as an indexed PNG, of a segmenter.",
+        ),
+    ] = None,
+    views: Annotated[
+        str,
+        typer.Option(
+            metavar="one|flip|scales|slide",
+            help="Views of an image that are averaged, of a segmenter: all of it; its mirror image "
+            "too; both at six sizes; overlapping tiles at its full resolution.",
+        ),
+    ] = "one",
     device: Device = "cpu",
     precision: Annotated[Precision, typer.Option()] = Precision.float32,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Classify images, or find the objects in them."""
+    """Classify images, or find the objects in them or the class of each pixel."""
     from skipway.machine import cores
     from skipway.predictor import Predictor, task_of
 
-    if draw is not None and task_of(model) == "classify":
+    task = task_of(model)
+    if draw is not None and task == "classify":
         raise InputError(f"--draw: {harmless(model)} is a classifier, which finds no objects")
+    for flag, given in (("--masks", masks is not None), ("--views", views != "one")):
+        if given and task != "segment":
+            raise InputError(
+                f"{flag}: {harmless(model)} is of the task {task}; only models of the task segment "
+                "tell the class of each pixel"
+            )
+    if task == "embed":
+        raise InputError(
+            f"{harmless(model)} makes vectors, which name nothing; take skipway embed and search"
+        )
     from skipway.loading import load
 
     loaded = load(model, threads or cores(), device, precision.value)
     paths = list(expand(images))
-    predictions: Iterable[Prediction | ObjectPrediction]
+    answers: Iterator[Answer]
     if isinstance(loaded, Predictor):
-        predictions = loaded.stream(paths, top)
+        answers = classified(loaded, paths, top)
     else:
-        predictions = loaded.stream(paths, threshold)
-        if draw is not None:
-            predictions = drawn_too(predictions, Path(draw), loaded.classes)
-    found, failed = [], []
-    for p in predictions:
-        if as_json:
-            found.append(asdict(p))
-        elif p.error is not None:
-            print(f"skipway: {p.error}", file=sys.stderr)
+        from skipway.locator import Locator
+        from skipway.pixel_predictor import PixelPredictor
+
+        if isinstance(loaded, Locator):
+            answers = located(loaded, paths, threshold, _folder("--draw", draw))
         else:
-            print(f"{harmless(p.path)}: {in_words(p)}")
-        if p.error is not None:
-            failed.append(p.path)
+            assert isinstance(loaded, PixelPredictor)
+            drawings, maps = _folder("--draw", draw), _folder("--masks", masks)
+            answers = mapped(loaded, paths, views, drawings, maps)
+    found, failed = [], False
+    for row, words in answers:
+        if as_json:
+            found.append(row)
+        elif row["error"] is not None:
+            print(f"skipway: {row['error']}", file=sys.stderr)
+        else:
+            print(f"{harmless(row['path'])}: {words}")
+        failed |= row["error"] is not None
     if as_json:
         emit(found)
     if failed:
         raise typer.Exit(2)
 
 
-def in_words(prediction: Prediction | ObjectPrediction) -> str:
-    """The classes of an image, or how many objects of each it has."""
-    from skipway.answers import Prediction
-
-    if isinstance(prediction, Prediction):
-        scores = (f"{harmless(s.label)} {s.score:.1%}" for s in prediction.predictions)
-        return "  ".join(scores)
-    counts = Counter(harmless(found.label) for found in prediction.objects)
-    return ", ".join(f"{n} {label}" for label, n in counts.most_common()) or "nothing"
+Answer = tuple[dict[str, Any], str]
+"""What is said of an image: as JSON, with `path` and `error`, and in words."""
 
 
-def drawn_too(
-    predictions: Iterable[ObjectPrediction], folder: Path, classes: tuple[str, ...]
-) -> Iterator[ObjectPrediction]:
-    """The predictions as they come, each image with its objects written into the folder as PNG."""
+def classified(loaded: Predictor, paths: list[str], top: int) -> Iterator[Answer]:
+    """The classes of each image."""
+    for found in loaded.stream(paths, top):
+        scores = (f"{harmless(s.label)} {s.score:.1%}" for s in found.predictions)
+        yield asdict(found), "  ".join(scores)
+
+
+def located(
+    loaded: Locator, paths: list[str], threshold: float, drawings: Path | None
+) -> Iterator[Answer]:
+    """How many objects of each class an image has; each drawn into a folder, where there is one."""
     from skipway.locator import write_drawing
 
+    for found in loaded.stream(paths, threshold):
+        if drawings is not None and found.error is None:
+            write_drawing(found, drawings, loaded.classes)
+        counts = Counter(harmless(one.label) for one in found.objects)
+        words = ", ".join(f"{n} {label}" for label, n in counts.most_common())
+        yield asdict(found), words or "nothing"
+
+
+def mapped(
+    loaded: PixelPredictor, paths: list[str], views: str, drawings: Path | None, maps: Path | None
+) -> Iterator[Answer]:
+    """The shares of the classes in each image; painted, and its map, in folders where they are."""
+    from skipway.pixel_predictor import pixel_views, write_mask, write_painting
+
+    for found in loaded.stream(paths, pixel_views(views)):
+        mask = None
+        if drawings is not None and found.error is None:
+            write_painting(found, drawings, loaded.classes)
+        if maps is not None and found.error is None:
+            mask = str(write_mask(found, maps, loaded.classes))
+        shares = (f"{harmless(s.label)} {s.share:.1%}" for s in found.shares)
+        yield found.to_json() | {"mask": mask}, "  ".join(shares)
+
+
+def _folder(flag: str, name: str | None) -> Path | None:
+    """The folder that a flag names, made where it is not there. Raises InputError."""
+    if name is None:
+        return None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--draw {harmless(folder)}: {error.strerror}") from None
-    for prediction in predictions:
-        if prediction.error is None:
-            write_drawing(prediction, folder, classes)
-        yield prediction
+        raise InputError(f"{flag} {harmless(name)}: {error.strerror}") from None
+    return Path(name)
 
 
 @app.command()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from skipway.data.keyed import Key, permutation
+from skipway.data.keyed import Key, hashed, permutation
 from skipway.data.preflight import Scan, scan
 from skipway.data.split import Split
 from skipway.errors import InputError
@@ -142,6 +142,58 @@ def repeated(n: int, repeats: int, seed: int, epoch: int) -> tuple[Array, Array]
     return permutation(n, seed, epoch)[at // repeats], at % repeats
 
 
+def grouped(
+    labels: Array, per_class: int, batch_size: int, seed: int, epoch: int, processes: int = 1
+) -> tuple[Array, Array]:
+    """What a training epoch of P classes x K images a batch (1703.07737, section 2) shows, in
+    order: which image, and which copy of it, int64 [N] each.
+
+    labels: int64 [N]; per_class is K, batch_size that of each process, of P K images. On average
+    all classes come equally often, and none twice in a batch where there are as many as it has
+    groups of K; images of a class come in turn, and again as another copy once all have been. A
+    process has whole groups of a batch: how many processes share it changes which of them has an
+    image, and no more.
+    """
+    n = len(labels)
+    classes, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.lexsort((hashed(seed, epoch, np.arange(n, dtype=np.uint64)), own))
+    at_once = max(batch_size * processes // per_class, 1)
+    a_round = len(classes) // at_once * at_once or len(classes)  # groups until a class may return
+    groups = -(-n // per_class)
+    rounds = np.arange(-(-groups // a_round), dtype=np.uint64)[:, None]
+    draws = hashed(seed, epoch, rounds, np.arange(len(classes), dtype=np.uint64), 1)
+    chosen = np.argsort(draws, axis=1, kind="stable")[:, :a_round].ravel()[:groups]
+    turn = _visits(chosen)[:, None] * per_class + np.arange(per_class)
+    starts, size = (np.cumsum(sizes) - sizes)[chosen][:, None], sizes[chosen][:, None]
+    index, copy = order[starts + turn % size].ravel()[:n], (turn // size).ravel()[:n]
+    places = np.arange(n)
+    if processes > 1:  # neighbours go to one process, which takes every so many-th image
+        for low, high in batches(n, batch_size, processes):
+            dealt = np.concatenate([np.arange(low + r, high, processes) for r in range(processes)])
+            places[dealt] = np.arange(low, high)
+    return index[places], copy[places]
+
+
+def _visits(values: Array) -> Array:
+    """How often each value has come before: int64 [N]."""
+    order = np.argsort(values, kind="stable")
+    counts = np.bincount(values)
+    visits = np.empty(len(values), np.int64)
+    visits[order] = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return visits
+
+
+def _shown(
+    n: int, labels: Array | None, batch_size: int, seed: int, processes: int, repeats: int,
+    per_class: int,
+) -> Callable[[int], tuple[Array, Array]]:  # fmt: skip
+    """What an epoch shows in order, by its number; labels are asked for with per_class alone."""
+    if not per_class:
+        return lambda epoch: repeated(n, repeats, seed, epoch)
+    assert labels is not None
+    return lambda epoch: grouped(labels, per_class, batch_size, seed, epoch, processes)
+
+
 Augment = Callable[[Array, Any, Key | None], tuple[Any, Any]]
 Collate = Callable[[list[tuple[Any, Any]]], tuple[Any, Any]]
 
@@ -150,7 +202,7 @@ class ResidentFeed:
     """A split that was decoded once and lives in memory.
 
     frames: uint8 or uint16 [N, H, W, C]; labels: int64 [N]. repeats: copies of an image in a
-    training epoch, see `repeated`.
+    training epoch, see `repeated`; per_class: images of a class beside one another, see `grouped`.
     """
 
     def __init__(
@@ -161,10 +213,12 @@ class ResidentFeed:
         seed: int,
         part: Part = WHOLE,
         repeats: int = 1,
+        per_class: int = 0,
     ) -> None:
         self.frames = torch.from_numpy(frames)
         self.labels = torch.from_numpy(labels)
-        self.batch_size, self.seed, self.part, self.repeats = batch_size, seed, part, repeats
+        self.batch_size, self.seed, self.part = batch_size, seed, part
+        self._shown = _shown(len(labels), labels, batch_size, seed, part.size, repeats, per_class)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -179,7 +233,7 @@ class ResidentFeed:
         return Batch(images, self.labels[rows], index, repeat)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        order, repeat = repeated(len(self), self.repeats, self.seed, epoch)
+        order, repeat = self._shown(epoch)
         for low, high in batches(len(self), self.batch_size, self.part.size)[start:]:
             yield self._batch(self.part.of(order[low:high]), self.part.of(repeat[low:high]))
 
@@ -268,9 +322,11 @@ class DecodedFeed:
         persistent: bool = True,
         part: Part = WHOLE,
         repeats: int = 1,
+        per_class: int = 0,
     ) -> None:
         self.n, self.batch_size, self.seed, self.part = len(split), batch_size, seed, part
-        self.repeats = repeats
+        labels = split.labels if per_class else None
+        self._shown = _shown(len(split), labels, batch_size, seed, part.size, repeats, per_class)
         self._order = _Order()
         self._loader = DataLoader(
             _Decoded(split, channels, augment),
@@ -303,7 +359,7 @@ class DecodedFeed:
             yield batch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        order, repeat = repeated(self.n, self.repeats, self.seed, epoch)
+        order, repeat = self._shown(epoch)
         bounds = batches(self.n, self.batch_size, self.part.size)[start:]
         of = self.part.of
         return self._pass(((of(order[a:b]), of(repeat[a:b])) for a, b in bounds), epoch)

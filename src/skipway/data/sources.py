@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +22,17 @@ from skipway.data.split import (
     Found,
     Names,
     Split,
+    Val,
+    check_val,
+    divided,
     hold_out,
 )
 from skipway.errors import InputError, harmless, missing_part
 
 Array = npt.NDArray[Any]
 
-LARGEST_VALIDATION = 5000
 
-
-def open_data(path: str, val: float | Literal["auto", "none"] = "auto", seed: int = 0) -> DataSet:
+def open_data(path: str, val: Val = "auto", seed: int = 0, unseen: bool = False) -> DataSet:
     """A data set for training, its validation split made where it has none.
 
     path: digits or a name of `forms.NAMED`; a folder, zip or uncompressed tar of class folders; a
@@ -41,16 +42,16 @@ def open_data(path: str, val: float | Literal["auto", "none"] = "auto", seed: in
     The rules: a split that exists is used as it is. With train and test only, 10 % of train (at
     most 5,000, stratified, by seed) becomes validation; a number for `val` sets the share. With
     no split, 80/10/10. ``none`` holds nothing out: validation is not split off, and an existing
-    ``val`` serves for the last score only. Raises InputError.
+    ``val`` serves for the last score only. unseen: other splits may have classes of their own,
+    which come after those of training; without it they are refused. Raises InputError.
     """
-    if not isinstance(val, str) and not 0 < val < 1:
-        raise InputError(f"--val {val}: give a share between 0 and 1, or none")
+    check_val(val)
     if path == "digits":
         return _digits(val)
-    return _made(path, find(path), val, seed)
+    return _made(path, find(path), val, seed, unseen)
 
 
-def _made(path: str, found: Found, val: float | Literal["auto", "none"], seed: int) -> DataSet:
+def _made(path: str, found: Found, val: Val, seed: int, unseen: bool = False) -> DataSet:
     if found.empty:
         shown = ", ".join(repr(harmless(c)) for c in found.empty[:3])
         more = ", …" if len(found.empty) > 3 else ""
@@ -64,42 +65,37 @@ def _made(path: str, found: Found, val: float | Literal["auto", "none"], seed: i
             f"{harmless(path)}: has {', '.join(found.splits)} but no train folder, files or rows"
         )
     notes = list(found.notes)
-    classes = _classes(path, found, found.splits[training])
+    classes, others = _classes(path, found, found.splits[training], unseen)
     splits = {
         name: _counted(path, name, split, found, classes) for name, split in found.splits.items()
     }
-    if training == "train":
-        if "val" in splits and not isinstance(val, str):
-            raise InputError(f"--val {val}: {harmless(path)} has a validation split of its own")
+    if others:
+        n = len(classes) - others
+        notes.append(f"{n} classes are trained on, {others} others are only measured on")
+    elif training == "train":
         for name, split in splits.items():
             absent = len(classes) - len(np.unique(split.labels))
             if absent:
                 notes.append(f"{absent} of {len(classes)} classes have no image in {name}")
-    else:
-        whole = splits.pop("all")
-        splits = {"train": whole}
-        if val != "none":
-            splits["train"], splits["test"] = hold_out(whole, 0.1, seed)
-            n = len(splits["test"])
-            notes.append(f"no split given: {n:,} images became test (stratified, seed {seed})")
-    if "val" not in splits and val != "none":
-        share, at_most = val, None
-        if isinstance(share, str) and training == "all":
-            share = 1 / 9  # of what is left: a tenth of all
-        elif isinstance(share, str):
-            share, at_most = 0.1, LARGEST_VALIDATION
-        splits["train"], splits["val"] = hold_out(splits["train"], share, seed, at_most)
-        n = len(splits["val"])
-        if not n:
+
+    def hold(split: Split, share: float, at_most: int | None) -> tuple[Split, Split]:
+        parts = hold_out(split, share, seed, at_most)
+        if not len(parts[1]):
             raise InputError(
                 f"{harmless(path)}: too few images of each class to hold any out\n"
                 "Add images, or train on all of them with --val none."
             )
-        notes.append(f"{n:,} of the training images became validation (stratified, seed {seed})")
-    order = [name for name in ("train", "val", "test") if name in splits]
-    splits = {name: splits[name] for name in order}
+        return parts
+
+    splits, said = divided(path, splits, val, seed, hold)
     return DataSet(
-        path, classes, splits, tuple(notes), channels=found.channels, mirror=found.mirror
+        path,
+        classes,
+        splits,
+        (*notes, *said),
+        channels=found.channels,
+        mirror=found.mirror,
+        unseen=others,
     )
 
 
@@ -108,7 +104,7 @@ def open_split(
     split: str | None,
     classes: Sequence[str] | None,
     seed: int,
-    val: float | Literal["auto", "none"],
+    val: Val,
 ) -> tuple[str, Split, tuple[str, ...]]:
     """One split for evaluation: its name, the images, and the class names that labels count.
 
@@ -128,7 +124,7 @@ def open_split(
         if split not in found.splits and derived:
             if "all" in found.splits:
                 _matched(path, "all", found, classes)  # its rows are known
-            made = _made(path, found, val, seed)
+            made = _made(path, found, val, seed, unseen=classes is None)
             splits = found.splits | made.splits  # what was made counts the classes of training
             found = replace(found, classes=made.classes, splits=splits, rows={})
     if split not in found.splits:
@@ -137,10 +133,16 @@ def open_split(
     return split, *_matched(path, split, found, classes)
 
 
-def _classes(path: str, found: Found, training: Split) -> tuple[str, ...]:
-    """The classes that are learned. Raises InputError where they are fewer than two or no text."""
+def _classes(path: str, found: Found, training: Split, unseen: bool) -> tuple[tuple[str, ...], int]:
+    """The classes that are learned, and after them, where `unseen`, the others that any split has,
+    with their number. Raises InputError for fewer than two that are learned, and for no text."""
     occurring = np.unique(training.labels).tolist()
-    classes = found.classes if found.declared else tuple(found.classes[i] for i in occurring)
+    others: list[int] = []
+    if unseen:
+        every = np.concatenate([split.labels for split in found.splits.values()])
+        others = np.setdiff1d(every, occurring).tolist()
+    learned = range(len(found.classes)) if found.declared and not unseen else occurring
+    classes = tuple(found.classes[i] for i in (*learned, *others))
     for name in classes:
         if any("\ud800" <= char <= "\udfff" for char in name):
             raise InputError(
@@ -150,9 +152,9 @@ def _classes(path: str, found: Found, training: Split) -> tuple[str, ...]:
     if len(occurring) < 2:
         raise InputError(
             f"{harmless(path)}: one class only ({harmless(found.classes[occurring[0]])!r}); "
-            "a classifier needs two or more"
+            "training needs two or more"
         )
-    return classes
+    return classes, len(others)
 
 
 def _matched(
@@ -194,7 +196,7 @@ def _counted(path: str, name: str, split: Split, found: Found, classes: Sequence
     return replace(split, labels=places[split.labels])
 
 
-def _digits(val: float | Literal["auto", "none"]) -> DataSet:
+def _digits(val: Val) -> DataSet:
     """scikit-learn's 1,797 digits of 8x8 px in a fixed stratified split of 70/10/20."""
     try:
         from sklearn.datasets import load_digits

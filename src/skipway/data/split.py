@@ -6,20 +6,25 @@ import contextlib
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Protocol, overload
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from skipway.data.keyed import permutation
-from skipway.errors import harmless
+from skipway.errors import InputError, harmless
 from skipway.images import Channels, DecodeError, ImageLike, decode, header_size
 
 Array = npt.NDArray[Any]
+S = TypeVar("S", bound="Split")
+Val = float | Literal["auto", "none"]
+"""The share of train that is held out for validation where there is none."""
 
+LARGEST_VALIDATION = 5000
+"""Images that become validation at most where no share is given."""
 _LARGEST = 1 << 30
 """Bytes of a member of a zip from above which it is not unpacked: no image is so large."""
 
@@ -163,7 +168,11 @@ class Split:
         name = self.names[i]
         return decode(self.reader.read(name), channels, name)
 
-    def take(self, positions: Array) -> Split:
+    def stamp(self) -> bytes:
+        """32 bytes that are others once what is read of an image may be another."""
+        return self.reader.stamp(self.names)
+
+    def take(self, positions: Array) -> Self:
         """Those images only, in that order."""
         names = Names(self.names[int(i)] for i in positions)
         return replace(self, names=names, labels=self.labels[positions])
@@ -211,6 +220,13 @@ class DataSet:
     """What a network takes where nothing else is asked: 1 where the form says that all is grey."""
     mirror: bool = True
     """Whether a mirrored image keeps its label, as far as is known of the form."""
+    unseen: int = 0
+    """How many of the classes, the last, are of no training image: nothing is learned of them."""
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The classes that a network learns."""
+        return self.classes[: len(self.classes) - self.unseen]
 
     def counts(self, split: str) -> dict[str, int]:
         """Images, or objects, per class."""
@@ -228,26 +244,83 @@ class DataSet:
         return digest.hexdigest()
 
 
+def check_val(val: Val) -> None:
+    """Raise InputError for a share that is none."""
+    if not isinstance(val, str) and not 0 < val < 1:
+        raise InputError(f"--val {val}: give a share between 0 and 1, or none")
+
+
+def divided(
+    path: str,
+    splits: Mapping[str, S],
+    val: Val,
+    seed: int,
+    hold: Callable[[S, float, int | None], tuple[S, S]],
+    how: str = "stratified",
+) -> tuple[dict[str, S], list[str]]:
+    """Train, val and test in that order, what is not there held out of the images for training.
+
+    splits: those that are there, or only ``all``, of which a tenth becomes test and a tenth val.
+    Without val 10 % of train, at most `LARGEST_VALIDATION` images, become val; a number sets the
+    share, ``none`` holds nothing out. hold: `hold_out` of a split by share and largest number, and
+    `how` in words. With the splits come notes on what was held out. Raises InputError for a share
+    where there is a val.
+    """
+    if "train" in splits and "val" in splits and not isinstance(val, str):
+        raise InputError(f"--val {val}: {harmless(path)} has a validation split of its own")
+    found, notes = dict(splits), []
+    how = f"({how}, seed {seed})"
+    share, at_most = (0.1, LARGEST_VALIDATION) if isinstance(val, str) else (val, None)
+    if "all" in found:
+        found["train"] = found.pop("all")
+        if val != "none":
+            share, at_most = (1 / 9 if isinstance(val, str) else val), None  # of what is left
+            found["train"], found["test"] = hold(found["train"], 0.1, None)
+            notes.append(f"no split given: {len(found['test']):,} images became test {how}")
+    if "train" in found and "val" not in found and val != "none":
+        found["train"], found["val"] = hold(found["train"], share, at_most)
+        n = len(found["val"])
+        notes.append(f"{n:,} of the training images became validation {how}")
+    return {name: found[name] for name in ("train", "val", "test") if name in found}, notes
+
+
 def hold_out(
-    split: Split, share: float, seed: int, at_most: int | None = None
-) -> tuple[Split, Split]:
+    split: S, share: float, seed: int, at_most: int | None = None, strata: Array | None = None
+) -> tuple[S, S]:
     """Split off a stratified share: at least one image of each class that has two, and otherwise
     no more than `at_most`. The image of a class that has no other stays.
 
-    The rest, then what was held out; both keep the order.
+    strata: int64 [N], what each image counts as; None is its label. The rest, then what was held
+    out; both keep the order.
     """
     at_most = len(split) if at_most is None else at_most
     share = min(share, at_most / len(split))
-    labels, sizes = np.unique(split.labels, return_counts=True)
+    strata = split.labels if strata is None else strata
+    labels, sizes = np.unique(strata, return_counts=True)
     counts = np.minimum(np.maximum(np.rint(share * sizes).astype(np.int64), 1), sizes - 1)
     while (over := int(counts.sum()) - at_most) > 0 and counts.max() > 1:
         largest = np.argsort(-counts, kind="stable")[:over]  # rounding up had made it too many
         counts[largest] = np.maximum(counts[largest] - 1, np.minimum(counts[largest], 1))
     chosen = np.zeros(len(split), bool)
-    by_class = np.split(np.argsort(split.labels, kind="stable"), np.cumsum(sizes)[:-1])
+    by_class = np.split(np.argsort(strata, kind="stable"), np.cumsum(sizes)[:-1])
     for label, members, n in zip(labels, by_class, counts, strict=True):
         chosen[members[permutation(len(members), seed, int(label))[:n]]] = True
     return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
+
+
+def rarest(images: Array, labels: Array, n: int, classes: int) -> Array:
+    """Strata for n images that hold things of several classes: each counts as of the class of its
+    that the fewest images have, one with nothing in it as of a class of its own.
+
+    images, labels: int64 [m], of each thing, those of an image in any number. int64 [n]: 0 is the
+    rarest class, and `classes` that of images with nothing.
+    """
+    owner, label = np.divmod(np.unique(images * (classes + 1) + labels), classes + 1)
+    rank = np.empty(classes, np.int64)
+    rank[np.argsort(np.bincount(label, minlength=classes), kind="stable")] = np.arange(classes)
+    strata = np.full(n, classes)
+    np.minimum.at(strata, owner, rank[label])
+    return strata
 
 
 def image_sizes(split: Split, at_most: int = 200) -> Array:

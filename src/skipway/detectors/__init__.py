@@ -9,6 +9,5 @@ Sources: Faster R-CNN 1506.01497; He et al. 2015, 1512.03385, appendix A, "2015"
 """
 
 from skipway.detectors.model import Detector, build_detector
-from skipway.detectors.norms import FrozenBatchNorm, convert_norms
 
-__all__ = ["Detector", "FrozenBatchNorm", "build_detector", "convert_norms"]
+__all__ = ["Detector", "build_detector"]

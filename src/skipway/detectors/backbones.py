@@ -15,29 +15,10 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from skipway.detectors.norms import RoIBatchNorm, group_norm
 from skipway.errors import InputError
 from skipway.heads import DetectorConfig
-from skipway.resnet import PreUnit, ResNet, recomputed
-
-
-def as_read(body: ResNet, stage: str, x: Tensor) -> Tensor:
-    """A stage's output as the next stage reads it.
-
-    A pre-activation net puts out sums that no norm has seen (`ResNet.features`). The next stage
-    starts from their batch norm and ReLU (2016, appendix: shared by both branches of a unit that
-    changes the shape), which are trained already; so no norm is added.
-    """
-    following = list(body.strides).index(stage) + 1
-    if body.arch.order == "post" or following == len(body.strides):
-        return x
-    unit = body.stages()[following][0]
-    assert isinstance(unit, PreUnit)
-    norm = unit.bn1
-    if isinstance(norm, nn.BatchNorm2d) and norm.training:
-        # the unit itself counts this batch in its running statistics
-        return F.relu(F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps))
-    return F.relu(norm(x))
+from skipway.norms import RoIBatchNorm, group_norm
+from skipway.resnet import ResNet, as_read, recomputed
 
 
 def through(body: ResNet, stages: Sequence[nn.Sequential], x: Tensor) -> Tensor:
@@ -106,8 +87,7 @@ class AllButLast(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         body = self.body
-        stem = body.maxpool(body.relu(body.bn1(body.conv1(x))))
-        return {"0": through(body, body.stages()[:-1], stem)}
+        return {"0": through(body, body.stages()[:-1], body.maxpool(body.stem(x)))}
 
 
 class LastStage(nn.Module):

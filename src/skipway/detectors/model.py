@@ -11,12 +11,12 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from skipway.architecture import Architecture
-from skipway.detectors.backbones import AllButLast, Pyramid, as_read
+from skipway.detectors.backbones import AllButLast, Pyramid
 from skipway.detectors.batch import Target, checked, padded
-from skipway.detectors.norms import convert_norms, group_norm
 from skipway.detectors.parts import anchors, fcos_head, in_float32, roi_heads
 from skipway.heads import DetectorConfig
-from skipway.resnet import ResNet
+from skipway.norms import convert_norms, group_norm
+from skipway.resnet import ResNet, as_read
 
 
 class Detector(nn.Module):

@@ -29,9 +29,9 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from skipway.detectors.backbones import AllButLast, LastStage, Pyramid, head_norm
-from skipway.detectors.norms import group_norm
 from skipway.errors import InputError
 from skipway.heads import DetectorConfig
+from skipway.norms import group_norm
 
 
 def in_float32(module: nn.Module) -> Any:

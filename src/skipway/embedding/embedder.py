@@ -16,11 +16,12 @@ import numpy.typing as npt
 from skipway.card import Card
 from skipway.errors import InputError, harmless, missing_part, nearest
 from skipway.images import DecodeError, ImageLike
-from skipway.predictor import Engine, open_network, torch_engine, torch_source
+from skipway.predictor import Engine, open_network, task_of, torch_engine, torch_source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from skipway.embedders import EmbeddingNet
     from skipway.resnet import ResNet
 
 Array = npt.NDArray[Any]
@@ -34,8 +35,12 @@ class Pooling(enum.StrEnum):
     """The generalised mean: the p-th root of the mean of p-th powers (1711.02512, eq. 3)."""
 
 
+LEARNED = "embedding"
+"""What a network that was trained for vectors has beyond its stages."""
+
+
 class Embedder:
-    """A network up to a stage, pooled; made by `load_embedder`.
+    """A network up to a stage, pooled, or all of one for vectors; made by `load_embedder`.
 
     Takes what a `Predictor` takes. `dimensions` is the length of a vector; `made` says what else
     the vectors depend on, besides the images: vectors are comparable where it is equal.
@@ -100,7 +105,7 @@ def load_embedder(
     model: str | os.PathLike[str],
     *,
     stage: str | None = None,
-    pooling: Pooling | str = Pooling.average,
+    pooling: Pooling | str | None = None,
     gem_p: float = 3.0,
     normalised: bool = True,
     threads: int | None = None,
@@ -109,14 +114,15 @@ def load_embedder(
 ) -> Embedder:
     """An embedder from a run, a weight file, a shipped name or a hub's name; it runs in torch.
 
-    stage: c2 to c5 as `ResNet.features` has them, None the last; what lies behind it is not run.
+    stage: c2 to c5 as `ResNet.features` has them, None the last; what lies behind it is not run. A
+    model of the task embed has an ``embedding`` too, which is its last: the vectors that it was
+    trained for. pooling: of a stage's pixels, None is average; an embedding has its own.
     gem_p: of the generalised mean, at least 1 (the average) and finite; towards infinity it becomes
     the maximum. normalised: vectors of length 1. threads, device, precision: as for
     `predictor.load`. Raises InputError, for an ONNX file too: it has no stages.
     """
-    if pooling not in list(Pooling):
+    if pooling is not None and pooling not in list(Pooling):
         raise InputError(f"pooling {harmless(pooling)}: {' or '.join(Pooling)}")
-    pooling = Pooling(pooling)
     if not (math.isfinite(gem_p) and gem_p >= 1):
         raise InputError(f"gem_p {gem_p}: give a number of 1 or more")
     source = torch_source(
@@ -124,17 +130,34 @@ def load_embedder(
         "an ONNX file gives classes, not the stages that are embedded\n"
         "Give the run or the weight file that it was made from.",
     )
+    whole: EmbeddingNet | None = None
     try:
-        net, card = open_network(source, threads)
+        if task_of(model) == "embed":
+            whole, card = _open_learned(source, threads)
+            net = whole.body
+        else:
+            net, card = open_network(source, threads)
     except ImportError as error:
         raise missing_part(f"embedding with {harmless(model)}", "train", error) from None
     last = [*net.channels][-1]
-    stage = stage or last
-    if stage not in net.channels:
+    known = [*net.channels] + [LEARNED] * (whole is not None)
+    stage = stage or known[-1]
+    if stage not in known:
         raise InputError(
-            f"stage {harmless(stage)}: {harmless(model)} has {', '.join(net.channels)}"
-            f".{nearest(stage, net.channels)}"
+            f"stage {harmless(stage)}: {harmless(model)} has {', '.join(known)}"
+            f".{nearest(stage, known)}"
         )
+    common = {"normalised": normalised, "preprocess": card.preprocess.model_dump(mode="json")}
+    if whole is not None and stage == LEARNED:
+        if pooling is not None:
+            raise InputError(
+                f"pooling {harmless(pooling)}: the embedding of {harmless(model)} has its own, "
+                f"{whole.config.pooling}\nLeave it out, or give a stage: {', '.join(net.channels)}."
+            )
+        made: dict[str, Any] = {"weights": _digest(net, whole), "stage": stage}
+        engine = torch_engine(whole, device, precision)
+        return Embedder(engine, card, str(source), whole.config.dim, made | common)
+    pooling = Pooling(pooling or Pooling.average)
     if pooling is Pooling.gem and net.arch.order == "pre" and stage != last:
         raise InputError(
             f"stage {stage}: GeM takes values that a ReLU has left, which in a pre-activation net "
@@ -143,15 +166,26 @@ def load_embedder(
     dimensions = net.channels[stage]
     _cut(net, stage)
     made = {
-        "weights": _digest(net),
+        "weights": _digest(net, net),
         "stage": stage,
         "pooling": pooling.value,
         "gem_p": float(gem_p) if pooling is Pooling.gem else None,
-        "normalised": normalised,
-        "preprocess": card.preprocess.model_dump(mode="json"),
     }
     pooled = _pooled(net, stage, gem_p if pooling is Pooling.gem else 1.0)
-    return Embedder(torch_engine(pooled, device, precision), card, str(source), dimensions, made)
+    engine = torch_engine(pooled, device, precision)
+    return Embedder(engine, card, str(source), dimensions, made | common)
+
+
+def _open_learned(source: str | os.PathLike[str], threads: int | None) -> tuple[EmbeddingNet, Card]:
+    """A network for vectors, in evaluation mode, with its card."""
+    import torch
+
+    from skipway.weights import load_embedding
+
+    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return load_embedding(source)
 
 
 def _cut(net: ResNet, stage: str) -> None:
@@ -168,12 +202,18 @@ _UNSEEN = ("shortcut", "subsample", "stride_in", "antialias", "bn_eps")
 """Fields of an architecture that change what is computed and leave no trace in the tensors."""
 
 
-def _digest(net: ResNet) -> str:
+_OF_CLASSES = ("fc.", "directions")
+"""How the tensors begin that no vector depends on."""
+
+
+def _digest(net: ResNet, whole: nn.Module) -> str:
     """sha256 of what is computed without the classifier: floating-point tensors by name, and what
-    they do not show. The same network in another form of file has the same."""
+    they do not show. The same network in another form of file has the same.
+
+    whole: the network itself, or what stands on it."""
     digest = hashlib.sha256(repr([getattr(net.arch, field) for field in _UNSEEN]).encode())
-    for name, tensor in sorted(net.state_dict().items()):
-        if tensor.is_floating_point() and not name.startswith("fc."):
+    for name, tensor in sorted(whole.state_dict().items()):
+        if tensor.is_floating_point() and not name.startswith(_OF_CLASSES):
             digest.update(f"{name} {[*tensor.shape]} ".encode())
             digest.update(tensor.float().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -182,6 +222,8 @@ def _digest(net: ResNet) -> str:
 def _pooled(net: ResNet, stage: str, p: float) -> nn.Module:
     """The net as a module that gives vectors, [B, C, H, W] to float32 [B, D]."""
     from torch import nn
+
+    from skipway.embedders import generalised_mean
 
     class Pooled(nn.Module):
         def __init__(self) -> None:
@@ -192,15 +234,3 @@ def _pooled(net: ResNet, stage: str, p: float) -> nn.Module:
             return generalised_mean(self.net.features(x)[stage].float(), p)
 
     return Pooled()
-
-
-def generalised_mean(x: Tensor, p: float) -> Tensor:
-    """[B, D, H, W] to [B, D]: the mean over pixels for p = 1, else of values that are not negative.
-
-    Powers are taken of the values over their largest: they cannot overflow, nor all become 0.
-    """
-    if p == 1:
-        return x.mean((2, 3))
-    largest = x.amax((2, 3), keepdim=True)
-    shares = x / largest.where(largest > 0, 1)
-    return shares.pow(p).mean((2, 3)).pow(1 / p) * largest[:, :, 0, 0]

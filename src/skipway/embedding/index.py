@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.data import Split, open_data
+from skipway.data.ahead import batches, read_ahead
 from skipway.data.forms import find
 from skipway.data.forms.folders import is_image, walk
 from skipway.data.forms.rowgroups import reading
@@ -186,13 +186,14 @@ def write_index(
         if done:
             warn(f"{harmless(folder)}: going on after {done:,} of {len(images):,} images")
         tell(done)
-        batches = _decoded(embedder, images, done, batch_size, threads, on_bad)
+        decoded = _decoded(embedder, images, done, batch_size, threads, on_bad)
         for i in range(kept, len(parts)):
             rows: list[tuple[str, str | None, str | None]] = []
             vectors, skipped = [], []
             while done < min((i + 1) * size, len(images)):
-                window, inputs = next(batches)
-                for (split, j), vector in zip(window, embedder.batch(inputs), strict=True):
+                batch = next(decoded)
+                found = embedder.batch([x for _, x in batch])
+                for ((split, j), _), vector in zip(batch, found, strict=True):
                     if isinstance(vector, DecodeError):
                         skipped.append(str(vector))
                         warn(f"skipped: {vector}")
@@ -200,7 +201,7 @@ def write_index(
                     own = None if split == "all" else split
                     rows.append((images.splits[split].names[j], images.label(split, j), own))
                     vectors.append(vector)
-                done += len(window)
+                done += len(batch)
                 tell(done)
             table = _table(rows, vectors, embedder.dimensions)
             notes = {_KEY: json.dumps({"skipped": len(skipped)})}
@@ -211,30 +212,23 @@ def write_index(
 
 def _decoded(
     embedder: Embedder, images: Images, start: int, batch_size: int, threads: int, on_bad: str
-) -> Iterator[tuple[list[tuple[str, int]], list[Array | DecodeError]]]:
-    """Model inputs [C, H, W] by batches, each with its rows; the next is decoded meanwhile."""
+) -> Iterator[list[tuple[tuple[str, int], Array | DecodeError]]]:
+    """Rows with their model inputs [C, H, W] by batches; the next is decoded meanwhile."""
     preprocess = embedder.card.preprocess
     channels: Channels = preprocess.channels
 
-    def ready(row: tuple[str, int]) -> Array | DecodeError:
+    def ready(row: tuple[str, int]) -> Array:
         split, i = row
         try:
             return preprocess(images.splits[split].image(i, channels))
         except DecodeError as error:
             if on_bad == "error":
                 raise DecodeError(f"{error}\nAdd --on-bad skip to leave such files out.") from None
-            return error
+            raise
 
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[list[tuple[str, int]], Iterator[Array | DecodeError]]] = deque()
-        for low in range(start, len(images), batch_size):
-            rows = images.rows(low, low + batch_size)
-            waiting.append((rows, pool.map(ready, rows)))
-            if len(waiting) > 1:
-                window, inputs = waiting.popleft()
-                yield window, list(inputs)
-        for window, inputs in waiting:
-            yield window, list(inputs)
+    lows = range(start, len(images), batch_size)
+    rows = itertools.chain.from_iterable(images.rows(low, low + batch_size) for low in lows)
+    return batches(read_ahead(rows, ready, threads, batch_size, on_bad), batch_size)
 
 
 @contextlib.contextmanager

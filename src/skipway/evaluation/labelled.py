@@ -56,6 +56,19 @@ def open_labelled(
     return Labelled(data, name, found, tuple(notes))
 
 
+def open_as_labelled(
+    card: Card, data: str, split: str | None = None
+) -> tuple[Labelled, tuple[str, ...]]:
+    """A split of the data whose labels count the data's own classes, and these: for what a model
+    says of any classes. The arguments are as in `open_labelled`. Raises InputError."""
+    notes = []
+    seed, val = _seed_and_val(card)
+    if split is None:
+        split, notes = _held_out(card, data, seed, val)
+    name, found, classes = open_split(data, split, None, seed, val)
+    return Labelled(data, name, found, (*notes, *(f"note: {n}" for n in found.notes))), classes
+
+
 def trained_on(card: Card, images: Labelled) -> int:
     """How many of the images are known to have trained the model of the card."""
     made = _own_data(card, images.data, *_seed_and_val(card))
@@ -73,7 +86,7 @@ def _own_data(card: Card, data: str, seed: int, val: Any) -> DataSet | None:
     if card.provenance.get("data") is None:
         return None
     with contextlib.suppress(InputError):  # not a set to train on: then not the run's
-        made = open_data(data, val, seed)
+        made = open_data(data, val, seed, unseen=card.task == "embed")
         if made.digest() == card.provenance["data"]:
             return made
     return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from skipway.data import Split
+from skipway.data.ahead import batches, read_ahead
 from skipway.errors import InputError, harmless
 from skipway.images import DecodeError, Preprocess
 from skipway.metrics import Scored
@@ -152,27 +152,19 @@ def outputs(
     require(predictor, views)
     preprocess = predictor.card.preprocess
 
-    def ready(i: int) -> list[Array] | DecodeError:
-        try:
-            frames = frames_of(preprocess, split.image(i, preprocess.channels), views)
-        except DecodeError as error:
-            if on_bad == "error":
-                raise
-            return error
+    def ready(i: int) -> list[Array]:
+        frames = frames_of(preprocess, split.image(i, preprocess.channels), views)
         return [preprocess.normalise(f if change is None else change(f, i)) for f in frames]
 
     parts = {Views.ten_crop: 5, Views.scales: len(SCALES)}.get(views, 1)
     step = max(batch_size // parts, 1)
-    with ThreadPoolExecutor(threads) as pool:
-        for low in range(0, len(split), step):
-            window = range(low, min(low + step, len(split)))
-            found = dict(zip(window, pool.map(ready, window), strict=True))
-            skipped += [str(x) for x in found.values() if isinstance(x, DecodeError)]
-            inputs = {i: x for i, x in found.items() if not isinstance(x, DecodeError)}
-            if inputs:
-                seen = zip(*inputs.values(), strict=True)  # a part of all images at a time
-                logits = [_averaged(predictor, part, views) for part in seen]
-                yield np.array(list(inputs)), logits[0] if parts == 1 else np.mean(logits, axis=0)
+    for batch in batches(read_ahead(range(len(split)), ready, threads, step, on_bad), step):
+        skipped += [str(x) for _, x in batch if isinstance(x, DecodeError)]
+        inputs = {i: x for i, x in batch if not isinstance(x, DecodeError)}
+        if inputs:
+            seen = zip(*inputs.values(), strict=True)  # a part of all images at a time
+            logits = [_averaged(predictor, part, views) for part in seen]
+            yield np.array(list(inputs)), logits[0] if parts == 1 else np.mean(logits, axis=0)
 
 
 def _averaged(predictor: Predictor, images: Sequence[Array], views: Views) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipway.report import classification, detection
+from skipway.report import classification, detection, retrieval, segmentation
 from skipway.report.run import Run
 from skipway.report.task_page import TaskPage
 
@@ -10,6 +10,8 @@ PAGES = {
     "classify": classification.PAGE,
     "detect": detection.PAGE,
     "instance": detection.PAGE,
+    "segment": segmentation.PAGE,
+    "embed": retrieval.PAGE,
 }
 """By task."""
 

@@ -4,55 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from skipway.metrics import class_scores
 from skipway.report.commands import Line, loading, quoted
 from skipway.report.course import course
 from skipway.report.findings import in_words
-from skipway.report.markup import fact_list, percent, plural, shown, tag
+from skipway.report.first_screen import how_good
+from skipway.report.markup import percent, shown, tag
 from skipway.report.mistakes import mistakes
-from skipway.report.plot import gauge
 from skipway.report.run import Run
-from skipway.report.task_page import TaskPage
-from skipway.report.values import dig, number
+from skipway.report.task_page import ByClass, TaskPage
+from skipway.report.values import number
 
 
 def _how_good(run: Run) -> list[object]:
-    result, accuracy = dig(run.record, "result"), run.metric("accuracy")
-    if accuracy is None:
-        seen = run.series("val_accuracy")
-        text = percent(seen[-1][1]) if seen else "–"
-        said = f"validation accuracy after epoch {seen[-1][0]:g}" if seen else "not measured"
-        return [tag("p", text, class_="big"), tag("p", said, class_="quiet")]
     places = 1 if (run.scored or 0) < 1000 else 2
-    count = shown(run.scored, unit=" ") or ""
-    said = f"accuracy on {count}{run.split} images"
-    spread = None
-    if run.interval:
-        low, high = (percent(end, places) for end in run.interval)
-        spread = tag("p", f"95 % interval: {low} to {high}", class_="quiet")
     facts = [
         ("By guessing", shown(run.guessing, ".1%", ", always the commonest class")),
         ("Top 5", shown(run.metric("top5"), f".{places}%")),
         ("Loss", shown(run.metric("loss"), ".3g", " nats")),
         ("Calibration error", shown(run.metric("ece"), ".1%")),
-        ("Weights", dig(result, "chosen") or dig(result, "weights")),
     ]
-    caution = (
-        "The epoch was chosen on these images: expect a little less on new ones."
-        if dig(result, "split") == "val" and dig(result, "best_epoch") is not None
-        else None
-    )
-    leaked = (
-        f"Too good: {plural(run.leaked, 'of these images was', 'of these images were')} trained on."
-    )
-    return [
-        tag("p", percent(accuracy, places), class_="big"),
-        tag("p", leaked, class_="warn") if run.leaked else None,
-        gauge(accuracy, run.interval, run.guessing),
-        tag("p", said, class_="quiet"),
-        spread,
-        fact_list(facts),
-        tag("p", caution, class_="quiet") if caution else None,
-    ]
+    return how_good(run, "accuracy", "accuracy", facts, places=places, commonest=run.guessing)
 
 
 def _next(run: Run) -> list[Line]:
@@ -86,6 +58,14 @@ def _scores(run: Run) -> list[tuple[str, str | None]]:
     return [("Accuracy", accuracy), ("95 % interval", spread)]
 
 
+def _recalls(run: Run) -> list[float | None]:
+    if run.confusion is None:
+        return [None] * len(run.classes)
+    return [
+        None if value != value else value for value in class_scores(run.confusion).recall.tolist()
+    ]
+
+
 def _share(row: dict[str, Any]) -> object:
     """The class of a training image; of a mixture both, each with its share."""
     label, other, share = row.get("label"), row.get("other"), number(row.get("share"))
@@ -105,6 +85,9 @@ PAGE = TaskPage(
     use=_use,
     seen=lambda row: [tag("b", _share(row))],
     scores=_scores,
+    measure="accuracy",
+    value=lambda run: run.metric("accuracy"),
+    by_class=ByClass("Recall", "recall", "of the images of the class, those found", _recalls),
     counted="Images",
     total="All",
 )

@@ -42,7 +42,7 @@ def build_comparison(comparison: Comparison) -> str:
     names = " and ".join(run.name for run in comparison.runs.values())
     first = (_runs(comparison), _verdicts(comparison))
     sections = (
-        ("Accuracy", "accuracy", _accuracy(comparison)),
+        (comparison.page.title, "accuracy", _accuracy(comparison)),
         ("How it went", "course", _curves(comparison)),
         ("Settings that differ", "settings", _settings(comparison)),
         ("Class by class", "classes", _classes(comparison)),
@@ -131,7 +131,8 @@ def verdicts(comparison: Comparison) -> list[tuple[bool | None, str]]:
     for letter, run in comparison.runs.items():
         if run.leaked:
             images = plural(run.leaked, f"{run.split} image", f"{run.split} images")
-            found.append((None, f"{letter} was trained on {images} too: its accuracy is too good."))
+            said = f"{letter} was trained on {images} too: its {page_of(run).measure} is too good."
+            found.append((None, said))
     return found
 
 
@@ -156,16 +157,19 @@ def _verdict(pair: Pair) -> str:
 
 
 def _accuracy(comparison: Comparison) -> Html | None:
-    styles = _styles(comparison)
-    rows = [
-        (_short(letter, run), accuracy, run.interval, styles[letter])
+    """The main metric of each run with its interval; None where fewer than two have one."""
+    styles, page = _styles(comparison), comparison.page
+    scored = {
+        letter: value
         for letter, run in comparison.runs.items()
-        if (accuracy := run.metric("accuracy")) is not None
-    ]
-    splits = {run.split for run in comparison.runs.values() if run.metric("accuracy") is not None}
-    if len(rows) < 2:
+        if (value := page.value(run)) is not None
+    }
+    runs = {letter: comparison.runs[letter] for letter in scored}
+    if len(runs) < 2 or not any(run.interval for run in runs.values()):
         return None
-    caption = f"Accuracy on {' and '.join(sorted(splits))} images with its 95 % interval."
+    rows = [(_short(a, run), scored[a], run.interval, styles[a]) for a, run in runs.items()]
+    splits = {run.split for run in runs.values()}
+    caption = f"{page.title} on {' and '.join(sorted(splits))} images with its 95 % interval."
     if len(splits) > 1:
         caption += " These are not the same images."
     tested = [pair for pair in comparison.pairs if pair.difference is not None]
@@ -264,23 +268,23 @@ def _settings(comparison: Comparison) -> Html | None:
 
 
 def _classes(comparison: Comparison) -> Html | None:
-    recalls = comparison.recalls()
-    if not recalls:
-        if sum(run.confusion is not None for run in comparison.runs.values()) < 2:
-            return None
+    found, kind = comparison.by_class(), comparison.page.by_class
+    if kind is None or len(comparison.scored_by_class) < 2:
+        return None
+    if not found:
         return tag("p", "The runs do not have the same classes.", class_="quiet")
     rows = []
-    for name, values in recalls[:MOST_ROWS]:
+    for name, values in found[:MOST_ROWS]:
         known = [value for value in values if value is not None]
         apart = f"{100 * (max(known) - min(known)):.1f}" if known else None
         rows.append((name, *(shown(value, ".1%") for value in values), apart))
-    note = "Recall: of the images of the class, those found. The largest difference comes first."
-    if len(recalls) > MOST_ROWS:
-        note += f" {MOST_ROWS} of {len(recalls):,} classes."
+    note = f"{kind.name}: {kind.said}. The largest difference comes first."
+    if len(found) > MOST_ROWS:
+        note += f" {MOST_ROWS} of {len(found):,} classes."
     content = table(("Class", *comparison.runs, "Points apart"), rows, caption=note)
     if len(rows) <= OPEN_ROWS:
         return content
-    return details("Recall by class", content)
+    return details(f"{kind.name} by class", content)
 
 
 def _images(comparison: Comparison) -> Html | None:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from skipway.errors import InputError, harmless
-from skipway.metrics import PairedAccuracy, class_scores, holm
+from skipway.metrics import PairedAccuracy, holm
 from skipway.report.average_precision import main_kind
 from skipway.report.by_task import page_of
 from skipway.report.markup import flat, shown
 from skipway.report.pairing import By, Pairing, pair_images
 from skipway.report.run import CACHED, Run, read_run
+from skipway.report.task_page import TaskPage
 from skipway.report.values import dig, mapping, number, objects
 
 LARGEST = len(string.ascii_uppercase)
@@ -76,23 +77,30 @@ class Comparison:
             "settings": {key: dict(zip(self.runs, row, strict=True)) for key, row in self.settings},
             "pairs": [asdict(pair) for pair in self.pairs],
             "classes": [
-                {"class": name, "recall": dict(zip(self.runs, row, strict=True))}
-                for name, row in self.recalls()
+                {"class": name, self.page.by_class.key: dict(zip(self.runs, row, strict=True))}
+                for name, row in self.by_class()
+                if self.page.by_class is not None
             ],
         }
 
-    def recalls(self) -> list[tuple[str, list[float | None]]]:
-        """Recall by class in each run, the largest difference first; empty where the runs have
-        other classes. None where a run has no image of the class, or was not scored."""
-        scored = [run for run in self.runs.values() if run.confusion is not None]
-        if len(scored) < 2 or any(run.classes != scored[0].classes for run in scored):
+    @property
+    def page(self) -> TaskPage:
+        """What the task of the runs, which is one, shows."""
+        return page_of(next(iter(self.runs.values())))
+
+    @property
+    def scored_by_class(self) -> list[Run]:
+        """The runs that something is known of each class of."""
+        return [run for run in self.runs.values() if run.confusion is not None]
+
+    def by_class(self) -> list[tuple[str, list[float | None]]]:
+        """The task's measure of each class in each run, the largest difference first; empty where
+        the runs have other classes. None where a run knows nothing of the class."""
+        scored, kind = self.scored_by_class, self.page.by_class
+        if kind is None or len(scored) < 2 or any(r.classes != scored[0].classes for r in scored):
             return []
-        columns = [
-            [None] * len(scored[0].classes)
-            if run.confusion is None
-            else [number(float(v)) if v == v else None for v in class_scores(run.confusion).recall]
-            for run in self.runs.values()
-        ]
+        none: list[float | None] = [None] * len(scored[0].classes)
+        columns = [none if r.confusion is None else kind.values(r) for r in self.runs.values()]
         rows = list(zip(scored[0].classes, map(list, zip(*columns, strict=True)), strict=True))
         return sorted(rows, key=lambda row: -_range(row[1]))
 
@@ -138,6 +146,7 @@ def facts(run: Run) -> dict[str, Any]:
         "split": dig(run.record, "result", "split"),
         "n": run.scored,
         "accuracy": run.metric("accuracy"),
+        "miou": run.metric("miou"),
         "ap": run.metric(main_kind(run).key("ap")),
         "ap50": run.metric(main_kind(run).key("ap50")),
         "interval": run.interval,

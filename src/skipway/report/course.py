@@ -58,8 +58,9 @@ QUANTITIES = {
     "val_ap50": Quantity("Validation AP50", "validation", "AP at IoU 0.5", ".1%"),
     "val_mask_ap": Quantity("Validation mask AP", "validation", "average precision", ".1%"),
     "val_mask_ap50": Quantity("Validation mask AP50", "validation", "AP at IoU 0.5", ".1%"),
+    "val_miou": Quantity("Validation mean IoU", "validation", "mean IoU", ".1%"),
     "lr": Quantity("Learning rate", "rate", "step size", ".3g"),
-    "images_per_second": Quantity("Speed", "speed", "training images a second", ",.0f", 3),
+    "images_per_second": Quantity("Speed", "speed", "training images a second", ",.1f", 3),
     "waiting": Quantity("Waiting for data", "waiting", "of the training time", ".1%"),
     "memory_mib": Quantity("Peak memory", "memory", "MiB of this process", ",.0f"),
 }
@@ -158,6 +159,27 @@ def _losses(run: Run, epochs: Axis, marks: Marks) -> list[Html]:
         caption += off_scale(values, axis)
         plots.append(plot(quantity.title, caption, epochs, axis, kept, marks))
     return plots
+
+
+def measures(
+    run: Run,
+    title: str,
+    unit: str,
+    series: Sequence[tuple[str, str]],
+    epochs: Axis,
+    marks: Marks,
+) -> Html | None:
+    """Shares by epoch in one plot, (name, key) each, the main one first; None without any."""
+    lines = [
+        Line(name, points, f"tone{place + 1}" if place else "")
+        for place, (name, key) in enumerate(series)
+        if (points := run.series(key))
+    ]
+    if not lines:
+        return None
+    at, highest = max(lines[0].points, key=lambda point: point[1])
+    caption = f"Highest {lines[0].name}: {percent(highest)}, at epoch {at:g}."
+    return plot(title, caption, epochs, shares(unit), lines[::-1], marks)
 
 
 def most_val_loss(run: Run) -> float:

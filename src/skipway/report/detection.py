@@ -10,13 +10,13 @@ from skipway.report.average_precision import kinds, main_kind
 from skipway.report.commands import Line, loading, quoted
 from skipway.report.detection_course import course
 from skipway.report.detection_findings import in_words
-from skipway.report.gallery import figure, inline
+from skipway.report.first_screen import how_good
+from skipway.report.gallery import truth_and_found
 from skipway.report.markup import (
     MOST_ROWS,
     OPEN_ROWS,
     Html,
     details,
-    fact_list,
     joined,
     percent,
     plural,
@@ -25,12 +25,11 @@ from skipway.report.markup import (
     tag,
 )
 from skipway.report.plot import Line as Curve
-from skipway.report.plot import bar, gauge, plot, shares
+from skipway.report.plot import bar, plot, shares
 from skipway.report.run import SPLITS, Run
 from skipway.report.task_page import TaskPage
-from skipway.report.values import dig, mapping, number, objects
+from skipway.report.values import dig, ends, mapping, number, objects
 
-SHOWN_PICTURES = 24
 SHOWN_CURVES = 12
 SIZES = {
     "small": "small, up to 32 × 32 px",
@@ -59,42 +58,27 @@ def _what(run: Run) -> list[tuple[str, object]]:
 
 def _how_good(run: Run) -> list[object]:
     kind = main_kind(run)
-    ap = run.metric(kind.key("ap"))
-    if ap is None:
-        seen = run.series(f"val_{kind.key('ap')}")
-        text = percent(seen[-1][1]) if seen else "–"
-        said = f"validation {kind.ap} after epoch {seen[-1][0]:g}" if seen else "not measured"
-        return [tag("p", text, class_="big"), tag("p", said, class_="quiet")]
-    of, count = kind.of, shown(run.scored, unit=" ") or ""
-    spread = None
-    if run.interval:
-        spread = "95 % interval: {} to {}".format(*map(percent, run.interval))
     levels = (("AP", "ap"), ("At IoU 0.5", "ap50"), ("At IoU 0.75", "ap75"))
     facts: list[tuple[str, object]] = [
-        (f"{one.name}: {level}" if one.name else level, shown(run.metric(one.key(key)), ".1%"))
+        (f"{one.name}: {level}" if one.name else level, _figure(run, one.key(key)))
         for one in kinds(run)
         for level, key in levels
         if (one, key) != (kind, "ap")
     ]
-    facts.append(
-        ("Weights", dig(run.record, "result", "chosen") or dig(run.record, "result", "weights"))
-    )
-    caution = (
-        "The epoch was chosen on these images: expect a little less on new ones."
-        if dig(run.record, "result", "split") == "val"
-        and dig(run.record, "result", "best_epoch") is not None
-        else None
-    )
-    images = plural(run.leaked, "of these images was", "of these images were")
-    return [
-        tag("p", percent(ap), class_="big"),
-        tag("p", f"Too good: {images} trained on.", class_="warn") if run.leaked else None,
-        gauge(min(max(ap, 0), 1), run.interval, None),
-        tag("p", f"average precision (AP){of} on {count}{run.split} images", class_="quiet"),
-        tag("p", spread, class_="quiet") if spread else None,
-        fact_list(facts),
-        tag("p", caution, class_="quiet") if caution else None,
-    ]
+    return how_good(run, kind.key("ap"), kind.ap, facts, f"average precision (AP){kind.of}")
+
+
+def _figure(run: Run, key: str) -> str | None:
+    """A metric with its interval, where there is one."""
+    return _within(run.metric(key), dig(run.evaluation, "intervals", key))
+
+
+def _within(value: float | None, interval: object) -> str | None:
+    text, spread = shown(value, ".1%"), ends(interval)
+    if text is None or spread is None:
+        return text
+    low, high = map(percent, spread)
+    return f"{text} ({low} to {high})"
 
 
 def _next(run: Run) -> list[Line]:
@@ -137,40 +121,18 @@ def _errors(run: Run) -> Html | None:
 
 def _pictures(run: Run) -> Html | None:
     """Truth beside what was found, the worst images first."""
-    rows = objects(run.evaluation.get("pictures"))[:SHOWN_PICTURES]
-    if not rows:
-        return None
-    items = []
-    for row in rows:
-        name = str(row.get("name", ""))
-        right, missed, extra = (number(row.get(key)) for key in ("right", "missed", "extra"))
-        counts = [
-            f"{n:,.0f} {word}"
-            for n, word in ((right, "right"), (missed, "missed"), (extra, "too many"))
-            if n is not None
-        ]
-        pair = [
-            tag("div", tag("span", word), inline(row.get(key), f"{alt} {name}") or _MISSING)
-            for key, word, alt in (
-                ("truth", "truth", "true objects in"),
-                ("image", "found", "objects found in"),
-            )
-        ]
-        caption = [tag("b", ", ".join(counts))] if counts else []
-        items.append(tag("li", figure(tag("div", *pair, class_="pair"), caption, name)))
+
+    def counts(row: dict[str, Any]) -> str:
+        words = (("right", "right"), ("missed", "missed"), ("extra", "too many"))
+        known = [(number(row.get(key)), word) for key, word in words]
+        return ", ".join(f"{n:,.0f} {word}" for n, word in known if n is not None)
+
     note = (
         "The true objects, and those that were found with their scores. The images with the most "
         "objects missed or too many come first."
     )
-    return tag(
-        "div",
-        tag("h3", "Truth and what was found"),
-        tag("p", note, class_="quiet"),
-        tag("ul", *items, class_="pictures wide"),
-    )
-
-
-_MISSING = tag("div", "no picture", class_="missing")
+    rows = objects(run.evaluation.get("pictures"))
+    return truth_and_found(rows, note, counts, ("true objects in", "objects found in"))
 
 
 def _curves(run: Run) -> Html | None:
@@ -242,7 +204,7 @@ def _by_class(run: Run) -> Html | None:
         (
             row.get("label"),
             bar(min(max(number(row.get(first)) or 0, 0), 1)),
-            *(shown(row.get(key), ".1%") for _, key in columns),
+            *(_within(number(row.get(key)), row.get(f"{key}_interval")) for _, key in columns),
             shown(row.get("recall"), ".1%"),
             shown(row.get("n")),
             shown(trained.get(str(row.get("label")))),
@@ -253,6 +215,8 @@ def _by_class(run: Run) -> Html | None:
         "AP: average precision over recall, the mean over IoU 0.5 to 0.95. AP50: at IoU 0.5 alone. "
         "Recall: of the objects, those found at IoU 0.5 at any score. The worst comes first."
     )
+    if any(ends(row.get(f"{first}_interval")) for row in rows):
+        caption += " In brackets: 95 % intervals, by a bootstrap over images."
     if len(rows) > MOST_ROWS:
         caption += f" The {MOST_ROWS} worst of {len(rows):,} classes."
     head = ("Class", "", *(name for name, _ in columns), "Recall", "Objects", "In training")
@@ -265,7 +229,10 @@ def _by_size(run: Run) -> Html | None:
         (
             SIZES.get(name, name),
             bar(min(max(number(dig(size, "ap")) or 0, 0), 1)),
-            shown(dig(size, "ap"), ".1%"),
+            _within(
+                number(dig(size, "ap")),
+                dig(run.evaluation, "intervals", main_kind(run).key(f"ap_{name}")),
+            ),
             shown(dig(size, "n")),
         )
         for name, size in sizes.items()
@@ -302,7 +269,10 @@ PAGE = TaskPage(
     use=_use,
     seen=_seen,
     scores=_scores,
-    untested="average precision is of all images together, which no test here takes apart",
+    measure="average precision",
+    value=lambda run: run.metric(main_kind(run).key("ap")),
+    untested="runs keep no matches of single images; skipway eval RUN DATA --against RUN compares "
+    "average precision on the same ones",
     counted="Objects",
     total="All images",
     pictures="pictures larger",

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from skipway.errors import harmless
 from skipway.report.average_precision import main_kind
-from skipway.report.detection_course import total_loss
 from skipway.report.findings import (
     Finding,
     as_list,
@@ -17,6 +16,7 @@ from skipway.report.findings import (
     unsteady,
     waiting,
 )
+from skipway.report.losses import total_loss
 from skipway.report.markup import Html, percent, plural
 from skipway.report.run import Run
 from skipway.report.values import dig, mapping, number, objects

@@ -15,6 +15,8 @@ SMALL_IMAGE = 96
 """Pictures with both sides below this many pixels are enlarged without blur."""
 PNG = re.compile(r"data:image/png;base64,(iVBORw0KGgo[A-Za-z0-9+/]+={0,2})")
 """The only images the page takes: inline PNGs, told by their signature."""
+SHOWN_PAIRS = 24
+MISSING = tag("div", "no picture", class_="missing")
 
 Caption = Callable[[dict[str, Any]], list[Html | None]]
 
@@ -48,7 +50,7 @@ def _picture(row: dict[str, Any], caption: list[Html | None]) -> Html:
     """The row's image with its caption and, last, its file's name."""
     name = str(row.get("name", ""))
     said = " ".join(("class", str(row["label"]), name)) if "label" in row else name
-    shown = inline(row.get("image"), said) or tag("div", "no picture", class_="missing")
+    shown = inline(row.get("image"), said) or MISSING
     heat = inline(row.get("heat"), f"what spoke for {row.get('predicted')}")
     if heat is not None:
         shown = tag("div", shown, heat, class_="pair")
@@ -59,6 +61,36 @@ def figure(shown: Html, caption: Sequence[Html | None], name: str) -> Html:
     """What is shown above its caption and, last, its file's name."""
     file = tag("span", name, class_="file") if name else None
     return tag("figure", shown, tag("figcaption", *caption, file))
+
+
+def truth_and_found(
+    rows: list[dict[str, Any]],
+    note: str,
+    caption: Callable[[dict[str, Any]], str],
+    said: tuple[str, str],
+) -> Html | None:
+    """Each row's `truth` beside its `image`, in the order given; None without any.
+
+    said: what the two show, in front of the name of the file.
+    """
+    if not rows:
+        return None
+    items = []
+    for row in rows[:SHOWN_PAIRS]:
+        name = str(row.get("name", ""))
+        pair = [
+            tag("div", tag("span", word), inline(row.get(key), f"{alt} {name}") or MISSING)
+            for key, word, alt in (("truth", "truth", said[0]), ("image", "found", said[1]))
+        ]
+        words = caption(row)
+        content = tag("div", *pair, class_="pair")
+        items.append(tag("li", figure(content, [tag("b", words)] if words else [], name)))
+    return tag(
+        "div",
+        tag("h3", "Truth and what was found"),
+        tag("p", note, class_="quiet"),
+        tag("ul", *items, class_="pictures wide"),
+    )
 
 
 def inline(image: object, said: str = "") -> Html | None:

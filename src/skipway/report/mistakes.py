@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from skipway.metrics import class_scores, wilson_interval
+from skipway.report.confusion import MATRIX_CLASSES, confused, matrix
 from skipway.report.gallery import gallery, pictures
 from skipway.report.markup import (
     MOST_ROWS,
@@ -17,7 +18,6 @@ from skipway.report.markup import (
     joined,
     percent,
     plural,
-    scroll,
     shown,
     table,
     tag,
@@ -26,8 +26,6 @@ from skipway.report.plot import bar, plot, shares
 from skipway.report.run import SPLITS, Counts, Run
 from skipway.report.values import dig, number, objects
 
-MATRIX_CLASSES = 30
-"""Up to this many classes the confusion matrix is shown whole, beyond it the worst pairs."""
 SHOWN_MISTAKES = 24
 MOSTLY_RIGHT = 0.75
 """Accuracy from which a network may doubt labels."""
@@ -53,50 +51,8 @@ def mistakes(run: Run) -> Html | None:
 
 
 def _matrix(classes: list[str], counts: Counts) -> Html:
-    if len(classes) > MATRIX_CLASSES:
-        return _confused(classes, counts)
-    turned = "tall" if max(map(len, classes)) > 3 else None
-    head = [
-        tag("th", tag("span", name), scope="col", class_=turned, title=name) for name in classes
-    ]
-    rows = []
-    for truth, name in enumerate(classes):
-        cells = []
-        for predicted, count in enumerate(counts[truth]):
-            share = count / max(counts[truth].sum(), 1)
-            # The root lets a mistake of one in a hundred be seen beside the diagonal.
-            level = math.ceil(5 * (share if truth == predicted else share**0.5))
-            style = f"{'right' if truth == predicted else 'wrong'}{level}" if level else None
-            cells.append(tag("td", f"{count:.0f}" if count else "", class_=style))
-        rows.append(tag("tr", tag("th", name, scope="row", title=name), *cells))
-    grid = tag(
-        "table",
-        tag("thead", tag("tr", tag("td", "truth ↓ answer →"), *head)),
-        tag("tbody", *rows),
-        class_="confusion",
-    )
-    caption = (
-        "Images by true class (rows) and answer (columns). Blue is right, pink is wrong; "
-        "the stronger, the larger the share of the row."
-    )
-    title = "Confusion matrix"
-    content = (tag("h3", title), scroll(grid, title), tag("figcaption", caption))
-    return tag("figure", *content, class_="grow")
-
-
-def _confused(classes: list[str], counts: Counts) -> Html:
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:20]
-    rows = []
-    for truth, answer in zip(*np.unravel_index(order, wrong.shape), strict=True):
-        if count := wrong[truth, answer]:
-            share = count / counts[truth].sum()
-            pair = classes[truth], classes[answer]
-            rows.append((*pair, bar(share), percent(share), shown(count)))
-    head = ("Truth", "Answer", "Share of the class", "", "Images")
-    pairs = table(head, rows, words=3)
-    return tag("div", tag("h3", "Most confused pairs"), pairs, class_="grow")
+    form = confused if len(classes) > MATRIX_CLASSES else matrix
+    return form(classes, counts, "Images")
 
 
 def _by_class(classes: list[str], counts: Counts) -> Html:

@@ -12,6 +12,20 @@ from skipway.report.run import Run
 
 
 @dataclass(frozen=True)
+class ByClass:
+    """How well each class does, in a comparison."""
+
+    name: str
+    """With a capital."""
+    key: str
+    """In JSON."""
+    said: str
+    """What it is, behind its name and a colon."""
+    values: Callable[[Run], Sequence[float | None]]
+    """In the order of `Run.classes`; None for a class of which nothing is known."""
+
+
+@dataclass(frozen=True)
 class TaskPage:
     """What a task shows in its own way; a part that returns None is left out."""
 
@@ -33,11 +47,22 @@ class TaskPage:
     """The caption of a training image as the network saw it."""
     scores: Callable[[Run], list[tuple[str, str | None]]]
     """How good the run is, by column of a comparison; the first is None where it was not scored."""
+    measure: str
+    """The main metric in words, as they stand in a sentence."""
+    value: Callable[[Run], float | None]
+    """The main metric, 0..1."""
     counted: str
     """What the splits count by class, with a capital."""
     total: str
     """The row of the images of each split, above the counts."""
+    by_class: ByClass | None = None
+    """Where runs of the task can be compared class by class."""
     untested: str | None = None
     """Why two runs cannot be compared image by image; None where they can."""
     pictures: str = "pictures"
     """The class of the style sheet for training images."""
+
+    @property
+    def title(self) -> str:
+        """The main metric with a capital."""
+        return self.measure[0].upper() + self.measure[1:]

@@ -31,6 +31,7 @@ from skipway.errors import harmless
 from skipway.images import Preprocess, thumbnail
 from skipway.metrics import Scored, calibration, wilson_interval
 from skipway.resnet import ResNet
+from skipway.tasks.framing import Normaliser
 
 Array = npt.NDArray[Any]
 
@@ -183,7 +184,7 @@ class Classify:
         self.preprocess = preprocess
         self.augmentation = augmentation
         self.loss = loss or Loss()
-        self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self.normalise = Normaliser(preprocess)
 
     def build(self, architecture: Architecture) -> nn.Module:
         return ResNet(architecture)
@@ -227,17 +228,6 @@ class Classify:
                 targets = Mixed(batch.targets, batch.targets.roll(-shift), share)
                 return replace(batch, images=images, targets=targets)
         return replace(batch, images=images)
-
-    def normalise(self, frames: Tensor) -> Tensor:
-        """`Preprocess.normalise` on any device: uint8 or uint16 [B, C, H, W] to float32."""
-        at = (frames.device, frames.dtype)
-        if at not in self._constants:
-            dtype = np.uint8 if frames.dtype == torch.uint8 else np.uint16
-            constants = self.preprocess.scale_shift(dtype)
-            on_device = [torch.from_numpy(c).to(frames.device) for c in constants]
-            self._constants[at] = (on_device[0], on_device[1])
-        scale, shift = self._constants[at]
-        return frames.float().mul_(scale).add_(shift)
 
     def shown(self, batch: Batch, classes: Sequence[str]) -> list[dict[str, Any]]:
         pictures, targets = self.preprocess.pixels(batch.images.numpy()), batch.targets

@@ -13,6 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from skipway.accumulation import (
+    ComparedFigures,
+    Interval,
+    by_class,
+    figures,
+    interval,
+    precisions_of,
+    resamples_of,
+)
 from skipway.architecture import Architecture
 from skipway.config import AugmentConfig
 from skipway.data import Key, Split
@@ -31,9 +40,10 @@ from skipway.detections import (
     runs_of,
 )
 from skipway.drawing import drawn
-from skipway.errors import harmless
+from skipway.errors import InputError, harmless
 from skipway.heads import DetectorConfig, paste_masks
-from skipway.images import Geometry, Preprocess, resize, thumbnail
+from skipway.images import Geometry, Preprocess, thumbnail
+from skipway.tasks.framing import Normaliser, view_of
 
 Array = npt.NDArray[Any]
 
@@ -74,11 +84,15 @@ class DetectionEvaluator:
     def add(self, i: int, found: Detections, truth: Objects, size: tuple[int, int]) -> None:
         """Take what was found in image i of the split, and what is there; size: height, width."""
         self._seen[i] = found, truth, size
-        self.__dict__.pop("judgements", None)
+        self._forget()
 
     def merge(self, other: DetectionEvaluator) -> None:
         self._seen |= other._seen
-        self.__dict__.pop("judgements", None)
+        self._forget()
+
+    def _forget(self) -> None:
+        for name in ("judgements", "intervals", "_precisions"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def judgements(self) -> dict[Kind, Judged]:
@@ -90,27 +104,67 @@ class DetectionEvaluator:
     def metrics(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for kind, of_kind in self.judgements.items():
-            before = "" if len(self.kinds) == 1 else f"{kind}_"
             named = {"ap": of_kind.ap, "ap50": of_kind.ap50, "ap75": of_kind.ap75}
             named |= {f"ap_{size}": ap for size, ap in of_kind.by_size.items()}
-            metrics |= {before + name: value for name, value in named.items()}
+            metrics |= {self._before(kind) + name: value for name, value in named.items()}
         return metrics
 
-    def interval(self) -> None:
-        return None
+    def _before(self, kind: Kind) -> str:
+        """What stands before a metric's name."""
+        return "" if len(self.kinds) == 1 else f"{kind}_"
+
+    @cached_property
+    def _precisions(self) -> dict[Kind, Array]:
+        """`accumulation.precisions_of`."""
+        return precisions_of({kind: of_kind.matches for kind, of_kind in self.judgements.items()})
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval | None]:
+        """Of each metric, 95 %, by a bootstrap over images; None where that tells nothing."""
+        found = self._resampled(self._precisions)
+        return {name: interval(found[name], value) for name, value in self.metrics().items()}
+
+    def _resampled(self, precisions: Mapping[Kind, Array]) -> dict[str, Array]:
+        """Each metric in each resample."""
+        return {
+            self._before(kind) + name: values
+            for kind, of_kind in precisions.items()
+            for name, values in figures(of_kind).items()
+        }
+
+    def interval(self) -> Interval | None:
+        return next(iter(self.intervals.values()))
+
+    def against(self, other: DetectionEvaluator) -> ComparedFigures:
+        """Both on the images that both saw, and of what both find. Raises InputError where there is
+        no such image."""
+        images = self._seen.keys() & other._seen.keys()
+        if not images:
+            raise InputError("no image was read by both models")
+        kinds: tuple[Kind, ...] = tuple(kind for kind in self.kinds if kind in other.kinds)
+        pair = [DetectionEvaluator(self.classes, kinds) for _ in range(2)]
+        for one, whole in zip(pair, (self, other), strict=True):
+            one._seen = {i: whole._seen[i] for i in images}
+        # The same resamples of both, for they depend on how many images there are alone.
+        drawn_of = [one._resampled(one._precisions) for one in pair]
+        first, second = (one.metrics() for one in pair)
+        return ComparedFigures.of(len(images), (first, second), (drawn_of[0], drawn_of[1]))
 
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
-        """Objects, AP, AP50 and recall of each class that has an object."""
+        """Objects, AP with its interval, AP50 and recall of each class that has an object."""
         first, boxes = self.judgements[self.kinds[0]], self.judgements["box"]
+        resampled = {kind: by_class(precisions) for kind, precisions in self._precisions.items()}
         counts = np.zeros(self.classes, int)
         for _, truth, _ in self._seen.values():
             counts += np.bincount(truth.labels[~truth.crowd], minlength=self.classes)
         rows = []
         for k, (ap, ap50) in boxes.by_class.items():
-            row = {"label": harmless(classes[k]), "n": int(counts[k]), "ap": ap, "ap50": ap50}
-            row["recall"] = boxes.recall[k]
+            row: dict[str, Any] = {"label": harmless(classes[k]), "n": int(counts[k])}
+            row |= {"ap": ap, "ap50": ap50, "recall": boxes.recall[k]}
+            row["ap_interval"] = interval(resampled["box"][:, k], ap)
             if len(self.kinds) > 1 and k in first.by_class:
                 row["mask_ap"], row["mask_ap50"] = first.by_class[k]
+                row["mask_ap_interval"] = interval(resampled["mask"][:, k], row["mask_ap"])
             rows.append(row)
         return rows
 
@@ -119,6 +173,8 @@ class DetectionEvaluator:
         return {
             "classes": [*classes],
             "per_class": self.per_class(classes),
+            "intervals": self.intervals,
+            "resamples": resamples_of(len(self._seen)),
             "curves": [
                 {"label": harmless(classes[k]), "precision": np.round(curve, 4).tolist()}
                 for k, curve in first.curves.items()
@@ -187,7 +243,7 @@ class Detect:
         self.kinds: tuple[Kind, ...] = ("box",)
         if detector.head == "mask-rcnn":
             self.kinds = ("mask", "box")
-        self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self.normalise = Normaliser(preprocess)
 
     def build(self, architecture: Architecture) -> nn.Module:
         from skipway.detectors import build_detector  # torchvision's detection takes a second
@@ -196,13 +252,10 @@ class Detect:
 
     def augment(self, image: Array, target: Objects, key: Key | None) -> tuple[Array, Target]:
         """An image of at most the input's size: as in use, or scaled, cropped and mirrored."""
-        draws = np.zeros(6) if key is None else key.uniform(6)
         size = (image.shape[0], image.shape[1])
-        low, high = (1.0, 1.0) if key is None else self.augmentation.scale
-        ratio = low * (high / low) ** draws[0]
-        scaled = [max(round(side * ratio), 1) for side in self.preprocess.fitted(*size)]
-        geometry, shape, box = _window(size, scaled, self.preprocess.size, draws[1:3])
-        frame = resize(image, shape, self.preprocess.interpolation, box)
+        view = view_of(size, self.preprocess, self.augmentation, key)
+        shape, geometry = view.shape, view.geometry
+        frame = view.cut(image, self.preprocess.interpolation)
         kept = target if key is None else target.take(~target.crowd)
         corners = geometry.to_model(kept.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
         boxes = np.clip(corners, 0, [shape[1], shape[0]] * 2)
@@ -216,16 +269,13 @@ class Detect:
             for i, own in enumerate(kept.shapes):  # one by one: an image may be large
                 mask = decoded((own,), *size)[0]
                 levels = mask[:, :, None].astype(np.uint8) * 255
-                masks[i] = resize(levels, shape, "bilinear", box)[:, :, 0] >= 128
-        if key is not None:
-            c = self.augmentation
-            if c.jitter:
-                frame = jittered(frame, c.jitter, key.uniform(6, JITTER))
-            for axis, asked in ((1, c.flip and draws[3] < 0.5), (0, c.flip_up and draws[4] < 0.5)):
-                if asked:
-                    frame = np.flip(frame, axis)
-                    boxes = _mirrored(boxes, shape, axis)
-                    masks = None if masks is None else np.flip(masks, axis + 1)
+                masks[i] = view.cut(levels, "bilinear")[:, :, 0] >= 128
+        if key is not None and self.augmentation.jitter:
+            frame = jittered(frame, self.augmentation.jitter, key.uniform(6, JITTER))
+        frame = view.mirror(frame)
+        masks = None if masks is None else view.mirror(masks, 1)
+        for axis in view.mirrored:
+            boxes = _mirrored(boxes, shape, axis)
         boxes = boxes.astype(np.float32)
         return np.require(frame, requirements=["C", "W"]), Target(
             boxes, kept.labels, masks, target, geometry
@@ -247,16 +297,6 @@ class Detect:
 
     def to_input(self, batch: Batch, key: Key | None) -> Batch:
         return replace(batch, images=[self.normalise(image) for image in batch.images])
-
-    def normalise(self, frame: Tensor) -> Tensor:
-        """`Preprocess.normalise` on any device: uint8 or uint16 [C, H, W] to float32."""
-        at = (frame.device, frame.dtype)
-        if at not in self._constants:
-            dtype = np.uint8 if frame.dtype == torch.uint8 else np.uint16
-            scale, shift = map(torch.from_numpy, self.preprocess.scale_shift(dtype))
-            self._constants[at] = scale.to(frame.device), shift.to(frame.device)
-        scale, shift = self._constants[at]
-        return frame.float().mul_(scale).add_(shift)
 
     def shown(self, batch: Batch, classes: Sequence[str]) -> list[dict[str, Any]]:
         rows = []
@@ -307,23 +347,6 @@ def detections(found: Mapping[str, Any], source: tuple[int, int], geometry: Geom
         )
     labels = arrays["labels"].astype(np.int64)
     return Detections(boxes.astype(np.float32), labels, arrays["scores"], masks)
-
-
-def _window(
-    size: tuple[int, int], scaled: Sequence[int], limit: tuple[int, int], draws: Array
-) -> tuple[Geometry, tuple[int, int], tuple[float, float, float, float] | None]:
-    """Of an image, scaled to that height and width, the part of at most `limit`, by two draws.
-
-    Where it goes, its height and width, and the part in pixels of the image; None is all of it.
-    """
-    sx, sy = scaled[1] / size[1], scaled[0] / size[0]
-    shape = min(scaled[0], limit[0]), min(scaled[1], limit[1])
-    if shape == (scaled[0], scaled[1]):
-        return Geometry(size, (sx, sy), (0.0, 0.0)), shape, None
-    top, left = (int(d * (a - b + 1)) for d, a, b in zip(draws, scaled, shape, strict=True))
-    right, bottom = min((left + shape[1]) / sx, size[1]), min((top + shape[0]) / sy, size[0])
-    offset = float(-left), float(-top)
-    return Geometry(size, (sx, sy), offset), shape, (left / sx, top / sy, right, bottom)
 
 
 def _sides(boxes: Array) -> Array:

@@ -65,6 +65,15 @@ def _batch(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
     return [Choice("batch_size", min(batch, n), why)]
 
 
+def _groups(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
+    """A batch of whole groups of a class, where it has such."""
+    (choice,), k = _batch(data, config, world), config.embedder.per_class
+    if not k:
+        return [choice]
+    groups = max(choice.value // k, 2)
+    return [Choice("batch_size", groups * k, f"{groups} groups of {k} images of a class")]
+
+
 _RATES = {"adamw": (0.001, 128, 0.05), "lamb": (0.005, 2048, 0.02)}
 """Learning rate, the batch it is for, and weight decay."""
 
@@ -96,6 +105,20 @@ def _training(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
         choices.append(Choice("augment.area", (0.35, 1.0), "large images: random resized crops"))
     elif config.augment.area is None:
         choices.append(Choice("augment.pad_crop", max(size // 8, 1), f"an eighth of {size} px"))
+    return choices
+
+
+def _embedding(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
+    """As `_training`, but for the rates of what makes vectors."""
+    choices = _training(data, config, world)
+    if config.model.weights is not None:
+        why = "the network has been trained already, what makes vectors of it has not"
+        return [*choices, Choice("optim.head_lr", 10.0, why)]
+    if config.optim.kind == "adamw":
+        batch = min(config.batch_size * world.size, len(data.splits["train"]))
+        rate = 0.003 * (batch / 128) ** 0.5
+        choices = [choice for choice in choices if choice.key != "optim.lr"]
+        choices.append(Choice("optim.lr", rate, "0.003 for a batch of 128, with its root"))
     return choices
 
 
@@ -138,8 +161,8 @@ def _machine(_: DataSet, config: RunConfig, world: World) -> list[Choice]:
     return choices
 
 
-def _from_annotations(data: DataSet, config: RunConfig, _: World) -> list[Choice]:
-    """Network, input size and heads of a detector."""
+def _whole_images(data: DataSet, config: RunConfig, _: World) -> list[Choice]:
+    """Network and input size where all of an image is seen."""
     sizes = image_sizes(data.splits["train"])
     long = int(np.median(sizes.max(axis=1)))
     choices = []
@@ -149,7 +172,13 @@ def _from_annotations(data: DataSet, config: RunConfig, _: World) -> list[Choice
         size = min(max(long // 32 * 32, 64), _LARGEST_INPUT)
         why = f"the median long side is {long} px; a multiple of 32, {_LARGEST_INPUT} at most"
         choices.append(Choice("data.size", size, why))
-    choices.append(Choice("data.resize", "fit", "all of an image, its aspect ratio kept"))
+    fit = Choice("data.resize", "fit", "all of an image, its aspect ratio kept")
+    return [*choices, fit, Choice("data.resident", False, "each image is changed by itself")]
+
+
+def _detector(data: DataSet, config: RunConfig, _: World) -> list[Choice]:
+    """Heads of a detector."""
+    choices = []
     head = "mask-rcnn" if config.task == "instance" else "faster-rcnn"
     choices.append(Choice("detector.head", head, f"usual for {config.task}"))
     head = config.detector.head if "head" in config.detector.model_fields_set else head
@@ -185,22 +214,48 @@ def _detecting(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
         lr = Choice("optim.lr", 0.02 * together / 16, "0.02 for a batch of 16, in proportion")
     else:
         lr = Choice("optim.lr", 4e-4 * (together / 8) ** 0.5, "0.0004 for a batch of 8, its root")
-    choices.append(lr)
-    return [*choices, Choice("data.resident", False, "each image is changed by itself")]
+    return [*choices, lr]
+
+
+def _segmenter(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
+    """Head and batch of semantic segmentation."""
+    n = len(data.splits["train"])
+    few = n < _FEW_IMAGES
+    why = f"{n:,} training images: a decoder for {'small' if few else 'large'} data"
+    batch = min(-(-_SEGMENTED // world.size), n)
+    return [
+        Choice("segmenter.head", "unet" if few else "deeplabv3plus", why),
+        Choice("batch_size", batch, f"{_SEGMENTED} images a step"),
+        Choice("augment.flip", True, "a mirrored scene has the same classes"),
+    ]
+
+
+def _segmenting(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
+    """Length and rate of a segmenter's training."""
+    n = len(data.splits["train"])
+    epochs = 60 if config.model.weights is None else 30
+    together = min(config.batch_size * world.size, n)
+    if config.optim.kind in ("sgd", "muon"):
+        lr = Choice("optim.lr", 0.01 * together / 8, "0.01 for a batch of 8, in proportion")
+    else:
+        lr = Choice("optim.lr", 1e-3 * (together / 8) ** 0.5, "0.001 for a batch of 8, its root")
+    return [Choice("schedule.length", f"{epochs} epochs", f"{n:,} training images"), lr]
 
 
 _LARGEST_INPUT = 640
-"""Pixels of a detector's input that are chosen at most."""
+"""Pixels that are chosen at most of an input that holds all of an image."""
 _FEW_IMAGES = 5000
-"""Training images below which a detector gets light heads."""
-_DETECTED = 4
-"""Images a step of a detector."""
+"""Training images below which a detector gets light heads, and a segmenter a light decoder."""
+_DETECTED, _SEGMENTED = 4, 8
+"""Images a step of a detector, and of a segmenter."""
 
 _Choose = Callable[[DataSet, RunConfig, World], list[Choice]]
 
 CHOICES: dict[str, tuple[_Choose, ...]] = {
     "classify": (_from_images, _batch, _training, _resident, _machine),
-    "detect": (_from_annotations, _few_at_once, _detecting, _machine),
-    "instance": (_from_annotations, _few_at_once, _detecting, _machine),
+    "detect": (_whole_images, _detector, _few_at_once, _detecting, _machine),
+    "instance": (_whole_images, _detector, _few_at_once, _detecting, _machine),
+    "segment": (_whole_images, _segmenter, _segmenting, _machine),
+    "embed": (_from_images, _groups, _embedding, _resident, _machine),
 }
 """By task: what is chosen, in this order; each knows what was chosen before it."""

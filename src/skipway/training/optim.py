@@ -36,10 +36,10 @@ def make_optimizer(
             continue
         stage = _stage(name, last)
         scale = config.stage_decay ** (last - stage)
-        if name.startswith("fc."):
+        if name.startswith(_HEADS):
             scale = config.head_lr
         decay = config.weight_decay if config.decay_all or parameter.ndim > 1 else 0.0
-        orthogonal = config.kind == "muon" and parameter.ndim == 4 and stage > 0
+        orthogonal = config.kind == "muon" and parameter.ndim == 4 and bool(_STAGE.match(name))
         if orthogonal:
             scale *= config.muon_lr / config.lr
         groups.setdefault((orthogonal, decay, scale), []).append(parameter)
@@ -67,11 +67,17 @@ def make_optimizer(
     return optimizer
 
 
+_HEADS = ("fc.", "embedding.", "directions")
+"""How the parameters of classifiers begin, and of what makes vectors."""
+_STAGE = re.compile(r"(?:body\.)?layer(\d+)\.")
+"""How those of a stage begin."""
+
+
 def _stage(name: str, last: int) -> int:
     """The stage of a parameter: 0 for the stem, `last` for what comes after the stages."""
-    match = re.match(r"layer(\d+)\.", name)
-    after = name.startswith(("norm.", "fc."))
-    return int(match[1]) if match else last if after else 0
+    match = _STAGE.match(name)
+    stem = name.removeprefix("body.").startswith(("conv1.", "bn1."))
+    return int(match[1]) if match else 0 if stem else last
 
 
 def make_ema(net: nn.Module, decay: float) -> AveragedModel:

@@ -21,8 +21,10 @@ from skipway.card import Card
 from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
 from skipway.data.objects import open_objects
+from skipway.data.pixels import open_pixels
 from skipway.dialects import State, guess_architecture, translate
 from skipway.errors import InputError, harmless
+from skipway.heads import HEADS
 from skipway.images import Preprocess, plain_preprocess
 from skipway.machine import free_memory
 from skipway.recipes import recipe
@@ -69,13 +71,15 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     opening = config()  # wrong settings are told before the data is looked at
     check_device(opening.device)
     data = opened(opening)
+    if opening.task == "embed":
+        _check_queries(data)
     card, base = None, None
     if weights is not None:
         state, card = read_state(weights)
-        if card is not None and card.detector is not None:
+        if card is not None and card.task != "classify":
             raise InputError(
-                f"--weights {harmless(weights)}: a detector; give a classifier, whose network it "
-                "starts from"
+                f"--weights {harmless(weights)}: its task is {card.task}; give a classifier, whose "
+                "network this one starts from"
             )
         base = _base(opening, state, card)
         choices += _from_weights(str(weights), card, base, opening.task)
@@ -89,10 +93,10 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     check_compile(final, world)
     if world.size > 1:
         _check_alone(final, len(data.splits["train"]), world.size)
-    arch = _architecture(final, base, len(data.classes))
-    if final.task != "classify" and arch.stem == "whitened" and base is None:
+    arch = _architecture(final, base, len(data.learned))
+    if final.task not in _WHOLE and arch.stem == "whitened" and base is None:
         raise InputError(
-            "--model: a whitened stem is made from images of one size, a detector has others\n"
+            f"--model: a whitened stem is made from images of one size, {final.task} has others\n"
             "Take another --model."
         )
     _check_watched(final, data)
@@ -106,8 +110,9 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
 
 def _recipe_for(task: Any, pretrained: bool) -> Choice:
     """The recipe where none was given."""
-    if task in ("detect", "instance"):
-        return Choice("recipe", "detect", f"the task is {task}")
+    if task in HEADS:
+        name = "detect" if task in _OBJECTS else task
+        return Choice("recipe", name, f"the task is {task}")
     if pretrained:
         return Choice("recipe", "finetune", "starts from given weights")
     return Choice("recipe", "modern", "starts from scratch")
@@ -115,8 +120,11 @@ def _recipe_for(task: Any, pretrained: bool) -> Choice:
 
 def opened(config: RunConfig) -> DataSet:
     """The data of a run, as its task reads it. Raises InputError."""
-    if config.task == "classify":
-        return open_data(config.data_path, config.data.val, config.seed)
+    if config.task in _WHOLE:
+        unseen = config.task == "embed"
+        return open_data(config.data_path, config.data.val, config.seed, unseen)
+    if config.task == "segment":
+        return open_pixels(config.data_path, config.data.val, config.seed, config.data.on_bad)
     return open_objects(
         config.data_path,
         config.data.val,
@@ -180,56 +188,91 @@ def _check_targets(config: RunConfig) -> None:
         )
 
 
-_OF_LABELS = {
-    "loss": "ce",
-    "bce_threshold": None,
-    "class_weights": "none",
-    "label_smoothing": 0.0,
-    "distill.model": None,
-    "exact_norm": False,
-    "augment.area": None,
-    "augment.pad_crop": 0,
-    "augment.repeats": 1,
-    "augment.policy": "none",
-    "augment.erase": 0.0,
-    "augment.mixup": 0.0,
-    "augment.cutmix": 0.0,
-    "augment.pixel_mean": False,
-    "augment.size": None,
-    "data.resident": False,
-    "compile": False,
-}
-"""Settings of classification alone, and what they must be elsewhere."""
-_OF_OBJECTS = {"augment.scale": (1.0, 1.0), "augment.flip_up": False}
+_LABELS, _PIXELS, _OBJECTS = ("classify",), ("segment",), ("detect", "instance")
+_WHOLE = (*_LABELS, "embed")
+"""Tasks of an image as a whole."""
+_TASKS = {
+    "loss": _LABELS + _PIXELS,
+    "focal_gamma": _LABELS + _PIXELS,
+    "class_weights": _LABELS + _PIXELS,
+    "label_smoothing": _LABELS + _PIXELS,
+    "augment.size": _WHOLE + _PIXELS,
+    "augment.scale": _OBJECTS + _PIXELS,
+    "augment.flip_up": _OBJECTS + _PIXELS,
+} | dict.fromkeys(
+    (
+        "bce_threshold", "distill.model", "augment.repeats", "augment.mixup", "augment.cutmix",
+        "compile",
+    ),
+    _LABELS,
+) | dict.fromkeys(
+    (
+        "exact_norm", "augment.area", "augment.pad_crop", "augment.policy", "augment.erase",
+        "augment.pixel_mean", "data.resident",
+    ),
+    _WHOLE,
+)  # fmt: skip
+"""Settings that not every task has, and whose they are."""
+_LOSSES = {"classify": ("ce", "bce", "focal"), "segment": ("ce", "focal", "ce+dice")}
 
 
 def _check_task(config: RunConfig) -> None:
     """Raise InputError for settings that the task does not have."""
-    others = _OF_OBJECTS if config.task == "classify" else _OF_LABELS
-    for key, usual in others.items():
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        if value != usual:
-            raise InputError(f"{key} = {harmless(value)}: not of the task {config.task}")
-    if config.task == "classify":
+    task = config.task
+    for key, tasks in _TASKS.items():
+        value, usual = _setting(config, key), _setting(_USUAL, key)
+        if task not in tasks and value not in (usual, False):
+            raise InputError(f"{key} = {harmless(value)}: not of the task {task}")
+    losses = _LOSSES.get(task, (config.loss,))
+    if config.loss not in losses:
+        raise InputError(f"loss = {config.loss}: {task} has {', '.join(losses)}")
+    if task in HEADS and config.on_features:
+        raise InputError(f"--freeze all: the heads of {task} train on features of each image anew")
+    if task in _WHOLE:
         if config.data.resize == "fit":
-            raise InputError("data.resize: a classifier takes crop, letterbox or squash")
+            raise InputError(f"data.resize: the task {task} takes crop, letterbox or squash")
+        k, batch = config.embedder.per_class, config.batch_size
+        if task == "embed" and k and (batch % k or batch < 2 * k):
+            raise InputError(
+                f"batch_size = {batch}: of {k} images of each class (embedder.per_class); take a "
+                f"multiple of {k}, {2 * k} at least"
+            )
         return
     if config.data.resize != "fit":
-        raise InputError(f"data.resize = {config.data.resize}: a detector takes fit")
-    if (config.task == "instance") != (config.detector.head == "mask-rcnn"):
-        needs = "mask-rcnn" if config.task == "instance" else "a head without masks"
-        raise InputError(f"detector.head = {config.detector.head}: {config.task} needs {needs}")
-    if config.on_features:
-        raise InputError("--freeze all: a detector's heads train on features of each image anew")
-    if config.detector.norm == "group" and config.model.weights is not None:
+        raise InputError(f"data.resize = {config.data.resize}: the task {task} takes fit")
+    masks = config.detector.head == "mask-rcnn"
+    if task in _OBJECTS and (task == "instance") != masks:
+        needs = "mask-rcnn" if task == "instance" else "a head without masks"
+        raise InputError(f"detector.head = {config.detector.head}: {task} needs {needs}")
+    head = HEADS[task]
+    norm = getattr(config, head).norm
+    if norm == "group" and config.model.weights is not None:
         raise InputError(
-            "detector.norm = group: the weights' network was trained with batch norms\n"
+            f"{head}.norm = group: the weights' network was trained with batch norms\n"
             "Leave it out, or train from scratch, without --weights."
         )
-    if config.detector.norm == "frozen" and config.model.weights is None:
-        raise InputError("detector.norm = frozen: only of a network that starts from --weights")
+    if norm == "frozen" and config.model.weights is None:
+        raise InputError(f"{head}.norm = frozen: only of a network that starts from --weights")
+
+
+_USUAL = RunConfig(data_path="", recipe="")
+
+
+def _setting(config: RunConfig, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _check_queries(data: DataSet) -> None:
+    """Raise InputError for a split in which no image could find another of its class."""
+    for name in ("val", "test"):
+        if name in data.splits and data.splits[name].per_class(len(data.classes)).max() < 2:
+            raise InputError(
+                f"{harmless(data.path)}: {name} has no two images of one class, so there is "
+                "nothing to find\nHold out more images, for instance --val 0.3, or none: --val none"
+            )
 
 
 def _check_watched(config: RunConfig, data: DataSet) -> None:
@@ -301,7 +344,7 @@ def _check_alone(config: RunConfig, images: int, processes: int) -> None:
         )
     heads = config.detector
     of_rois = heads.neck == "c4" or (heads.version == 2 and not heads.one_stage)
-    if config.task != "classify" and heads.norm == "batch" and of_rois:
+    if config.task in _OBJECTS and heads.norm == "batch" and of_rois:
         raise InputError(
             "detector.norm = batch: norms of these heads would count one process's RoIs alone\n"
             "Take --set detector.norm=group, or frozen, with --weights."
@@ -391,7 +434,7 @@ def _preprocess(config: RunConfig, arch: Architecture, card: Card | None) -> Pre
     if (own.size, own.resize) == (plain.size, plain.resize) and cut:
         return own
     if own.pixel_mean is not None:
-        if config.task != "classify":
+        if config.task not in _WHOLE:
             raise InputError("--weights: they subtract a mean image, of one size; take others")
         raise InputError(
             "data.size, data.resize, data.crop_ratio: the weights subtract a mean image of "
@@ -418,7 +461,7 @@ def _architecture(config: RunConfig, base: Architecture | None, classes: int) ->
 def _from_weights(path: str, card: Card | None, arch: Architecture, task: str) -> list[Choice]:
     name = card.model if card else name_of(arch)
     of = f"of {harmless(path)}"
-    if task != "classify" and (card is None or card.task == "classify"):
+    if task not in _WHOLE:
         return [
             Choice("model.name", name, f"the architecture {of}"),
             Choice("data.channels", arch.in_channels, f"the input {of}"),

@@ -18,6 +18,8 @@ from skipway.images import Preprocess, plain_preprocess
 from skipway.tasks import ImageTask
 from skipway.tasks.classify import Classify, Loss
 from skipway.tasks.detect import Detect
+from skipway.tasks.embed import Embed
+from skipway.tasks.segment import PixelLoss, Segment
 from skipway.training.plan import Plan
 from skipway.training.reading import Reading, read_images
 
@@ -64,11 +66,8 @@ def prepare(plan: Plan, part: Part = WHOLE, run: Path | None = None) -> Prepared
     }
     if frames and plan.preprocess is None:
         preprocess = _measured(preprocess, frames["train"], config)
-    task: ImageTask
-    if config.task == "classify":
-        task = Classify(preprocess, config.augment, _loss(config, data))
-    else:
-        task = Detect(preprocess, config.augment, config.detector, len(data.classes))
+    task = _task(config, preprocess, data)
+    per_class = config.embedder.per_class if config.task == "embed" else 0
     feeds: dict[str, Feed] = {}
     for name, split in data.splits.items():
         if frames:
@@ -79,6 +78,7 @@ def prepare(plan: Plan, part: Part = WHOLE, run: Path | None = None) -> Prepared
                 config.seed,
                 part,
                 config.augment.repeats,
+                per_class,
             )
         else:
             feeds[name] = DecodedFeed(
@@ -92,19 +92,33 @@ def prepare(plan: Plan, part: Part = WHOLE, run: Path | None = None) -> Prepared
                 persistent=name == "train",
                 part=part,
                 repeats=config.augment.repeats,
+                per_class=per_class,
             )
     return Prepared(data, task, feeds, contents, reading)
 
 
-def _loss(config: RunConfig, data: DataSet) -> Loss:
-    weights = None
-    if config.class_weights == "balanced":
-        counts = data.counts("train").values()
-        there = sum(n > 0 for n in counts)
-        weights = tuple(sum(counts) / (there * n) if n else 0.0 for n in counts)
-    return Loss(
-        config.loss, config.label_smoothing, config.focal_gamma, weights, config.bce_threshold
-    )
+def _task(config: RunConfig, preprocess: Preprocess, data: DataSet) -> ImageTask:
+    k = len(data.classes)
+    if config.task in ("detect", "instance"):
+        return Detect(preprocess, config.augment, config.detector, k)
+    if config.task == "embed":
+        return Embed(preprocess, config.augment, config.embedder)
+    weights = _weights(data) if config.class_weights == "balanced" else None
+    smoothing, gamma = config.label_smoothing, config.focal_gamma
+    if config.task == "segment":
+        assert config.loss != "bce"
+        of_pixels = PixelLoss(config.loss, smoothing, gamma, weights)
+        return Segment(preprocess, config.augment, config.segmenter, k, of_pixels)
+    assert config.loss != "ce+dice"
+    loss = Loss(config.loss, smoothing, gamma, weights, config.bce_threshold)
+    return Classify(preprocess, config.augment, loss)
+
+
+def _weights(data: DataSet) -> tuple[float, ...]:
+    """Of each class in inverse proportion to how often it is in the training images."""
+    counts = data.counts("train").values()
+    there = sum(n > 0 for n in counts)
+    return tuple(sum(counts) / (there * n) if n else 0.0 for n in counts)
 
 
 def _measured(preprocess: Preprocess, frames: Array, config: RunConfig) -> Preprocess:

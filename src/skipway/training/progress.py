@@ -26,7 +26,17 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
 
 
-SHARES = ("train_accuracy", "val_accuracy", "val_ap", "val_ap50", "val_mask_ap", "val_mask_ap50")
+SHARES = (
+    "train_accuracy",
+    "val_accuracy",
+    "val_ap",
+    "val_ap50",
+    "val_mask_ap",
+    "val_mask_ap50",
+    "val_miou",
+    "val_recall_at_1",
+    "val_map_at_r",
+)
 SHOWN = ("val_loss", *SHARES)
 """Of a row, beside what is of training, and which of them are shares."""
 
@@ -80,7 +90,7 @@ class TrainingProgress:
             if key.startswith("train_") or key in SHOWN:
                 shown = f"{value:.2%}" if key in SHARES else f"{value:.4f}"
                 parts.append(f"{key.removeprefix('train_').replace('_', ' ')} {shown}")
-        parts += [f"{row['images_per_second']:,.0f} images/s", f"waiting {row['waiting']:.0%}"]
+        parts += [speed(row["images_per_second"]), f"waiting {row['waiting']:.0%}"]
         parts += [f"ETA {self._left(row['step'])}"]
         self.say("  ".join(parts))
 
@@ -96,7 +106,7 @@ class TrainingProgress:
         parts = [f"epoch {epoch}/{self._clock.epochs}", f"step {step:,}/{self._clock.total:,}"]
         parts += [f"{name} {value:.4f}" for name, value in means.items()]
         if tally.seconds:
-            parts += [f"{tally.images / tally.seconds:,.0f} images/s"]
+            parts += [speed(tally.images / tally.seconds)]
             parts += [f"waiting {tally.waiting / tally.seconds:.0%}"]
         return "  ".join([*parts, f"ETA {self._left(step)}"])
 
@@ -104,3 +114,9 @@ class TrainingProgress:
         done = step - self._first_step
         elapsed = time.monotonic() - self._begun
         return duration(elapsed / done * (self._clock.total - step)) if done else "?"
+
+
+def speed(images_per_second: float) -> str:
+    """A pace in words; of slow ones the first decimal too."""
+    decimals = 0 if images_per_second >= 10 else 1
+    return f"{images_per_second:,.{decimals}f} images/s"

@@ -36,7 +36,7 @@ class Reading:
     """What reading each image once gave, by split."""
 
     stamps: dict[str, bytes]
-    """As the readers gave them before they read."""
+    """As the splits gave them before they were read."""
     scans: dict[str, Scan]
     """Empty where images are decoded in each epoch and were not looked at before."""
     frames: dict[str, Array]
@@ -70,7 +70,7 @@ def read_images(
     Raises InputError where an image is another than when the run began.
     """
     begun = time.perf_counter()
-    stamps = {name: split.reader.stamp(split.names) for name, split in data.splits.items()}
+    stamps = {name: split.stamp() for name, split in data.splits.items()}
     before = _kept(run / KEPT, data) if run is not None else None
     complete = before is not None and (before.frames or not config.data.resident)
     if before is not None and complete and before.stamps == stamps:

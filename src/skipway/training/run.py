@@ -29,6 +29,7 @@ from skipway.card import Card, Measured, parse_card
 from skipway.config import minutes_of, resolve
 from skipway.errors import InputError, SkipwayError, harmless
 from skipway.explain import add_maps
+from skipway.heads import HEADS
 from skipway.machine import peak_memory
 from skipway.resnet import backbone_of
 from skipway.tasks import Evaluator
@@ -575,13 +576,13 @@ class _Training(Setup):
         return tuple(rows)
 
     def _card(self, metrics: tuple[Measured, ...]) -> Card:
-        detector = None if self.config.task == "classify" else self.config.detector
+        head = HEADS.get(self.config.task)
         return Card(
             task=self.config.task,
-            detector=detector,
+            **({head: getattr(self.config, head)} if head else {}),
             model=self.config.model.name,
             architecture=self.plan.architecture,
-            classes=self.prepared.data.classes,
+            classes=self.prepared.data.learned,
             preprocess=self.prepared.task.preprocess,
             metrics=metrics,
             recipe=self.config.model_dump(mode="json"),

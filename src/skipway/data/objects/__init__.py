@@ -4,9 +4,10 @@
 """
 
 from skipway.data.objects.annotated import AnnotatedSplit, Objects, Table
-from skipway.data.objects.checking import KINDS, Problem
+from skipway.data.objects.checking import KINDS
 from skipway.data.objects.opening import form_of, open_objects, problems
 from skipway.data.objects.shapes import Runs, Shape
+from skipway.data.problems import Problem
 
 __all__ = [
     "KINDS",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +125,7 @@ class AnnotatedSplit(Split):
         """What is in image i."""
         return self.table.of(i)
 
-    def take(self, positions: Array) -> AnnotatedSplit:
+    def take(self, positions: Array) -> Self:
         """Those images only, in that order, with their objects."""
         positions = np.asarray(positions, np.int64)
         return replace(

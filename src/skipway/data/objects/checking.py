@@ -1,8 +1,7 @@
 """What annotation files say of images, and what of it can be used.
 
 A form of annotations reads its files into a `Listing`; `check` compares it with the images and
-with itself. What it finds are problems: `open_objects` stops at the first or leaves them out, and
-check-data lists them.
+with itself.
 """
 
 from __future__ import annotations
@@ -10,57 +9,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from skipway.data.objects.annotated import AnnotatedSplit, Table
 from skipway.data.objects.shapes import NONE, POLYGONS, RUNS, Shapes
+from skipway.data.problems import Fault, Problem, count, header_of, in_threads
 from skipway.data.split import FolderReader, Names
 from skipway.errors import harmless
-from skipway.images import DecodeError, header_size
 
 Array = npt.NDArray[Any]
-
-_HEAD = 1 << 16
-"""Bytes of a JPEG that nearly always hold its size."""
-_THREADS = 8
-"""They wait for the disk rather than compute."""
-_BLOCK = 256
-"""Images that one of them looks at in one go."""
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_NOTES = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
-"""Chunks that may turn a PNG."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong in annotations, and where."""
-
-    file: str
-    """The file of annotations."""
-    annotation: int | None
-    """Its id there, or its row, from 1, where the form has no ids; None: it is about the image or
-    the file."""
-    image: str
-    """Name of the image; empty where there is none."""
-    kind: str
-    """A key of `KINDS`."""
-    what: str
-    """What is wrong, in words."""
-
-    def __str__(self) -> str:
-        where = harmless(self.file)
-        if self.annotation is not None:
-            where += f", annotation {self.annotation}"
-        if self.image:
-            where += f" ({harmless(self.image)})"
-        return f"{where}: {self.what}"
-
 
 KINDS = {
     "damaged": "damaged files",
@@ -86,13 +48,6 @@ KINDS = {
     "no-objects": "no object at all",
 }
 """What can be wrong, and how notes count it."""
-
-
-class Fault(NamedTuple):
-    """What is wrong with something whose place is known."""
-
-    kind: str
-    what: str
 
 
 @dataclass
@@ -165,14 +120,15 @@ def check(listing: Listing) -> Checked:
     sizes = listing.said.copy()
     unsized = 0
     looked = [i for i in range(n) if i not in bad]
-    for i, found in zip(looked, _headers(listing, looked), strict=True):
+    headers = in_threads(lambda i: header_of(listing.root, listing.names[i]), looked)
+    for i, found in zip(looked, headers, strict=True):
         if isinstance(found, Fault):
             bad[i] = found
         elif not listing.said[i].any():
             unsized += 1
-            sizes[i] = found
-        elif tuple(listing.said[i].tolist()) != found:
-            bad[i] = Fault("wrong-size", _sizes_differ(listing.said[i].tolist(), found))
+            sizes[i] = found.size
+        elif tuple(listing.said[i].tolist()) != found.size:
+            bad[i] = Fault("wrong-size", _sizes_differ(listing.said[i].tolist(), found.size))
     rows = _Rows(listing, sizes)
     there = np.ones(n, bool)
     there[list(bad)] = False
@@ -204,11 +160,11 @@ def check(listing: Listing) -> Checked:
     )
     notes = list(listing.notes)
     if unsized:
-        notes.append(f"{_count(unsized, 'image')} without a size in the annotations: read from it")
+        notes.append(f"{count(unsized, 'image')} without a size in the annotations: read from it")
     clipped = int(rows.clipped[order].sum())
     if clipped:
         reach = "reaches" if clipped == 1 else "reach"
-        notes.append(f"{_count(clipped, 'box', 'boxes')} {reach} past the image: clipped to it")
+        notes.append(f"{count(clipped, 'box', 'boxes')} {reach} past the image: clipped to it")
     split = AnnotatedSplit(
         FolderReader(listing.root),
         Names(listing.names[i] for i in kept),
@@ -256,45 +212,6 @@ def _sizes_differ(said: list[int], found: tuple[int, int]) -> str:
     if tuple(said) == found[::-1]:
         text += " as it is shown: drawn before an EXIF rotation, or width and height are swapped"
     return text
-
-
-def _headers(listing: Listing, looked: list[int]) -> list[tuple[int, int] | Fault]:
-    """Height and width of images, or why there are none."""
-
-    def block(part: list[int]) -> list[tuple[int, int] | Fault]:
-        return [_header(listing.root, listing.names[i]) for i in part]
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        parts = pool.map(block, (looked[i : i + _BLOCK] for i in range(0, len(looked), _BLOCK)))
-        return [found for part in parts for found in part]
-
-
-def _header(root: Path, name: str) -> tuple[int, int] | Fault:
-    try:
-        name.encode("utf-8", "surrogateescape")
-        with open(os.path.join(root, name), "rb") as file:
-            data = file.read(_HEAD)
-            if data.startswith(b"\xff\xd8"):
-                try:
-                    return header_size(data, name)
-                except DecodeError:
-                    pass  # much stands before the size: all of the file then
-            data += file.read()
-    except FileNotFoundError:
-        return Fault("missing-image", f"no such image in {harmless(root)}")
-    except OSError as error:
-        return Fault("unreadable-image", f"cannot be read: {error.strerror or harmless(error)}")
-    except ValueError:
-        return Fault("missing-image", "not a name that a file can have")
-    plain = data.startswith(_PNG) and not any(note in data for note in _PNG_NOTES)
-    if plain and data[12:16] == b"IHDR":
-        width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-        if width and height:
-            return height, width
-    try:
-        return header_size(data, name)
-    except DecodeError as error:
-        return Fault("unreadable-image", str(error).removeprefix(f"{harmless(name)}: "))
 
 
 class _Rows:
@@ -404,7 +321,3 @@ class _Rows:
 
 def _areas(boxes: Array) -> Array:
     return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-
-
-def _count(n: int, one: str, many: str = "") -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -12,7 +12,6 @@ lie in memory as Python's objects.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from array import array
@@ -24,8 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.data.forms.folders import split_name
-from skipway.data.objects.checking import Fault, Listing, find_repeated_ids
+from skipway.data.objects.checking import Listing, find_repeated_ids
 from skipway.data.objects.shapes import ShapeList
+from skipway.data.problems import Fault
+from skipway.data.texts import read_json
 from skipway.errors import InputError, harmless
 
 Array = npt.NDArray[Any]
@@ -225,23 +226,7 @@ def _corners(written: Array, size: Array) -> Array:
 
 
 def _parsed(path: Path, found: _Annotations) -> dict[str, list[Any]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        data = json.loads(text, object_hook=found.hook)
-    except OSError as error:
-        raise InputError(f"{harmless(path)}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{harmless(path)}: not UTF-8 at byte {error.start:,}") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno:,}, column {error.colno:,}"
-        raise InputError(
-            f"{harmless(path)}, {where}: damaged json: {error.msg}\n"
-            "The file may have been cut off; write or fetch it again."
-        ) from None
-    except RecursionError:
-        raise InputError(f"{harmless(path)}: damaged json: nested too deep") from None
-    except ValueError as error:  # a whole number of thousands of digits
-        raise InputError(f"{harmless(path)}: damaged json: {harmless(error)[:100]}") from None
+    data = read_json(path, of_object=found.hook)
     keys = ("images", "annotations", "categories")
     if not isinstance(data, dict):
         raise InputError(

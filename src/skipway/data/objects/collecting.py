@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skipway.data.objects.checking import Fault, Listing, Problem
+from skipway.data.objects.checking import Listing
 from skipway.data.objects.shapes import ShapeList
+from skipway.data.problems import Fault, Problem
 
 Array = npt.NDArray[Any]
 

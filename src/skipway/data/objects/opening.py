@@ -11,19 +11,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from skipway.data.objects import coco, voc, yolo
 from skipway.data.objects.annotated import AnnotatedSplit
-from skipway.data.objects.checking import KINDS, Checked, Listing, Problem, check
-from skipway.data.sources import LARGEST_VALIDATION
-from skipway.data.split import DataSet, Skipped, Split, hold_out
+from skipway.data.objects.checking import KINDS, Checked, Listing, check
+from skipway.data.problems import Problem, left_out, refusal
+from skipway.data.split import DataSet, Skipped, Val, check_val, divided, hold_out, rarest
 from skipway.errors import InputError, harmless, nearest
 
 Form = Literal["COCO", "YOLO", "VOC"]
-Val = float | Literal["auto", "none"]
+Array = npt.NDArray[Any]
 
 
 def form_of(path: str) -> Form | None:
@@ -60,19 +61,32 @@ def open_objects(
     ``none`` holds no val out. They are drawn by image, stratified by the rarest class in it.
     Raises InputError.
     """
-    if not isinstance(val, str) and not 0 < val < 1:
-        raise InputError(f"--val {val}: give a share between 0 and 1, or none")
+    check_val(val)
     found = _gathered(path, masks, classes)
     fatal = [p for p in found.problems if p.kind == "no-objects"]
     if found.problems and on_bad == "error":
-        raise InputError(_refusal(found.problems))
+        raise InputError(refusal(found.problems, ["no-objects"]))
     if fatal:
         raise InputError(f"{fatal[0]}\nSo nothing can be learned or judged there.")
-    splits, notes = _divided(path, found.splits, found.classes, val, seed)
+    k = len(found.classes)
+
+    def hold(
+        split: AnnotatedSplit, share: float, at_most: int | None
+    ) -> tuple[AnnotatedSplit, AnnotatedSplit]:
+        parts = hold_out(split, share, seed, at_most, _strata(split, k))
+        if not all(len(part.table) for part in parts):
+            raise InputError(
+                f"{harmless(path)}: too few images with objects to hold any out\n"
+                "Add images, or train on all of them with --val none."
+            )
+        return parts
+
+    how = "stratified by the rarest class in an image"
+    splits, notes = divided(path, found.splits, val, seed, hold, how)
     for name, split in splits.items():
-        absent = int((split.per_class(len(found.classes)) == 0).sum())
+        absent = int((split.per_class(k) == 0).sum())
         if absent:
-            notes.append(f"{name}: no object of {absent} of the {len(found.classes)} classes")
+            notes.append(f"{name}: no object of {absent} of the {k} classes")
         empty = int((np.diff(split.table.offsets) == 0).sum())
         if empty:
             notes.append(f"{name}: {empty:,} of {len(split):,} images hold no object")
@@ -235,81 +249,14 @@ def _counted(one: Checked, classes: Sequence[str]) -> tuple[AnnotatedSplit, list
 
 def _left_out(before: str, one: Checked, unknown: int) -> list[str]:
     """How much of a split is left out, and why."""
-    notes = []
     annotations = one.left_out + Counter({"unknown-class": unknown})
-    for what, counts in (("images", one.images_out), ("annotations", annotations)):
-        if counts.total():
-            kinds = ", ".join(f"{KINDS[kind]} {n:,}" for kind, n in counts.most_common())
-            notes.append(f"{before}{what} left out ({counts.total():,}): {kinds}")
+    notes = left_out(f"{before}images", one.images_out, KINDS)
+    notes += left_out(f"{before}annotations", annotations, KINDS)
     if one.lost:
         notes.append(f"{before}annotations left out with their images ({one.lost:,})")
     return notes
 
 
-def _refusal(found: list[Problem]) -> str:
-    more = ""
-    if len(found) > 1:
-        n = len(found) - 1
-        more = (
-            f"\nand {n:,} more {'problem' if n == 1 else 'problems'}: skipway check-data lists all."
-        )
-    if found[0].kind == "no-objects":
-        return f"{found[0]}{more}"
-    return f"{found[0]}{more}\nMend it, or leave what is at fault out with --on-bad skip."
-
-
-def _divided(
-    path: str, splits: dict[str, AnnotatedSplit], classes: Sequence[str], val: Val, seed: int
-) -> tuple[dict[str, AnnotatedSplit], list[str]]:
-    """Train, val and test, those that are not there held out of the images for training."""
-    if "val" in splits and not isinstance(val, str) and "train" in splits:
-        raise InputError(f"--val {val}: {harmless(path)} has a validation split of its own")
-    notes = []
-    found = dict(splits)
-    whole = found.pop("all", None)
-    share, at_most = (0.1, LARGEST_VALIDATION) if isinstance(val, str) else (val, None)
-    if whole is not None:
-        found["train"] = whole
-        if val != "none":
-            share, at_most = (1 / 9, None) if isinstance(val, str) else (val, None)
-            found["train"], found["test"] = _held_out(path, whole, len(classes), 0.1, seed, None)
-            notes.append(_note("no split given", len(found["test"]), "images became test", seed))
-    if "train" in found and "val" not in found and val != "none":
-        whole = found["train"]
-        found["train"], held = _held_out(path, whole, len(classes), share, seed, at_most)
-        found["val"] = held
-        notes.append(_note("", len(held), "of the training images became validation", seed))
-    return {name: found[name] for name in ("train", "val", "test") if name in found}, notes
-
-
-def _note(before: str, n: int, what: str, seed: int) -> str:
-    text = f"{n:,} {what} (stratified by the rarest class in an image, seed {seed})"
-    return f"{before}: {text}" if before else text
-
-
-def _held_out(
-    path: str, split: AnnotatedSplit, classes: int, share: float, seed: int, at_most: int | None
-) -> tuple[AnnotatedSplit, AnnotatedSplit]:
-    """As `hold_out`; an image counts as of the class of its that the fewest images have, one
-    without objects as of a class of its own. Raises InputError where a part is left without any.
-    """
-    images, labels = split.table.images(), split.table.labels.astype(np.int64)
-    pairs = np.unique(images * (classes + 1) + labels)
-    owner, label = np.divmod(pairs, classes + 1)
-    rank = np.empty(classes, np.int64)  # 0 is the rarest
-    rank[np.argsort(np.bincount(label, minlength=classes), kind="stable")] = np.arange(classes)
-    rarest = np.full(len(split), classes)
-    np.minimum.at(rarest, owner, rank[label])
-    as_labels: Split = replace(split, labels=rarest)
-    parts = hold_out(as_labels, share, seed, at_most)
-    rest, held = (
-        replace(part, labels=np.zeros(len(part), np.int64))
-        for part in parts
-        if isinstance(part, AnnotatedSplit)
-    )
-    if not len(rest.table) or not len(held.table):
-        raise InputError(
-            f"{harmless(path)}: too few images with objects to hold any out\n"
-            "Add images, or train on all of them with --val none."
-        )
-    return rest, held
+def _strata(split: AnnotatedSplit, classes: int) -> Array:
+    labels = split.table.labels.astype(np.int64)
+    return rarest(split.table.images(), labels, len(split), classes)

@@ -17,8 +17,10 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from skipway.data.forms.folders import split_name, walk
-from skipway.data.objects.checking import Fault, Listing
+from skipway.data.objects.checking import Listing
 from skipway.data.objects.collecting import Collected
+from skipway.data.problems import Fault
+from skipway.data.texts import read_text
 from skipway.errors import InputError, harmless
 
 _CHALLENGE = re.compile(r"The VOC\d{4} Database")
@@ -48,7 +50,7 @@ def read(root: Path, folders: dict[str, Path], masks: bool) -> dict[str, Listing
     annotations = folders["all"]
     places = (root / name for name in ("JPEGImages", "images", "Images", "."))
     images = next(place for place in places if place.is_dir())
-    sets = _sets(root)
+    sets = lists(root, "Main")
     if not sets:
         return {"all": _listing(annotations, images, sorted(annotations.glob("*.xml")))}
     return {
@@ -57,9 +59,9 @@ def read(root: Path, folders: dict[str, Path], masks: bool) -> dict[str, Listing
     }
 
 
-def _sets(root: Path) -> dict[str, Path]:
-    """The lists of the splits; trainval is train where there is no train."""
-    folder = root / "ImageSets" / "Main"
+def lists(root: Path, task: str) -> dict[str, Path]:
+    """The lists of the splits in ``ImageSets/TASK``; trainval is train where there is no train."""
+    folder = root / "ImageSets" / task
     names = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
     found = {}
     for split, stems in names.items():
@@ -71,12 +73,9 @@ def _sets(root: Path) -> dict[str, Path]:
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        lines = file.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{harmless(file)}: not UTF-8; save it as UTF-8") from None
+    lines = map(str.strip, read_text(file).splitlines())
     # The lists of one class have 1, 0 or -1 behind each name.
-    return [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines if line.strip()]
+    return [re.sub(r"\s+-?[01]$", "", line) for line in lines if line]
 
 
 def _listing(path: Path, images: Path, files: list[Path]) -> Listing:

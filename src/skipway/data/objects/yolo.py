@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.data.forms.folders import is_image, walk
-from skipway.data.objects.checking import Fault, Listing, Problem
+from skipway.data.objects.checking import Listing
 from skipway.data.objects.collecting import Collected
+from skipway.data.problems import Fault, Problem
 from skipway.errors import InputError, harmless, missing_part
 
 Array = npt.NDArray[Any]

@@ -1,4 +1,4 @@
-"""Norms of detectors: frozen, group, and batch norms that outlive a batch without an RoI."""
+"""Norms in the place of batch norm: frozen, group, and one that outlives a batch without an RoI."""
 
 from __future__ import annotations
 

@@ -1,0 +1,227 @@
+"""COCO's average precision of resampled images, in NumPy: what `COCOeval.accumulate` gives where
+each image counts any number of times.
+
+Detections and objects are matched within an image, so that is done once, by pycocotools; a resample
+only ranks and counts the matches anew. Images are what is drawn: the objects of one depend on one
+another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from skipway.bootstrap import RESAMPLES, percentiles, resampled
+
+Array = npt.NDArray[Any]
+Name = TypeVar("Name")
+Interval = tuple[float, float]
+
+AREAS = ("", "small", "medium", "large")
+"""pycocotools' ranges of areas, in its order: all of them, up to 32 by 32 pixels, up to 96 by 96,
+and above."""
+_AT_ONCE = 1 << 22
+"""Weights of detections that are held at a time: 32 MiB."""
+_LARGE, _FEWER = 500, 200
+"""Images from which on there are so many resamples: the percentiles of an interval that is narrow
+need fewer."""
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """The D detections of one class, judged in one range of areas, the most certain first."""
+
+    image: Array
+    """Of each, the position of its image: int64 [D]."""
+    right: Array
+    """Whether it was matched with an object, at each of T IoUs: bool [T, D]."""
+    counted: Array
+    """Whether it counts; not, where it lies on a crowd or is of another size: bool [T, D]."""
+    objects: Array
+    """How many there are to be found in each of N images: float64 [N]."""
+
+    def least(self, counts: Array, recalls: Array) -> Array:
+        """The fewest right ones with each recall: float64 [R, 101], by the division that
+        pycocotools compares."""
+        objects = np.maximum(counts @ self.objects, 1)[:, None]
+        found: Array = np.floor(recalls * objects)
+        found += found / objects < recalls
+        return found
+
+    def precision(self, counts: Array, recalls: Array) -> Array:
+        """Precision at each recall, the largest at that or a higher one: float64 [R, T, 101]."""
+        found = np.zeros((len(counts), len(self.right), len(recalls)))
+        least, rows = self.least(counts, recalls), np.arange(len(counts))[:, None]
+        weight = counts[:, self.image]
+        above = float(counts.sum(axis=1).max()) * self.objects.max() + 1
+        for t, (right, counted) in enumerate(zip(self.right, self.counted, strict=True)):
+            # Between right ones precision only falls, so theirs are all that is needed.
+            at = np.flatnonzero(right[counted])
+            if not len(at):
+                continue
+            seen = weight if counted.all() else weight[:, counted]
+            hits = seen[:, at].cumsum(axis=1)
+            best = hits / (seen.cumsum(axis=1)[:, at] + np.spacing(1))
+            best = np.maximum.accumulate(best[:, ::-1], axis=1)[:, ::-1]
+            # Rows one behind the other in one rising sequence, which is searched at once.
+            place = np.searchsorted((hits + above * rows).ravel(), (least + above * rows).ravel())
+            place = place.reshape(least.shape) - len(at) * rows
+            reached = place < len(at)
+            found[:, t] = np.where(reached, best[rows, np.minimum(place, len(at) - 1)], 0)
+        return found
+
+
+class Matches:
+    """How detections and objects of N images match, by range of areas and class."""
+
+    def __init__(self, ranked: Sequence[Sequence[_Ranked | None]], recalls: Array, images: int):
+        self._ranked, self._recalls, self.images = ranked, recalls, images
+
+    @classmethod
+    def of(cls, evaluation: Any) -> Matches:
+        """Of a COCOeval whose `evaluate` was called."""
+        params = evaluation.params
+        n, areas = len(params.imgIds), len(params.areaRng)
+        rows = iter(evaluation.evalImgs)
+        by_class = [
+            [_ranked([next(rows) for _ in range(n)]) for _ in range(areas)] for _ in params.catIds
+        ]
+        by_area = [[row[a] for row in by_class] for a in range(areas)]
+        return cls(by_area, np.asarray(params.recThrs), n)
+
+    def precision(self, counts: Array) -> Iterator[tuple[int, int, Array]]:
+        """Ranges of areas and classes, and precision at 101 recalls in each resample, float64 [R,
+        T, 101]; NaN in those without such an object. Where there never is one, nothing."""
+        for a, row in enumerate(self._ranked):
+            for k, ranked in enumerate(row):
+                if ranked is None:
+                    continue
+                step = max(_AT_ONCE // max(len(ranked.image), 1), 1)
+                parts = [
+                    ranked.precision(counts[low : low + step], self._recalls)
+                    for low in range(0, len(counts), step)
+                ]
+                found = np.concatenate(parts)
+                found[counts @ ranked.objects == 0] = np.nan
+                yield a, k, found
+
+    def __call__(self, counts: Array) -> Array:
+        """Average precision, float32 [R, areas, classes, T], in resamples with these counts of the
+        images, float64 [R, N]; NaN where there is no object. A `bootstrap.Statistic` of many."""
+        shape = len(counts), len(self._ranked), len(self._ranked[0])
+        thresholds = next((len(r.right) for row in self._ranked for r in row if r), 1)
+        found = np.full((*shape, thresholds), np.nan, np.float32)
+        for a, k, precision in self.precision(counts):
+            found[:, a, k] = precision.mean(axis=2)
+        return found
+
+
+def _ranked(images: Sequence[Any]) -> _Ranked | None:
+    """What pycocotools found of one class and range of areas; None where there is no object."""
+    there = [(i, row) for i, row in enumerate(images) if row is not None]
+    objects = np.zeros(len(images))
+    for i, row in there:
+        objects[i] = np.count_nonzero(row["gtIgnore"] == 0)
+    if not objects.any():
+        return None
+    scores = np.concatenate([row["dtScores"] for _, row in there])
+    order = np.argsort(-scores, kind="stable")
+    matched, ignored = (
+        np.concatenate([row[key] for _, row in there], axis=1)[:, order].astype(bool)
+        for key in ("dtMatches", "dtIgnore")
+    )
+    image = np.repeat([i for i, _ in there], [len(row["dtScores"]) for _, row in there])[order]
+    kept = ~ignored.all(axis=0)
+    return _Ranked(image[kept], matched[:, kept], ~ignored[:, kept], objects)
+
+
+def resamples_of(images: int) -> int:
+    """How many resamples an interval comes from."""
+    return _FEWER if images >= _LARGE else RESAMPLES
+
+
+def precisions_of(matches: Mapping[Name, Matches]) -> dict[Name, Array]:
+    """`Matches.__call__` on resamples of the images, which are the same for all: float32
+    [resamples, areas, classes, T]."""
+    images = next(iter(matches.values())).images
+    return resampled(matches, images, resamples_of(images))
+
+
+def figures(precisions: Array) -> dict[str, Array]:
+    """COCO's figures in each resample, [R], from [R, areas, classes, T]: ap, ap50, ap75, ap_small,
+    ap_medium, ap_large; NaN where there is no such object."""
+    every = precisions[:, 0]
+    parts = {"ap": every, "ap50": every[..., :1], "ap75": every[..., 5:6]}
+    parts |= {f"ap_{AREAS[a]}": precisions[:, a] for a in range(1, len(AREAS))}
+    return {name: _mean(part) for name, part in parts.items()}
+
+
+def by_class(precisions: Array) -> Array:
+    """AP of each class in each resample, [R, classes], from the same."""
+    found: Array = precisions[:, 0].mean(axis=2, dtype=np.float64)
+    return found
+
+
+def _mean(values: Array) -> Array:
+    """Over all but the first axis, of what is a number; NaN where nothing is."""
+    flat = values.reshape(len(values), -1)
+    there = np.isfinite(flat)
+    n = there.sum(axis=1)
+    total = np.where(there, flat, 0).sum(axis=1, dtype=np.float64)
+    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
+
+
+def interval(values: Array, figure: float) -> Interval | None:
+    """The 95 % interval of a figure from its resamples [R]; those that have no such object are left
+    out, and None where more than half of them are.
+
+    Precision at a recall is the largest at that or a higher one, so chance alone raises it, in a
+    resample once more: see `bootstrap.percentiles`.
+    """
+    ends = _ends(values, figure)
+    return None if ends is None else (max(ends[0], 0.0), min(ends[1], 1.0))
+
+
+def _ends(values: Array, figure: float) -> Interval | None:
+    there = values[np.isfinite(values)]
+    return percentiles(there, figure) if 2 * len(there) > len(values) else None
+
+
+@dataclass(frozen=True)
+class ComparedFigures:
+    """Two models on the same images. Differences are second minus first."""
+
+    n: int
+    """Images."""
+    first: dict[str, float]
+    second: dict[str, float]
+    intervals: dict[str, Interval | None]
+    """Of the differences, 95 %, by a paired bootstrap over images."""
+
+    @classmethod
+    def of(
+        cls,
+        n: int,
+        figures: tuple[dict[str, float], dict[str, float]],
+        drawn: tuple[Mapping[str, Array], Mapping[str, Array]],
+    ) -> ComparedFigures:
+        """drawn: of each model, each figure in the same resamples, [R]."""
+        first, second = figures
+        ends = {
+            name: _ends(drawn[1][name] - drawn[0][name], second[name] - value)
+            for name, value in first.items()
+        }
+        return cls(n, first, second, ends)
+
+    @property
+    def differences(self) -> dict[str, float]:
+        return {name: self.second[name] - value for name, value in self.first.items()}
+
+    def clear(self, name: str) -> bool:
+        """Whether chance alone hardly explains the difference: 0 is not in its interval."""
+        ends = self.intervals[name]
+        return ends is not None and not ends[0] <= 0 <= ends[1]

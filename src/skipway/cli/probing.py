@@ -1,0 +1,78 @@
+"""`skipway eval --probe`: how good a model's features are."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Literal
+
+from skipway.cli.shared import emit
+from skipway.errors import InputError, harmless
+
+
+def evaluate_features(
+    model: str,
+    data: str,
+    kind: str,
+    split: str | None,
+    stage: str | None,
+    neighbours: int | None,
+    on_bad: Literal["error", "skip"] | None,
+    device: str,
+    precision: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Score a classifier on the features of a model. Raises InputError."""
+    from skipway.embedding import load_embedder
+    from skipway.predictor import task_of
+    from skipway.probing import open_splits, probe
+
+    if kind not in ("knn", "linear"):
+        raise InputError(f"--probe {harmless(kind)}: knn or linear")
+    if neighbours is not None and kind != "knn":
+        raise InputError("--neighbours: goes with --probe knn, not with linear")
+    if (task := task_of(model)) != "classify":
+        raise InputError(
+            f"{harmless(model)}: a model of the task {task}; --probe takes features of classifiers"
+        )
+    embedder = load_embedder(
+        model, stage=stage, threads=threads, device=device, precision=precision
+    )  # fmt: skip
+    card = embedder.card
+    splits = open_splits(card, data, split)
+    for note in splits.notes:
+        print(f"note: {note}", file=sys.stderr)
+    found = probe(
+        embedder,
+        splits.train,
+        splits.test,
+        "knn" if kind == "knn" else "linear",
+        neighbours=neighbours,
+        seed=card.setting("seed", 0),
+        on_bad=on_bad or card.setting("data.on_bad", "error"),
+        threads=threads,
+    )
+    for reason in found.skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    if found.leaked:
+        print(
+            f"WARNING: {found.leaked:,} of {found.n:,} {splits.name} images are in train too, so "
+            "the accuracy is too good; skipway check-data lists them",
+            file=sys.stderr,
+        )
+    made = {name: embedder.made[name] for name in ("stage", "pooling")}
+    if as_json:
+        emit({"probe": asdict(found), "split": splits.name, "classes": len(splits.classes)} | made)
+        return
+    chosen = f"k-NN probe of {found.neighbours} neighbours"
+    if found.strength is not None:
+        chosen = f"linear probe of inverse penalty {found.strength:g}"
+    print(
+        f"{harmless(model)}, {embedder.dimensions:,} features of stage {made['stage']}: {chosen}, "
+        f"trained on {found.trained_on:,} images of {harmless(data)}"
+    )
+    print(
+        f"accuracy {found.accuracy:.2%}  (95 % interval {found.low:.2%} to {found.high:.2%}), "
+        f"{found.n:,} images of {splits.name}, {len(splits.classes):,} classes"
+    )

@@ -1,0 +1,66 @@
+"""`skipway eval` of models that make vectors."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+from skipway.cli.shared import emit
+from skipway.errors import harmless
+
+WEAKEST = 5
+"""Classes that are named in the terminal."""
+
+
+def evaluate_vectors(
+    model: str,
+    data: str,
+    split: str | None,
+    on_bad: Literal["error", "skip"] | None,
+    device: str,
+    precision: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Score what a model finds: each image of a split among all others of it. Raises InputError."""
+    from skipway.embedding import load_embedder
+    from skipway.embedding.scoring import score_vectors
+    from skipway.evaluation.labelled import open_as_labelled
+
+    embedder = load_embedder(model, threads=threads, device=device, precision=precision)
+    images, classes = open_as_labelled(embedder.card, data, split)
+    for note in images.notes:
+        print(note, file=sys.stderr)
+    policy = on_bad or embedder.card.setting("data.on_bad", "error")
+    evaluator, skipped = score_vectors(embedder, images.split, threads, policy)
+    for reason in skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    metrics, ends = evaluator.metrics(), evaluator.intervals()
+    rows = evaluator.per_class(classes)
+    n, queries = len(images.split) - len(skipped), len(evaluator.found)
+    if as_json:
+        emit(
+            {
+                "metrics": metrics,
+                "intervals": ends,
+                "n": n,
+                "queries": queries,
+                "split": images.name,
+                "per_class": rows,
+            }
+        )
+        return
+    alone = f", {n - queries:,} without another of their class" if queries < n else ""
+    print(f"{harmless(model)} on {harmless(data)}, {images.name}: {n:,} images{alone}")
+    for name, value in metrics.items():
+        low, high = ends[name]
+        print(f"{in_words(name)} {value:.2%}  (95 % interval {low:.2%} to {high:.2%})")
+    rows.sort(key=lambda row: row["recall_at_1"])
+    if len(rows) > 1:
+        told = (f"{row['label']} {row['recall_at_1']:.1%}" for row in rows[:WEAKEST])
+        print(f"lowest recall@1 of a class: {', '.join(told)}")
+
+
+def in_words(metric: str) -> str:
+    """recall@4 or mAP@R."""
+    return "mAP@R" if metric == "map_at_r" else metric.replace("_at_", "@")

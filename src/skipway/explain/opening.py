@@ -1,0 +1,82 @@
+"""The way to an explainer of any model."""
+
+from __future__ import annotations
+
+import enum
+import os
+from typing import TYPE_CHECKING
+
+from skipway.errors import InputError, harmless, missing_part
+from skipway.explain.classes import Explainer, GradCam, Occlusion, Of
+from skipway.predictor import (
+    Predictor,
+    load,
+    open_network,
+    task_of,
+    torch_predictor,
+    torch_source,
+)
+
+if TYPE_CHECKING:
+    from skipway.explain.objects import ObjectExplainer
+    from skipway.explain.pixels import PixelExplainer
+
+
+class Method(enum.StrEnum):
+    """How a map is made."""
+
+    grad_cam = "grad-cam"
+    occlusion = "occlusion"
+
+
+def open_explainer(
+    model: str | os.PathLike[str],
+    method: Method = Method.grad_cam,
+    stage: str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    of: Of = Of.probability,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> Explainer | ObjectExplainer | PixelExplainer:
+    """An explainer from what `predictor.load` takes, or from a model that finds objects or tells
+    the class of each pixel.
+
+    Grad-CAM takes weights alone, for it needs gradients; stage: None is the last. Occlusion takes
+    any model and of a classifier needs no torch where predicting needs none; window, stride: in
+    pixels of the model's input, None is about a seventh of its side, 8 at least, and half the
+    window. of: of classifiers. Raises InputError.
+    """
+    squares = (window, stride) if method is Method.occlusion else None
+    task = task_of(model)
+    if task in ("detect", "instance"):
+        from skipway.explain.objects import open_object_explainer
+
+        return open_object_explainer(model, squares, stage, threads, device)
+    if task == "segment":
+        from skipway.explain.pixels import open_pixel_explainer
+
+        return open_pixel_explainer(model, squares, stage, threads, device)
+    if squares is not None:
+        predictor = _classifier(load(model, threads, device))
+        return Explainer(predictor, Occlusion(predictor, window, stride, of))
+    source = torch_source(
+        model,
+        "an ONNX file has no gradients, which Grad-CAM needs\n"
+        "Give the run or the weights that it was made from, or --method occlusion.",
+    )
+    try:
+        net, card = open_network(source, threads)
+        predictor = _classifier(torch_predictor(net, card, str(source), device))
+    except ImportError as error:
+        raise missing_part("--method grad-cam", "train", error) from None
+    return Explainer(predictor, GradCam(net, stage))
+
+
+def _classifier(predictor: Predictor) -> Predictor:
+    if predictor.card.task != "classify":
+        raise InputError(
+            f"{harmless(predictor.origin)}: a model of the task {predictor.card.task}; explain "
+            "takes those that classify, find objects, or tell the class of each pixel"
+        )
+    return predictor
