@@ -4,8 +4,8 @@
 - nuclei: `--task instance` at 256 px: mask AP50 on val, 0.55 at least.
 - street: `--task segment` at 480 px: mIoU of the 11 classes on val, 0.45 at least.
 
-All else is the default, but with --minutes the length, for machines on which it would be longer. A
-command that is given again goes on with the run it began.
+All else is the default, but for --width and --minutes, for machines on which the whole would take
+longer. A command that is given again goes on with the run it began.
 
     python benchmarks/small_data.py --case blood-cells --data BLOOD-CELLS --out RUN --seed 0
 """
@@ -33,12 +33,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="plan the run to end in so many")
+    parser.add_argument("--width", type=float, help="of the network, over ResNet-18's")
     options = parser.parse_args()
     case = CASES[options.case]
     run, rows = trained(
         options.out, options.data, "--task", case["task"], "--on-bad", "skip",
         "--set", f"data.size={case['size']}", "--seed", options.seed,
         *(() if options.minutes is None else ("--minutes", options.minutes)),
+        *(() if options.width is None else ("--set", f"model.architecture.width={options.width}")),
     )  # fmt: skip
     result = run["result"]
     figures = {
@@ -52,6 +54,7 @@ def main() -> None:
         "epochs": len(rows),
         "training_images": run["data"]["splits"]["train"]["n"],
         "model": run["config"]["model"]["name"],
+        "width": run["config"]["model"]["architecture"].get("width", 1),
         "size": case["size"],
         "threads": run["environment"]["threads"],
         "precision": run["config"]["precision"],

@@ -156,11 +156,12 @@ def small_data_rows() -> list[tuple[str, str, str]]:
             f"{metric} {value:.1%}" for metric, value in list(case["metrics"].items())[:3]
         )
         low, high = case["interval"]
+        narrower = "" if case["width"] == 1 else f" of {case['width']:g} times the width"
         table.append(
             (
                 f"`{name.partition(',')[0]}` ({case['training_images']} training images, "
-                f"{case['size']} px), `{case['model']}` from scratch, {case['epochs']} epochs, all "
-                f"defaults: scores on {case['n']} {case['split']} images",
+                f"{case['size']} px), `{case['model']}`{narrower} from scratch, {case['epochs']} "
+                f"epochs: scores on {case['n']} {case['split']} images",
                 f"{figures} (the first {low:.1%} to {high:.1%}; seed {case['seed']}) in "
                 f"{case['minutes']:.0f} min on {case['threads']} threads, {case['precision']}",
                 case["command"],

@@ -56,6 +56,13 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "detector.score_threshold": ("0.1", 0.1),
     "detector.nms": ("0.6", 0.6),
     "detector.detections": ("50", 50),
+    "segmenter.head": ("fcn", "fcn"),
+    "segmenter.norm": ("group", "group"),
+    "segmenter.output_stride": ("16", 16),
+    "segmenter.channels": ("128", 128),
+    "segmenter.rates": ("[3, 6]", (3, 6)),
+    "segmenter.auxiliary": ("true", True),
+    "segmenter.widths": ("[64, 32, 16, 16, 8]", (64, 32, 16, 16, 8)),
     "model.name": ("resnet18", "resnet18"),
     "model.weights": ("w.safetensors", "w.safetensors"),
     "model.freeze": ("2", 2),
@@ -141,7 +148,10 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
 }
 
 
-NEEDS: dict[str, dict[str, Any]] = {"detector.frozen_eps": {"detector.norm": "frozen"}}
+NEEDS: dict[str, dict[str, Any]] = {"detector.frozen_eps": {"detector.norm": "frozen"}} | {
+    f"segmenter.{name}": {"segmenter.head": "deeplabv3"}
+    for name in ("output_stride", "channels", "rates", "auxiliary")
+}
 """What else must be set for a key to be."""
 
 

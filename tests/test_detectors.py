@@ -369,7 +369,7 @@ def learned(detector: Detector, steps: int, lr: float = 2e-3) -> None:
 
 
 def test_objects_are_learned() -> None:
-    learned(small("mask-rcnn-c4", tiny(width=0.25), norm="group", channels=32), 60)
+    learned(small("mask-rcnn-c4", tiny(width=0.25), norm="group", channels=32), 90)
 
 
 LEARNERS = [("resnet18", kind) for kind in KINDS if kind != "mask-rcnn-c4"]

@@ -356,6 +356,16 @@ def test_classes_come_equally_often_however_many_images_they_have() -> None:
     assert tuple(grouped(labels, 4, 16, 0, 3)[0].tolist()) in orders
 
 
+@pytest.mark.parametrize(("batch", "processes"), [(6, 1), (6, 2), (14, 1)])
+def test_no_class_comes_twice_in_a_batch(batch: int, processes: int) -> None:
+    """Seven classes, of which a batch has three, six or all."""
+    labels = np.arange(840) % 7
+    for epoch in range(3):
+        index, _ = grouped(labels, 2, batch, 0, epoch, processes)
+        together = labels[index].reshape(-1, batch * processes)
+        assert all(np.bincount(row).max() == 2 for row in together)
+
+
 def small_split() -> tuple[np.ndarray, Split]:
     pixels = np.random.default_rng(0).integers(0, 256, (26, 16, 16, 3), dtype=np.uint8)
     names = [f"{i}.png" for i in range(26)]

@@ -683,9 +683,11 @@ def test_an_onnx_file_has_no_gradients(photo: Path) -> None:
 
 def test_other_tasks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = brightness(preprocess_of({"size": (32, 32)}))
-    card = predictor.card.model_copy(update={"task": "detect"})
-    monkeypatch.setattr("skipway.explain.load", lambda *_: Predictor(predictor.run, card, "it"))
-    with pytest.raises(InputError, match="it: a model of the task detect"):
+    card = predictor.card.model_copy(update={"task": "embed"})
+    model = Predictor(predictor.run, card, "it")
+    monkeypatch.setattr("skipway.explain.opening.load", lambda *_: model)
+    monkeypatch.setattr("skipway.explain.opening.task_of", lambda _: "embed")
+    with pytest.raises(InputError, match="it: a model of the task embed; explain takes those that"):
         open_explainer("it", Method.occlusion)
 
 
@@ -708,6 +710,7 @@ def test_occlusion_needs_no_torch(photo: Path) -> None:
 def test_grad_cam_without_torch_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, photo: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "skipway.weights", None)
+    monkeypatch.delitem(sys.modules, "skipway.weights", raising=False)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(InputError, match=r"skipway\[train\]"):
         open_explainer("cifar10-resnet20")

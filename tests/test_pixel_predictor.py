@@ -402,13 +402,13 @@ def val_of(place: Path) -> MaskedSplit:
     return split
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_scores_of_a_split(threads: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("threads", "views"), [(1, PixelViews.one), (3, PixelViews.slide)])
+def test_scores_of_a_split(threads: int, views: PixelViews, tmp_path: Path) -> None:
     split, model = val_of(masked_folder(tmp_path)), predictor()
-    evaluator, skipped = score_pixels(model, split, threads)
+    evaluator, skipped = score_pixels(model, split, threads, views=views)
     assert skipped == []
     truth = np.stack([split.target(i) for i in range(len(split))])
-    found = np.stack([model(split.image(i, 3)).labels for i in range(len(split))])
+    found = np.stack([model(split.image(i, 3), views).labels for i in range(len(split))])
     known = truth != IGNORED
     counts = confusion_matrix(truth[known], found[known], labels=range(4))
     np.testing.assert_array_equal(evaluator.confusions.sum(0), counts)
@@ -461,14 +461,27 @@ def test_what_is_read_ahead_comes_in_order(
 
 def test_no_more_is_read_ahead_than_asked() -> None:
     begun: list[int] = []
-    rows = read_ahead(itertools.count(), lambda i: begun.append(i), 2, 3)
-    alive = threading.active_count()
+    rows = read_ahead(itertools.count(), begun.append, 2, 3)
     for expected in range(5):
         assert next(rows)[0] == expected
         assert len(begun) <= expected + 4
+
+
+def test_what_waits_is_given_up_where_reading_ends_early() -> None:
+    read: list[int] = []
+    gate = threading.Event()
+
+    def slowly(i: int) -> None:
+        if i:
+            gate.wait(10)
+        read.append(i)
+
+    rows = read_ahead(range(9), slowly, 1, 5)
+    assert next(rows)[0] == 0
+    threading.Timer(0.1, gate.set).start()
     rows.close()  # type: ignore[attr-defined]
-    assert threading.active_count() <= alive
-    assert max(begun) <= 7
+    assert read in ([0], [0, 1])  # what was begun is waited for
+    assert gate.is_set() == (1 in read)
 
 
 # Commands

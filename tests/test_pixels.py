@@ -466,6 +466,16 @@ def narrow_png(pixels: np.ndarray, bits: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + rest
 
 
+def test_values_out_of_range_are_no_class(tmp_path: Path) -> None:
+    """Nor do they count from the end."""
+    root = write(tmp_path, classes=("classes.json", json.dumps({"a": 0, "b": 1, "void": 255})))
+    save(root / "train/masks/t1.png", np.zeros((8, 11), np.uint8))
+    for value in (-1, 256, 70_000):
+        save(root / "train/masks/t0.tif", np.full((8, 11), value, np.int32))
+        (root / "train/masks/t0.png").unlink(missing_ok=True)
+        assert any(f"value {value} is no class" in p.what for p in mask_problems(str(root)))
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_grey_of_few_bits_has_the_values_that_were_written(bits: int) -> None:
     want = np.random.default_rng(0).integers(0, 2**bits, (5, 7))
@@ -541,10 +551,13 @@ def as_jpeg(root: Path) -> None:
     image.save(root / MASK, "JPEG", quality=95)
 
 
-def as_webp(root: Path) -> None:
-    image = Image.open(root / MASK)
-    (root / MASK).unlink()
-    image.save(root / "train/masks/t1.webp")
+def lossy(suffix: str, **options: Any) -> Change:
+    def change(root: Path) -> None:
+        image = Image.open(root / MASK)
+        (root / MASK).unlink()
+        image.save((root / MASK).with_suffix(suffix), **options)
+
+    return change
 
 
 def smoothed(pixels: np.ndarray) -> np.ndarray:
@@ -594,7 +607,9 @@ WRONG: dict[str, tuple[Change, str, str, str, str]] = {
                      "its image has 11 x 8"),
     "swapped": (of_mask(lambda m: m.T), "mask-size", MASK, IMAGE, "a mask of 8 x 11 px"),
     "a JPEG": (as_jpeg, "lossy-mask", MASK, IMAGE, "a lossy JPEG"),
-    "a lossy WebP": (as_webp, "lossy-mask", "train/masks/t1.webp", IMAGE, "a lossy WEBP"),
+    "a lossy WebP": (lossy(".webp"), "lossy-mask", "train/masks/t1.webp", IMAGE, "a lossy WEBP"),
+    "a lossy TIFF": (lossy(".tif", compression="jpeg"), "lossy-mask", "train/masks/t1.tif", IMAGE,
+                     "a lossy TIFF"),
     "no mask": (lost(MASK), "missing-mask", IMAGE, "", "no mask of this name"),
     "no image": (lost(IMAGE), "missing-image", MASK, "", "no image of this name"),
     "an image twice": (copied(IMAGE, "train/images/t1.png"), "image-twice", "train/images/t1.png",
@@ -758,7 +773,8 @@ def test_user_text_is_harmless(tmp_path: Path) -> None:
 
 def test_values_are_classes_where_no_file_names_them(tmp_path: Path) -> None:
     draw = lambda labels: np.where(labels == 2, 7, labels).astype(np.uint8)  # noqa: E731
-    root = write(tmp_path, classes=None, draw=draw)
+    root = write(tmp_path / "here", classes=None, draw=draw)
+    (tmp_path / "classes.json").write_text(LIST)  # of something else
     found = open_pixels(str(root))
     assert found.classes == ("0", "1", "7")
     assert_reads(found)
@@ -784,6 +800,9 @@ def test_masks_of_two_values_have_two_classes(
     assert "255 is ignored" not in found.notes[0]
     again = open_pixels(str(root), classes=names)
     assert again.digest() == found.digest()
+    full = {"val": {"v": np.ones((3, 4), np.uint8)}}  # all of it the second class
+    alone = write(tmp_path / "alone", full, classes=None, draw=draw)
+    assert_reads(open_pixels(str(alone), classes=names), full)
 
 
 def test_one_value_is_no_task(tmp_path: Path) -> None:

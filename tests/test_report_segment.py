@@ -408,4 +408,6 @@ def test_segmenters_are_compared_by_mean_iou(tmp_path):
     assert "Recall" not in page.text
     summary = json.loads(json.dumps(comparison.summary()))
     assert [row["miou"] for row in summary["runs"]] == [scores["miou"], 0.65]
+    values = [comparison.page.value(run) for run in comparison.runs.values()]
+    assert values == [scores["miou"], 0.65]
     assert summary["classes"][0] == {"class": "pole", "iou": {"A": worst, "B": 0.5}}

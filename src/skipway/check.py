@@ -259,7 +259,7 @@ class Report:
         return Finding("unreadable", True, n, text, items)
 
     def _missing(self, kind: str, splits: Sequence[str], problem: bool) -> Finding:
-        # where splits have classes of their own, training needs its own, and the others none of them
+        # where splits have classes of their own, training needs its own, and they none of these
         learned = len(self.data.learned) if self.data.unseen else None
         places = {
             name: np.flatnonzero(self.counts[name][:learned] == 0)

@@ -140,8 +140,8 @@ _SEGMENTERS: dict[str, dict[str, int]] = {
     "deeplabv3": {"output_stride": 8},
     "fcn": {"output_stride": 8},
 }
-"""The output stride that is not given: of the DeepLabs after their papers (1706.05587, section 4.1,
-evaluation; 1802.02611, section 4.1, training), of FCN as torchvision has it."""
+"""The output stride that is not given: DeepLabV3+'s is that of its training (1802.02611, section
+4.1), FCN's and DeepLabV3's are torchvision's."""
 _OF_SEGMENTERS = {
     "output_stride": ("fcn", "deeplabv3", "deeplabv3plus"),
     "auxiliary": ("fcn", "deeplabv3", "deeplabv3plus"),

@@ -103,11 +103,11 @@ def explain(
         model, chosen, stage, window, stride, measured, threads or cores(), device
     )
     objects = isinstance(explainer, ObjectExplainer)
-    for name, given, its in (
+    for name, given, has in (
         ("--object", number, objects),
         ("--of", of, isinstance(explainer, Explainer)),
     ):
-        if given is not None and not its:
+        if given is not None and not has:
             raise InputError(f"{name}: not of a model of this task, {harmless(model)}")
     k = None if class_name is None else explainer.index(class_name)
 
@@ -121,15 +121,16 @@ def explain(
         row: dict[str, Any] = {"path": path, "method": chosen.value, "error": None}
         try:
             found = explained(path)
-        except (DecodeError, InputError) as error:
-            said = str(error) if isinstance(error, DecodeError) else f"{harmless(path)}: {error}"
-            rows.append(row | {"error": said})
-            if not as_json:
-                print(f"skipway: {said}", file=sys.stderr)
-            continue
+        except DecodeError as error:
+            row["error"] = str(error)
+            found = []
         if not found:
-            rows.append(row | {"object": None, "file": None})
-            if not as_json:
+            if number is not None and row["error"] is None:
+                row["error"] = f"{harmless(path)}: has no object {number}, as far as the model sees"
+            rows.append(row)
+            if row["error"] is not None and not as_json:
+                print(f"skipway: {row['error']}", file=sys.stderr)
+            elif not as_json:
                 print(f"{harmless(path)}: nothing is found")
         for one in found:
             stem = f"{Path(path).stem}-{chosen}"

@@ -61,7 +61,7 @@ def open_as_labelled(
 ) -> tuple[Labelled, tuple[str, ...]]:
     """A split of the data whose labels count the data's own classes, and these: for what a model
     says of any classes. The arguments are as in `open_labelled`. Raises InputError."""
-    notes = []
+    notes: list[str] = []
     seed, val = _seed_and_val(card)
     if split is None:
         split, notes = _held_out(card, data, seed, val)

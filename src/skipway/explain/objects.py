@@ -25,7 +25,7 @@ from skipway import heatmap
 from skipway.answers import Score
 from skipway.card import Card
 from skipway.drawing import drawn
-from skipway.errors import InputError, missing_part
+from skipway.errors import missing_part
 from skipway.explain.covering import Squares
 from skipway.explain.explanation import Explanation, checked_stage, class_index
 from skipway.images import ImageLike, decode
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Found = dict[str, Array]
-"""What a detector gives of an input: boxes [n, 4] in its pixels, labels [n], scores [n], falling."""
+"""What a detector gives of an input: boxes [n, 4] in its pixels, labels [n], falling scores [n]."""
 
 SHOWN = 3
 """Objects that are explained where none is asked for."""
@@ -164,9 +164,8 @@ class ObjectExplainer:
         self, source: ImageLike, k: int | None = None, number: int | None = None
     ) -> list[Explanation]:
         """Of the `SHOWN` most certain objects that are sure, those of class `k` where it is given;
-        or of object `number` alone, which counts the same from the most certain, 1, on.
-
-        Raises DecodeError, and InputError where there is no such object.
+        or of object `number` alone, which counts the same from the most certain, 1, on, and may not
+        be there. Raises DecodeError.
         """
         preprocess, classes = self.card.preprocess, self.card.classes
         image = decode(source, 3)
@@ -177,13 +176,9 @@ class ObjectExplainer:
         those = (
             np.arange(len(found["labels"])) if k is None else np.flatnonzero(found["labels"] == k)
         )
-        if number is None:
-            sure = int((found["scores"][those] >= SURE).sum())
-            chosen = range(1, min(max(sure, 1), SHOWN, len(those)) + 1)
-        elif number > len(those):
-            raise InputError(f"--object {number}: {len(those)} are found in this image")
-        else:
-            chosen = range(number, number + 1)
+        sure = int((found["scores"][those] >= SURE).sum())
+        first, last = (1, min(max(sure, 1), SHOWN)) if number is None else (number, number)
+        chosen = range(first, min(last, len(those)) + 1)
         if not chosen:
             return []
         heats = self.look(x, found, [int(those[n - 1]) for n in chosen])
@@ -202,7 +197,7 @@ class ObjectExplainer:
                     answer,
                     answer,
                     self.look.said(heat),
-                    f", object {n} of {len(those)}",
+                    f", object {n}",
                     facts,
                     _framed(box, label, geometry.size),
                 )

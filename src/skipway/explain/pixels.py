@@ -23,7 +23,7 @@ from skipway.card import Card
 from skipway.errors import missing_part
 from skipway.explain.covering import Squares
 from skipway.explain.explanation import Explanation, checked_stage, class_index
-from skipway.images import Geometry, ImageLike, decode
+from skipway.images import ImageLike, decode
 from skipway.predictor import on_device
 
 if TYPE_CHECKING:
@@ -111,9 +111,8 @@ class PixelOcclusion:
 
     def __call__(self, x: Array, k: int, pixels: Array) -> Array:
         def measure(views: Array) -> Array:
-            found = probabilities(self.net, views)[:, k]
-            mean: Array = found[:, pixels].mean(axis=1, keepdims=True)
-            return mean
+            found: Array = logits_of(self.net, views).softmax(1)[:, k].numpy()
+            return found[:, pixels].mean(axis=1, dtype=np.float64)[:, None]
 
         return self.squares.falls(x, measure, batch_size=4)[0]
 
@@ -121,15 +120,14 @@ class PixelOcclusion:
         return self.squares.said(heat, "the mean probability of these pixels")
 
 
-def probabilities(net: Segmenter, views: Array) -> Array:
-    """Of the class of each pixel of model inputs [B, C, H, W]: float32 [B, K, H, W]."""
+def logits_of(net: Segmenter, views: Array) -> Tensor:
+    """Of model inputs [B, C, H, W]: float32 [B, K, H, W] on the CPU."""
     import torch
 
     device = next(net.parameters()).device
     with torch.inference_mode():
-        logits = net(torch.from_numpy(views).to(device))["out"]
-        found: Array = logits.float().softmax(1).cpu().numpy()
-    return found
+        logits: Tensor = net(torch.from_numpy(views).to(device))["out"].float().cpu()
+    return logits
 
 
 class PixelExplainer:
@@ -144,32 +142,36 @@ class PixelExplainer:
 
     def __call__(self, source: ImageLike, k: int | None = None) -> Explanation:
         """Of class `k`, None of the one with the most pixels. Raises DecodeError."""
+        from skipway.tasks.maps import best as best_of
+        from skipway.tasks.maps import class_map
+
         preprocess, classes = self.card.preprocess, self.card.classes
         image = decode(source, 3)
         own = image if preprocess.channels == 3 else decode(source, preprocess.channels)
         framed, geometry = preprocess.frame(own)
         x = preprocess.normalise(framed)
-        labels = probabilities(self.net, x[None])[0].argmax(axis=0)
+        logits = logits_of(self.net, x[None])[0]
+        labels = class_map(logits, geometry.size)  # as `predict` tells them
         shares = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
         best = int(shares.argmax())
         k = best if k is None else k
-        pixels = labels == k
+        pixels = best_of(logits).numpy() == k
         there = bool(pixels.any())
         heat = self.look(x, k, pixels if there else np.ones_like(pixels))
         asked, answer = (Score(classes[i], float(shares[i])) for i in (k, best))
         what = " of the pixels" if there else " of the pixels: the map is of all of them"
-        mark = _outlined(pixels, geometry) if there else None
+        mark = _outlined(labels == k) if there else None
         return Explanation(
             image, heat, geometry, asked, answer, self.look.said(heat), what, {}, mark
         )  # fmt: skip
 
 
-def _outlined(pixels: Array, geometry: Geometry) -> Callable[[Array], Array]:
-    """Draws the edge of pixels of the model's input, bool [h, w], white between black."""
+def _outlined(pixels: Array) -> Callable[[Array], Array]:
+    """Draws the edge of pixels of the image, bool [H, W], white between black."""
 
     def mark(panel: Array) -> Array:
         size = (panel.shape[0], panel.shape[1])
-        inside = heatmap.over_original(pixels.astype(np.float32), geometry, size) >= 0.5
+        inside = heatmap.enlarged(pixels.astype(np.float32), size) >= 0.5
         line = max(1, round(max(size) / 640))
         marked = panel.copy()
         for by, ink in ((2 * line, 0), (line, 255)):

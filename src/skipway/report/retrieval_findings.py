@@ -36,7 +36,7 @@ def findings(run: Run) -> list[Finding]:
     found = [
         *leaks(run, "recall"), *_learned(run), *_few_images(run), *broken_loss(run),
         *unsteady(total_loss(run)),
-        *unfinished(run.series("val_recall_at_1"), "recall@1", int(n) if n else None),
+        *unfinished(run.series("val_recall_at_1"), "recall@1", int(n) if n and n >= 1 else None),
         *_weakest(run), *_apart(run), *_unseen(run), *waiting(run),
     ]  # fmt: skip
     return by_urgency(found)

@@ -1,7 +1,7 @@
 """Stages that keep their size: dilated in place of strided (1706.05587, section 3.1).
 
 A network's output stays what it was on every pixel that its strides would have kept, and the pixels
-between are computed alike.
+between are computed alike; only squeeze-and-excitation sees them all.
 """
 
 from __future__ import annotations
