@@ -196,3 +196,32 @@ def test_a_weight_that_began_at_0_may_grow() -> None:
     weight.grad = torch.randn_like(weight)
     optimizer.step()
     assert weight.norm() > 0
+
+
+def test_stages_of_networks_that_heads_stand_on_have_the_rates_of_a_classifiers() -> None:
+    from skipway.architecture import architecture
+    from skipway.detectors import build_detector
+    from skipway.heads import DetectorConfig, SegmenterConfig
+    from skipway.segmenters import build_segmenter
+
+    arch = architecture("resnet18", width=0.125)
+    small = DetectorConfig(channels=16, box_width=16)
+    nets = {
+        "": create_model("resnet18", 7, width=0.125),
+        "backbone.body.": build_detector(arch, small, 3),
+        "backbone.": build_segmenter(arch, SegmenterConfig(), 3),
+    }
+    rates: dict[str, dict[str, float]] = {}
+    for before, net in nets.items():
+        names = {parameter: name for name, parameter in net.named_parameters()}
+        optimizer = make_optimizer(net, OptimConfig(stage_decay=0.5))
+        found = {names[p]: g["scale"] for g in optimizer.param_groups for p in g["params"]}
+        body = {n.removeprefix(before): s for n, s in found.items() if n.startswith(before)}
+        rates[before] = {n: s for n, s in body.items() if n in dict(nets[""].named_parameters())}
+        heads = {scale for name, scale in found.items() if not name.startswith(before or "layer")}
+        assert before == "" or heads == {1.0}
+    assert rates[""]["conv1.weight"] == rates["backbone."]["conv1.weight"] == 0.5**4
+    assert rates["backbone."]["layer4.0.conv1.weight"] == 1
+    for before in ("backbone.body.", "backbone."):
+        shared = rates[before].items() & rates[""].items()
+        assert dict(shared) == rates[before]

@@ -222,7 +222,7 @@ class OptimConfig(Slice):
     decay_all: bool = True
     """Decay batch norm's gamma and beta and all biases too."""
     head_lr: float = Field(1.0, gt=0)
-    """The classifier's learning rate over that of the rest."""
+    """The learning rate of the classifier, or of what makes vectors, over that of the rest."""
     stage_decay: float = Field(1.0, gt=0, le=1)
     """The learning rate of each stage over that of the next (discriminative rates, 1801.06146)."""
     clip: float | None = Field(None, gt=0)

@@ -39,7 +39,8 @@ def make_optimizer(
         if name.startswith(_HEADS):
             scale = config.head_lr
         decay = config.weight_decay if config.decay_all or parameter.ndim > 1 else 0.0
-        orthogonal = config.kind == "muon" and parameter.ndim == 4 and bool(_STAGE.match(name))
+        of_stage = _STAGE.match(_in_body(name)) is not None
+        orthogonal = config.kind == "muon" and parameter.ndim == 4 and of_stage
         if orthogonal:
             scale *= config.muon_lr / config.lr
         groups.setdefault((orthogonal, decay, scale), []).append(parameter)
@@ -69,15 +70,20 @@ def make_optimizer(
 
 _HEADS = ("fc.", "embedding.", "directions")
 """How the parameters of classifiers begin, and of what makes vectors."""
-_STAGE = re.compile(r"(?:body\.)?layer(\d+)\.")
+_STAGE = re.compile(r"layer(\d+)\.")
 """How those of a stage begin."""
+
+
+def _in_body(name: str) -> str:
+    """A parameter's name in the residual network, of one that heads stand on too."""
+    return name.removeprefix("backbone.").removeprefix("body.")
 
 
 def _stage(name: str, last: int) -> int:
     """The stage of a parameter: 0 for the stem, `last` for what comes after the stages."""
+    name = _in_body(name)
     match = _STAGE.match(name)
-    stem = name.removeprefix("body.").startswith(("conv1.", "bn1."))
-    return int(match[1]) if match else 0 if stem else last
+    return int(match[1]) if match else 0 if name.startswith(("conv1.", "bn1.")) else last
 
 
 def make_ema(net: nn.Module, decay: float) -> AveragedModel:
