@@ -401,6 +401,11 @@ def test_a_name_stands_again_where_another_region_is_between() -> None:
     labels[100:200, 100:300] = labels[230:330, 100:300] = 0
     _, near = plates(labels, ["wall", ""])
     assert (pieces(once), pieces(twice), pieces(near)) == (1, 3, 1)
+    labels[:] = 1
+    for top, left in itertools.product((10, 450), (10, 590)):  # each large enough for the name
+        labels[top : top + 20, left : left + 40] = 0
+    _, corners = plates(labels, ["wall", ""])
+    assert pieces(corners) == 4
 
 
 @hypothesis.settings(max_examples=10, deadline=None)

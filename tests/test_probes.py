@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from skipway.architecture import architecture
 from skipway.config import AugmentConfig, OptimConfig, ScheduleConfig
 from skipway.data.feed import ResidentFeed, batches
+from skipway.detectors import build_detector
+from skipway.heads import DetectorConfig, SegmenterConfig
 from skipway.images import Preprocess
 from skipway.probes import Signal, dead_channels, parts, rms
 from skipway.resnet import ResNet
+from skipway.segmenters import build_segmenter
 from skipway.tasks.classify import Classify
 from skipway.training.clock import Clock, Schedule
 from skipway.training.loop import Loop
@@ -216,6 +219,35 @@ def test_another_network_gives_its_children() -> None:
     assert set(means["activation_rms"]) == set(means["gradient_norm"]) == {"body", "pair"}
     assert not {"residual_ratio", "dead_channels"} & means.keys()
     assert means["gradient_norm"]["pair"] > 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preresnet110"])
+def test_heads_stand_behind_the_units_of_their_network(name: str) -> None:
+    arch = architecture(name, width=0.125, in_channels=1)
+    body, classifier = ResNet(arch), SegmenterConfig(head="unet")
+    net = build_segmenter(arch, classifier, 3)
+    signal, labels = Signal(net), torch.zeros(2, 32, 32, dtype=torch.int64)
+    with signal.forward():
+        loss = F.cross_entropy(net(torch.randn(2, 1, 32, 32))["out"], labels)
+    loss.backward()
+    signal.backward()
+    means = signal.means()
+    units = list(body.units())
+    assert list(parts(net))[: len(units) + 1] == ["conv1", *units]
+    assert list(parts(net))[-1] == "classifier"
+    assert set(units) <= means["residual_ratio"].keys() & means["dead_channels"].keys()
+    assert {"conv1", *units, "classifier"} <= means["activation_rms"].keys()
+    assert means["gradient_norm"].keys() == parts(net).keys()
+
+
+@pytest.mark.parametrize("heads", [{}, {"neck": "c4"}, {"head": "retinanet"}])
+def test_every_parameter_of_a_detector_is_of_one_part(heads: dict[str, Any]) -> None:
+    config = DetectorConfig(channels=16, box_width=16, **heads)
+    net = build_detector(architecture("resnet18", width=0.125), config, 3)
+    found = [parameter for group in parts(net).values() for parameter in group]
+    assert len(found) == len(set(found))
+    assert set(found) == set(net.parameters())
+    assert {"conv1", "layer4.1"} < parts(net).keys()
 
 
 # In the loop

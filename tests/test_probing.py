@@ -27,9 +27,10 @@ from skipway.card import Card
 from skipway.data import Split, open_data
 from skipway.data.split import ArrayReader, FolderReader, Names, hold_out
 from skipway.detectors import build_detector
+from skipway.embedders import build_embedder
 from skipway.embedding import Embedder, load_embedder
 from skipway.errors import InputError
-from skipway.heads import DetectorConfig
+from skipway.heads import DetectorConfig, EmbedderConfig
 from skipway.images import DecodeError, Preprocess, plain_preprocess
 from skipway.metrics import wilson_interval
 from skipway.probing import (
@@ -419,4 +420,24 @@ def test_models_without_stages_are_refused(
     save_weights(tmp_path / "detector.safetensors", net, card)
     told = call("eval", tmp_path / "detector.safetensors", places / "data", "--probe=linear")
     assert told.code == 2
-    assert "a model of the task detect; --probe takes features of classifiers" in told.error[0]
+    assert "a model of the task detect; --probe takes the features of those" in told.error[0]
+
+
+def test_vectors_that_were_learned_are_probed(places: Path, tmp_path: Path) -> None:
+    arch = architecture("resnet20", num_classes=3, depths=(1, 1, 1), width=0.25)
+    config = EmbedderConfig(dim=8)
+    card = Card(
+        task="embed",
+        model="custom",
+        architecture=arch,
+        classes=COLOURS,
+        embedder=config,
+        preprocess=Preprocess(size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3),
+    )
+    save_weights(tmp_path / "net.safetensors", build_embedder(arch, config, 3), card)
+    given: list[Any] = ["eval", tmp_path / "net.safetensors", places / "data", "--threads=1"]
+    for flags, stage, pooling in (([], "embedding", None), (["--stage=c3"], "c3", "average")):
+        told = call(*given, "--probe=knn", *flags, "--json")
+        assert told.code == 0, told.err
+        assert (told.value["stage"], told.value["pooling"]) == (stage, pooling)
+        assert told.value["probe"]["n"] == 18

@@ -526,8 +526,6 @@ def _rooms(inside: Array, plate: tuple[int, int], frame: tuple[int, int]) -> lis
     centres: list[Array] = []
     for times in _SPACIOUS:
         w, h = (math.ceil(times * n / of) for n, of in zip(plate, cell, strict=True))
-        if w > inside.shape[1] or h > inside.shape[0]:
-            continue
         count = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
         free = np.argwhere(count >= _FILLED * w * h)[:, ::-1] + (w / 2, h / 2)
         free = free[:: max(math.ceil(len(free) / _LOOKED_AT), 1)]

@@ -17,16 +17,28 @@ from skipway.resnet import PreUnit, ResNet, Unit
 def parts(net: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The parameters by part, from input to output: stem, each residual unit, classifier.
 
-    A network that is not a `ResNet` gives its children.
+    Where heads stand on a `ResNet`, the children of the whole take the place of the classifier,
+    with what is not the network's. One without a `ResNet` gives its children.
     """
-    if not isinstance(net, ResNet):
-        children = {name: list(child.parameters()) for name, child in net.named_children()}
-        return {name: group for name, group in children.items() if group}
-    groups: dict[str, list[nn.Parameter]] = {"conv1": [*net.conv1.parameters()]}
-    groups["conv1"] += net.bn1.parameters()
-    groups |= {name: list(unit.parameters()) for name, unit in net.units().items()}
-    groups["fc"] = [*net.norm.parameters(), *net.fc.parameters()]
-    return groups
+    groups: dict[str, list[nn.Parameter]] = {}
+    body = _body(net)
+    if body is not None:
+        groups["conv1"] = [*body.conv1.parameters(), *body.bn1.parameters()]
+        groups |= {name: list(unit.parameters()) for name, unit in body.units().items()}
+        if body is net:
+            groups["fc"] = [*body.norm.parameters(), *body.fc.parameters()]
+            return groups
+        groups["norm"] = [*body.norm.parameters()]
+    seen = set(body.parameters()) if body is not None else set()
+    for name, child in net.named_children():
+        groups[name] = [p for p in child.parameters() if p not in seen]
+    return {name: group for name, group in groups.items() if group}
+
+
+def _body(net: nn.Module) -> ResNet | None:
+    """The residual network of a model, where it has one."""
+    body = net if isinstance(net, ResNet) else getattr(net, "body", None)
+    return body if isinstance(body, ResNet) else None
 
 
 class Signal:
@@ -45,12 +57,12 @@ class Signal:
     - ``gradient_norm``, ``weight_norm``: L2, over all trained parameters of the part,
     - ``update_ratio``: norm of what the step changed, over the weight norm before it.
 
-    The last three are absent where nothing is trained. Of a network that is not a `ResNet` they
-    are all there is, beside the activations of those children that put out a tensor.
+    The last three are absent where nothing is trained. Of heads, and of a network without a
+    `ResNet`, they are all there is, beside the activations of children that put out a tensor.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self._net = net
+        self._net, self._body = net, _body(net)
         self._parts = parts(net)
         # Made once: the context is slow to make. Autocast would copy what norms are taken of.
         device = next((p.device.type for p in net.parameters()), "cpu")
@@ -78,28 +90,37 @@ class Signal:
                 handle.remove()
 
     def _hooks(self) -> Iterator[RemovableHandle]:
-        if not isinstance(self._net, ResNet):
-            for name in self._parts:
-                yield self._on_output(self._net.get_submodule(name), self._output_of(name))
+        body = self._body
+        if body is not None:
+            yield from self._body_hooks(body)
+        if body is self._net:
             return
-        stem, classifier = self._output_of("conv1"), self._output_of("fc")
-        pre = self._net.arch.order == "pre"
+        children = dict(self._net.named_children())
+        if body is not None:
+            children["norm"] = body.norm
+        for name in self._parts.keys() & children.keys():
+            yield self._on_output(children[name], self._output_of(name))
+
+    def _body_hooks(self, body: ResNet) -> Iterator[RemovableHandle]:
+        stem, pre = self._output_of("conv1"), body.arch.order == "pre"
 
         def first(y: Tensor) -> None:
             stem(y)
             if not pre:
                 self._add("dead_channels", "conv1", dead_channels(y))
 
-        yield self._on_output(self._net.maxpool, first)
-        for name, unit in self._net.units().items():
+        yield self._on_output(body.maxpool, first)
+        for name, unit in body.units().items():
             yield from self._unit_hooks(name, unit)
-        yield self._on_output(self._net.fc, classifier)
+        if body is not self._net:
+            return
+        yield self._on_output(body.fc, self._output_of("fc"))
         if pre:  # the last ReLU is no module; pooled, it is what the classifier is given
 
             def last(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 self._add("dead_channels", "fc", dead_channels(inputs[0].detach()))
 
-            yield self._net.fc.register_forward_pre_hook(last)
+            yield body.fc.register_forward_pre_hook(last)
 
     def _on_output(self, module: nn.Module, look: Callable[[Tensor], None]) -> RemovableHandle:
         """Have each output of the module, where it is a tensor, looked at as it is made."""

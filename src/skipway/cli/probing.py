@@ -32,9 +32,10 @@ def evaluate_features(
         raise InputError(f"--probe {harmless(kind)}: knn or linear")
     if neighbours is not None and kind != "knn":
         raise InputError("--neighbours: goes with --probe knn, not with linear")
-    if (task := task_of(model)) != "classify":
+    if (task := task_of(model)) not in ("classify", "embed"):
         raise InputError(
-            f"{harmless(model)}: a model of the task {task}; --probe takes features of classifiers"
+            f"{harmless(model)}: a model of the task {task}; --probe takes the features of those "
+            "that classify or embed"
         )
     embedder = load_embedder(
         model, stage=stage, threads=threads, device=device, precision=precision
@@ -61,7 +62,7 @@ def evaluate_features(
             "the accuracy is too good; skipway check-data lists them",
             file=sys.stderr,
         )
-    made = {name: embedder.made[name] for name in ("stage", "pooling")}
+    made = {name: embedder.made.get(name) for name in ("stage", "pooling")}
     if as_json:
         emit({"probe": asdict(found), "split": splits.name, "classes": len(splits.classes)} | made)
         return
