@@ -467,10 +467,10 @@ def test_the_report_shows_intervals(tmp_path: Path, task: str) -> None:
     page = read(make_run(tmp_path / "a", made, evaluated=shown))
     for text in (
         "95 % interval: 47.1 % to 55.2 %",
-        "At IoU 0.5\n83.5 % (79.1 % to 87.1 %)",
+        "At IoU 0.5\n83.5 % (79.1 to 87.1 %)",
         "At IoU 0.75\n55.6 %\n",
-        "small, up to 32 × 32 px\n21.0 % (10.0 % to 32.0 %)\n60",
-        "% (58.0 % to 73.0 %)",
+        "small, up to 32 × 32 px\n21.0 % (10.0 to 32.0 %)\n60",
+        "% (58.0 to 73.0 %)",
         "In brackets: 95 % intervals, by a bootstrap over images.",
     ):
         assert text in page.text

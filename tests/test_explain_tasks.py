@@ -21,7 +21,7 @@ from commands import call
 from skipway.architecture import architecture
 from skipway.card import Card
 from skipway.detectors import build_detector
-from skipway.detectors.tracing import stage_strides, traced
+from skipway.detectors.tracing import Trace, stage_strides, traced
 from skipway.errors import InputError
 from skipway.explain import Method, open_explainer
 from skipway.explain.covering import Squares
@@ -162,6 +162,18 @@ def test_every_detection_is_traced_to_its_logit(kind: str) -> None:
             expected = Logit(net, found, i)(x[None])
             torch.testing.assert_close(logit, expected[0])
     assert not any(module._forward_hooks for module in net.modules() if module is net.backbone)
+
+
+def test_of_equal_scores_the_box_decides() -> None:
+    """As where scores are saturated; one box reaches over the edge, at which detections are cut."""
+    logits = torch.tensor([[0.0, 1, 2, 3]]) + torch.tensor([[0.0], [5], [9]])  # one softmax
+    boxes = torch.tensor([[0.0, 0, 10, 10], [4, 4, 40, 40], [30, 5, 80, 25]])
+    outputs = {"box": (logits, torch.zeros(3, 16)), "proposals": ([boxes], {})}
+    net: Any = detector("faster-rcnn")
+    trace = Trace(net, outputs=outputs)
+    score = float(logits.softmax(1)[0, 2])
+    found = [trace.logit(box, 1, score, (50, 60)) for box in boxes.clamp_max(60)]
+    assert [float(logit) for logit in found] == [2, 7, 11]
 
 
 @pytest.mark.parametrize("kind", ["retinanet", "faster-rcnn"])

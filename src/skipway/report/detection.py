@@ -77,8 +77,7 @@ def _within(value: float | None, interval: object) -> str | None:
     text, spread = shown(value, ".1%"), ends(interval)
     if text is None or spread is None:
         return text
-    low, high = map(percent, spread)
-    return f"{text} ({low} to {high})"
+    return f"{text} ({100 * spread[0]:.1f} to {percent(spread[1])})"
 
 
 def _next(run: Run) -> list[Line]:
