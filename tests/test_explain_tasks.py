@@ -60,7 +60,7 @@ ROW: dict[str, Any] = {"num_classes": 3, "width": 0.125}
 
 
 @functools.cache
-def detector(kind: str, row: str = "resnet18") -> nn.Module:
+def detector(kind: str, row: str = "resnet18") -> Any:
     """Random weights, and batch norms with the statistics of noise."""
     torch.manual_seed(0)
     given = {
@@ -186,6 +186,18 @@ def test_object_maps_of_other_networks(kind: str, row: str) -> None:
         assert cells.shape == (-(-32 // stride), -(-64 // stride))
         assert torch.isfinite(cells).all()
         assert cells.min() >= 0
+
+
+def test_cells_lie_where_their_pixels_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network pads at the right and below: cells there are none of the image."""
+    cells = torch.zeros(1, 2, 3)  # of 64 x 96 pixels
+    cells[0, 1, 0] = 1
+    monkeypatch.setattr("skipway.explain.objects.object_cam", lambda *_: cells)
+    (heat,) = ObjectCam(detector("faster-rcnn"), "c5")(noise(50, 70).numpy(), {}, [0])
+    assert heat.shape == (50, 70)
+    assert np.unravel_index(heat.argmax(), heat.shape)[0] > 46
+    assert (heat[:, 49:] == 0).all()
+    assert heat[48, 15] == pytest.approx(1, abs=0.05)
 
 
 def test_cells_that_a_detection_did_not_use_are_dark() -> None:

@@ -104,7 +104,7 @@ def resized(scores: np.ndarray | Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_strips_are_the_whole_resized(data: st.DataObject) -> None:
     sides = st.integers(1, 30)
     k, h, w, height, width = (data.draw(sides) for _ in range(5))
