@@ -146,7 +146,7 @@ def test_gradients_are_those_of_differences(kind: str) -> None:
 def test_gradients_are_finite_where_they_might_not_be(kind: str, where: str) -> None:
     """Vectors on their direction or against it, all of them equal, one class in the batch."""
     labels = LABELS * 0 + 1 if where == "alone" else LABELS
-    directions = unit(5, seed=1).float().requires_grad_()
+    directions = torch.eye(5, 6).requires_grad_()  # cosines of exactly 1, 0 and -1
     sign = -1 if where == "opposite" else 1
     start = sign * directions.detach()[labels]
     if where == "alike":
@@ -345,12 +345,14 @@ def test_processes_share_the_groups_of_one(
 def test_classes_come_equally_often_however_many_images_they_have() -> None:
     labels = np.repeat(np.arange(6), [500, 10, 30, 60, 100, 300])
     counts = np.zeros(6)
-    orders = set()
+    orders, seen = set(), set()
     for epoch in range(20):
         index, _ = grouped(labels, 4, 16, 0, epoch)
         counts += np.bincount(labels[index], minlength=6)
         orders.add(tuple(index.tolist()))
+        seen.update(index[labels[index] == 0].tolist())
     assert len(orders) == 20
+    assert len(seen) > 450  # of 500, of which an epoch shows a third: each time others
     assert counts.min() > 0.9 * counts.max()
     assert grouped(labels, 4, 16, 0, 0)[0].tolist() != grouped(labels, 4, 16, 1, 0)[0].tolist()
     assert tuple(grouped(labels, 4, 16, 0, 3)[0].tolist()) in orders
@@ -454,6 +456,16 @@ def test_the_interval_is_a_bootstrap_over_queries() -> None:
     ).confidence_interval
     low, high = evaluator.intervals()["recall_at_2"]
     assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=0.015)
+
+
+def test_a_recall_of_all_or_none_is_no_more_certain_than_so_many_queries() -> None:
+    labels = np.arange(20) // 5
+    apart = np.eye(4, dtype=np.float32)[labels]
+    for vectors, recall in ((apart, 1.0), (np.ones_like(apart) / 2, 0.0)):
+        evaluator = seen_by(vectors, labels, np.arange(20))
+        assert evaluator.metrics()["recall_at_1"] == recall
+        found = stats.binomtest(int(20 * recall), 20).proportion_ci(method="wilson")
+        assert evaluator.interval() == pytest.approx((found.low, found.high), abs=1e-6)
 
 
 def test_vectors_that_are_no_numbers_have_no_metric() -> None:

@@ -746,6 +746,15 @@ def test_lists_of_voc_that_name_what_is_not_there(tmp_path: Path) -> None:
     assert stems(masked(open_pixels(str(root), on_bad="skip"))) == ["2007_000000"]
 
 
+def test_an_empty_list_of_voc_cannot_be_left_out(tmp_path: Path) -> None:
+    root = voc(tmp_path)
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n")
+    for on_bad in ("error", "skip"):
+        text = error_of(lambda on_bad=on_bad: open_pixels(str(root), on_bad=on_bad))
+        assert f"{root / 'JPEGImages'}: no image with a mask" in text
+        assert "--on-bad skip" not in text
+
+
 def test_user_text_is_harmless(tmp_path: Path) -> None:
     evil = "e\x1b[31m\u202e\nx"
     maps = {"train": {evil: scene(0), "b": scene(1)}, "val": MAPS["val"]}

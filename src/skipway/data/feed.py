@@ -265,11 +265,11 @@ class _Decoded(Dataset[Any]):
     def __getitem__(self, at: tuple[int, int, int, int]) -> Any:
         seed, epoch, i, repeat = at
         try:
-            image = self.split.image(i, self.channels)
+            image, target = self.split.image(i, self.channels), self.split.target(i)
         except DecodeError as error:
             return _Failure(str(error))
         key = None if epoch < 0 else Key(seed, epoch, i, repeat)
-        return *self.augment(image, self.split.target(i), key), i, repeat
+        return *self.augment(image, target, key), i, repeat
 
 
 class _Collated:
