@@ -96,10 +96,6 @@ def _use(run: Run) -> list[Line]:
         ("The same for programs, as JSON", f"skipway predict {where} IMAGE… --json"),
         ("Measure it on annotated images", f"skipway eval {where} {quoted(run.data)}"),
         ("In Python", f'import skipway; print({loading(run.path)}("image.jpg"))'),
-        (
-            "Train from these weights on other images",
-            f"skipway train DATA --task {quoted(run.task)} --weights {where}",
-        ),
         ("Compare it with other runs", f"skipway compare {where} RUN --out compare.html"),
     ]
 

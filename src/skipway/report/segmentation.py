@@ -80,10 +80,6 @@ def _use(run: Run) -> list[Line]:
         ("For programs, as JSON", f"skipway predict {where} IMAGE… --json"),
         ("Measure it on images with masks", f"skipway eval {where} {quoted(run.data)}"),
         ("In Python", f'import skipway; print({loading(run.path)}("image.jpg"))'),
-        (
-            "Train from these weights on other images",
-            f"skipway train DATA --task {quoted(run.task)} --weights {where}",
-        ),
         ("Compare it with other runs", f"skipway compare {where} RUN --out compare.html"),
     ]
 
