@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from skipway.accumulation import (
     figures,
     interval,
     precisions_of,
+    random_swaps,
     resamples_of,
 )
 from skipway.architecture import architecture
@@ -286,6 +288,7 @@ def test_a_detector_against_itself_and_a_twin() -> None:
     same = made.against(evaluator(scene(0, 20)))
     assert set(same.differences.values()) == {0}
     assert set(same.intervals.values()) == {(0, 0)}
+    assert set(same.p.values()) == {1}
     assert not any(map(same.clear, same.first))
     pairs = [
         evaluator(scene(s, 15, noise=100 + s)).against(evaluator(scene(s, 15, noise=200 + s)))
@@ -302,6 +305,35 @@ def test_images_that_one_could_not_read_are_left_out() -> None:
     assert made.first == made.second == part.metrics()
     with pytest.raises(InputError, match="no image was read by both"):
         evaluator(rows, only=[1]).against(evaluator(rows, only=[2]))
+
+
+def test_swaps_are_those_of_scoring_what_was_swapped() -> None:
+    """The p of the permutation test, from pycocotools on each swapped pair of models."""
+    rows = [scene(0, 9, 0.5, noise=1), scene(0, 9, 0.8, noise=2)]
+    first, second = (judge(one) for one in rows)
+    swaps = np.random.default_rng(0).random((5, 9)) < 0.5
+    swaps[0] = False
+    found = [figures(p) for p in first.matches.swapped(second.matches, swaps)]
+    for r, swap in enumerate(swaps):
+        for n in range(2):
+            mixed = [rows[n ^ int(s)][i] for i, s in enumerate(swap)]
+            scored = judge(mixed)
+            for name in ("ap", "ap50", "ap75"):
+                assert found[n][name][r] == pytest.approx(getattr(scored, name), abs=1e-6)
+    made = evaluator(rows[0]).against(evaluator(rows[1]))
+    chance = first.matches.swapped(second.matches, random_swaps(9))
+    fall = np.abs(figures(chance[1])["ap50"] - figures(chance[0])["ap50"])
+    at_least = int((fall >= abs(made.differences["ap50"]) - 1e-6).sum())
+    assert made.p["ap50"] == (1 + at_least) / 251
+    assert made.clear("ap50") == (made.p["ap50"] < 0.05)
+
+
+def test_labels_in_another_order_are_the_same_classes() -> None:
+    rows = scene(0, 15)
+    turned = [(replace(t, labels=2 - t.labels), replace(f, labels=2 - f.labels)) for t, f in rows]
+    made = evaluator(turned).relabelled([2, 1, 0])
+    assert made.per_class(CLASSES) == evaluator(rows).per_class(CLASSES)
+    assert set(evaluator(rows).against(made).p.values()) == {1}
 
 
 def test_boxes_alone_are_compared_where_one_has_no_masks() -> None:
@@ -433,10 +465,14 @@ def test_eval_against_another_detector(squares: Path) -> None:
     lines = call("eval", "eye-8", squares, "--against=eye-1", "--threads=1").out.splitlines()
     low, high = (f"{100 * end:+.2f}" for end in told["intervals"]["ap"])
     points = f"{100 * told['differences']['ap']:+.2f}"
-    assert f"  AP {two['metrics']['ap']:.2%}, B minus A {points} points ({low} to {high})" in lines
-    assert lines[-1] == "B is better: 0 is not in the interval of AP."
+    assert (
+        f"  AP {two['metrics']['ap']:.2%}, B minus A {points} points ({low} to {high})"
+        in "\n".join(lines)
+    )
+    assert lines[-1].startswith("B is better: AP differs by ")
+    assert lines[-1].endswith(f", p = {told['p']['ap']:.2g}.")
     lines = call("eval", "eye-1", squares, "--against=renamed", "--threads=1").out.splitlines()
-    assert lines[-1] == "Not told apart: 0 is in the interval of AP."
+    assert re.fullmatch(r"Not told apart: AP differs by \d+\.\d\d points, p = \S+\.", lines[-1])
 
 
 @pytest.mark.usefixtures("locators")

@@ -86,7 +86,8 @@ def evaluate_objects(
         theirs = opened(rival).splits[name]
         if [*theirs.names] != [*made.splits[name].names]:
             raise InputError(f"--against {harmless(against)}: its images are not those of MODEL")
-        found = evaluator.against(score(rival, theirs)[0])
+        places = [locator.classes.index(name) for name in rival.classes]
+        found = evaluator.against(score(rival, theirs)[0].relabelled(places))
     if as_json:
         value = {"metrics": metrics, "intervals": ends, "resamples": resamples_of(n), "n": n}
         value |= {"split": name, "per_class": rows}
@@ -136,6 +137,7 @@ def _as_json(found: ComparedFigures, against: str) -> dict[str, Any]:
         "metrics": found.second,
         "differences": found.differences,
         "intervals": found.intervals,
+        "p": found.p,
         "clear": {name: found.clear(name) for name in found.first},
     }
 
@@ -148,14 +150,14 @@ def _comparison(found: ComparedFigures, name: str) -> Iterator[str]:
         within = "" if ends is None else f" ({100 * ends[0]:+.2f} to {100 * ends[1]:+.2f})"
         yield (
             f"  {object_metric(key)} {found.second[key]:.2%}, B minus A "
-            f"{100 * difference:+.2f} points{within}"
+            f"{100 * difference:+.2f} points{within}, p = {found.p[key]:.2g}"
         )
     key, difference = next(iter(found.differences.items()))
+    by = f"{object_metric(key)} differs by {100 * abs(difference):.2f} points"
     if found.clear(key):
-        better = "B" if difference > 0 else "A"
-        yield f"{better} is better: 0 is not in the interval of {object_metric(key)}."
+        yield f"{'B' if difference > 0 else 'A'} is better: {by}, p = {found.p[key]:.2g}."
     else:
-        yield f"Not told apart: 0 is in the interval of {object_metric(key)}."
+        yield f"Not told apart: {by}, p = {found.p[key]:.2g}."
 
 
 def evaluate_pixels(

@@ -20,6 +20,7 @@ from skipway.accumulation import (
     figures,
     interval,
     precisions_of,
+    random_swaps,
     resamples_of,
 )
 from skipway.architecture import Architecture
@@ -136,8 +137,8 @@ class DetectionEvaluator:
         return next(iter(self.intervals.values()))
 
     def against(self, other: DetectionEvaluator) -> ComparedFigures:
-        """Both on the images that both saw, and of what both find. Raises InputError where there is
-        no such image."""
+        """Both on the images that both saw, and of what both find. Labels must count the same
+        classes (see `relabelled`). Raises InputError where there is no such image."""
         images = self._seen.keys() & other._seen.keys()
         if not images:
             raise InputError("no image was read by both models")
@@ -148,7 +149,22 @@ class DetectionEvaluator:
         # The same resamples of both, for they depend on how many images there are alone.
         drawn_of = [one._resampled(one._precisions) for one in pair]
         first, second = (one.metrics() for one in pair)
-        return ComparedFigures.of(len(images), (first, second), (drawn_of[0], drawn_of[1]))
+        swaps, swapped = random_swaps(len(images)), ({}, {})
+        for kind in kinds:
+            matches = [one.judgements[kind].matches for one in pair]
+            for into, precisions in zip(
+                swapped, matches[0].swapped(matches[1], swaps), strict=True
+            ):
+                into |= pair[0]._resampled({kind: precisions})
+        return ComparedFigures.of(len(images), (first, second), (drawn_of[0], drawn_of[1]), swapped)
+
+    def relabelled(self, places: Sequence[int]) -> DetectionEvaluator:
+        """The same where label k is `places[k]`."""
+        moved, made = np.array(places, np.int64), DetectionEvaluator(self.classes, self.kinds)
+        for i, (found, truth, size) in self._seen.items():
+            found, truth = (replace(one, labels=moved[one.labels]) for one in (found, truth))
+            made.add(i, found, truth, size)
+        return made
 
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Objects, AP with its interval, AP50 and recall of each class that has an object."""
