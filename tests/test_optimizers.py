@@ -15,13 +15,14 @@ from skipway.training.optim import make_optimizer
 from skipway.weights import create_model
 
 
+@pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (16, 16)])
-def test_matrices_move_as_with_torch(shape: tuple[int, int]) -> None:
+def test_matrices_move_as_with_torch(shape: tuple[int, int], half: bool) -> None:
     torch.manual_seed(0)
     ours = nn.Parameter(torch.randn(shape))
     theirs = nn.Parameter(ours.detach().clone())
     group = {"params": [ours], "orthogonal": True, "weight_decay": 0.1}
-    optimizer = Muon([group], lr=0.02, momentum=0.95)
+    optimizer = Muon([group], lr=0.02, momentum=0.95, half=half)
     oracle = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95)
     begun = ours.detach().clone()
     for _ in range(5):
@@ -29,7 +30,7 @@ def test_matrices_move_as_with_torch(shape: tuple[int, int]) -> None:
         ours.grad, theirs.grad = gradient.clone(), gradient.clone()
         optimizer.step()
         oracle.step()
-    # Both round to bfloat16, in another order of operations.
+    # PyTorch's rounds to bfloat16, in another order of operations.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
     assert (ours - begun).abs().max() > 0.02
 
@@ -48,13 +49,16 @@ def test_a_convolution_is_the_matrix_of_outputs_by_inputs(memory: torch.memory_f
     torch.testing.assert_close(convolution.reshape(6, 36), matrix, rtol=0, atol=2e-3)
 
 
-def test_singular_values_come_close_to_one() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_singular_values_come_close_to_one(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     u, _, vh = torch.linalg.svd(torch.randn(12, 30), full_matrices=False)
     matrix = u @ torch.diag(torch.linspace(0.1, 3, 12)) @ vh
-    found = torch.linalg.svdvals(orthogonalised(matrix).float())
+    turned = orthogonalised(matrix.to(dtype))
+    assert turned.dtype == dtype
+    turned = turned.float()
+    found = torch.linalg.svdvals(turned)
     assert 0.6 < found.min() <= found.max() < 1.3
-    turned = orthogonalised(matrix).float()
     assert torch.nn.functional.cosine_similarity(turned.flatten(), (u @ vh).flatten(), 0) > 0.97
 
 
@@ -225,3 +229,12 @@ def test_stages_of_networks_that_heads_stand_on_have_the_rates_of_a_classifiers(
     for before in ("backbone.body.", "backbone."):
         shared = rates[before].items() & rates[""].items()
         assert dict(shared) == rates[before]
+
+
+def test_what_trains_in_bfloat16_is_made_orthogonal_in_it() -> None:
+    net = create_model("resnet20", depths=(1, 1, 1), width=0.25, seed=0)
+    config = OptimConfig(kind="muon")
+    for half in (False, True):
+        optimizer = make_optimizer(net, config, half=half)
+        assert isinstance(optimizer, Muon)
+        assert optimizer.half is half

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
@@ -47,6 +48,23 @@ def peak_memory() -> float:
     """The most memory that this process has held, in MiB; its workers and the GPU not counted."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Numbers of glibc's mallopt."""
+
+
+def keep_freed_memory() -> None:
+    """Freed memory stays with this process for what it takes next, where glibc gives it out.
+
+    A training step frees and takes the same blocks as the one before. Large ones would go back to
+    the system each time, which clears their pages when they are taken again: a tenth to a third of
+    a step.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_MAX, 0)
+        libc.mallopt(_TRIM_THRESHOLD, -1)
 
 
 @functools.cache

@@ -149,21 +149,21 @@ class DetectionEvaluator:
         # The same resamples of both, for they depend on how many images there are alone.
         drawn_of = [one._resampled(one._precisions) for one in pair]
         first, second = (one.metrics() for one in pair)
-        swaps, swapped = random_swaps(len(images)), ({}, {})
+        swaps, swapped = random_swaps(len(images)), [dict[Kind, Array](), dict[Kind, Array]()]
         for kind in kinds:
-            matches = [one.judgements[kind].matches for one in pair]
-            for into, precisions in zip(
-                swapped, matches[0].swapped(matches[1], swaps), strict=True
-            ):
-                into |= pair[0]._resampled({kind: precisions})
-        return ComparedFigures.of(len(images), (first, second), (drawn_of[0], drawn_of[1]), swapped)
+            ours, theirs = (one.judgements[kind].matches for one in pair)
+            swapped[0][kind], swapped[1][kind] = ours.swapped(theirs, swaps)
+        chance = [pair[0]._resampled(precisions) for precisions in swapped]
+        return ComparedFigures.of(
+            len(images), (first, second), (drawn_of[0], drawn_of[1]), (chance[0], chance[1])
+        )
 
     def relabelled(self, places: Sequence[int]) -> DetectionEvaluator:
         """The same where label k is `places[k]`."""
         moved, made = np.array(places, np.int64), DetectionEvaluator(self.classes, self.kinds)
         for i, (found, truth, size) in self._seen.items():
-            found, truth = (replace(one, labels=moved[one.labels]) for one in (found, truth))
-            made.add(i, found, truth, size)
+            there = replace(truth, labels=moved[truth.labels])
+            made.add(i, replace(found, labels=moved[found.labels]), there, size)
         return made
 
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -19,12 +19,16 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def make_optimizer(
-    net: nn.Module, config: OptimConfig, later: Iterable[nn.Parameter] = ()
+    net: nn.Module,
+    config: OptimConfig,
+    later: Iterable[nn.Parameter] = (),
+    half: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimizer over the trainable parameters, grouped by decay and rate. Muon takes the
     convolutions of the stages and leaves the others to SGD.
 
     later: parameters that are frozen and will train; until they have a gradient nothing moves them.
+    half: whether what Muon makes orthogonal is so in bfloat16.
     Each group's `scale` multiplies the scheduled learning rate. SGD's momentum is PyTorch's: the
     step is lr * v with v = m v + g. Without momentum Nesterov's step is the plain one.
     """
@@ -49,7 +53,7 @@ def make_optimizer(
         for (orthogonal, decay, scale), parameters in groups.items()
     ]
     if config.kind == "muon":
-        return Muon(chosen, config.lr, config.momentum, config.muon_norm)
+        return Muon(chosen, config.lr, config.momentum, config.muon_norm, half)
     for group in chosen:
         del group["orthogonal"]
     if config.kind == "lamb":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skipway.architecture import count
 from skipway.data.feed import Feed
 from skipway.errors import InputError, harmless
-from skipway.machine import free_memory, peak_memory
+from skipway.machine import free_memory, keep_freed_memory, peak_memory
 from skipway.recipes import recipe
 from skipway.resnet import backbone_of
 from skipway.tasks import Task
@@ -67,6 +67,7 @@ class Setup:
         self.plan, self.config, self.progress, self.began = plan, plan.config, progress, began
         self.world = world
         torch.set_num_threads(plan.config.threads)
+        keep_freed_memory()
         self.device = torch.device(plan.config.device)
         self._announce()
         self.prepared = world.agreed(lambda: prepare(plan, world.part, resumed))
@@ -312,7 +313,7 @@ class Setup:
             self.task,
             net,
             self.feeds["train"],
-            make_optimizer(net, config.optim, keep_frozen.later()),
+            make_optimizer(net, config.optim, keep_frozen.later(), half=config.precision == "bf16"),
             clock,
             Schedule(config.schedule, clock, config.optim.lr, settled=max(borders, default=0)),
             seed=config.seed,
