@@ -190,10 +190,19 @@ def of_detection_speed(result: Any) -> Iterator[Row]:
         rates = case["images_per_second"]
         for name, ratio in case["ratio"].items():
             told = "light heads" if name == "skipway" else "torchvision's heads"
-            bar = case["bar"] if name == "skipway" else None
-            yield row(
-                f"{head}, {told}, images/s", rates[name], rates["torchvision"], ratio, bar=bar
-            )
+            mine, theirs = rates[name], rates["torchvision"]
+            yield row(f"{head}, {told}, images/s", mine, theirs, ratio, bar=case["bar"])
+
+
+def of_detection_schedule(result: Any) -> Iterator[Row]:
+    for name, case in result["cases"].items():
+        for split, found in case["splits"].items():
+            mine, theirs = (found[side]["ap"] for side in ("skipway", "torchvision"))
+            told = f"{name}: AP on {split}, spread and bar of the difference"
+            least = case["bar"]["difference"]
+            yield row(told, mine, theirs, n=found["n"], bar=least, met=found["met"]) | {
+                "spread": found["interval"]
+            }
 
 
 def of_finetune(result: Any) -> Iterator[Row]:
@@ -362,6 +371,13 @@ BENCHMARKS = {
         of_detection_speed,
         "detect_speed.py",
         ("--boxes", "{boxes}", "--masks", "{masks}"),
+    ),
+    "detect_schedule": Benchmark(
+        "detectors after the same short schedule: AP against torchvision's model and loop",
+        90,
+        of_detection_schedule,
+        "detect_schedule.py",
+        ("--data", "{boxes}", "--out", "runs/detect-schedule-{at}"),
     ),
     "folder_and_zip": Benchmark(
         "a folder and its zip give equal results",

@@ -149,7 +149,7 @@ def training_rows() -> list[tuple[str, str, str]]:
 
 
 def small_data_rows() -> list[tuple[str, str, str]]:
-    """Small data: a row for each seed; and the speed of detectors beside torchvision's."""
+    """Small data: a row for each seed; speed and AP of detectors beside torchvision's."""
     table = []
     for name, case in cases("small_data").items():
         figures = ", ".join(
@@ -180,7 +180,33 @@ def small_data_rows() -> list[tuple[str, str, str]]:
                     case["command"],
                 )
             )
+    for name, case in cases("detect_schedule").items():
+        found = [
+            f"{split} {ours['ap']:.1%} against {theirs['ap']:.1%}, {points(each)}"
+            for split, each in case["splits"].items()
+            for ours, theirs in [(each["skipway"], each["torchvision"])]
+        ]
+        table.append(
+            (
+                f"`{name.partition(',')[0]}` ({case['training_images']} training images, "
+                f"{case['size']} px), Faster R-CNN on ResNet-18 with FPN from scratch, "
+                f"{case['heads']} heads, {case['epochs']} epochs, seed {case['seed']}: AP against "
+                "torchvision's model and loop",
+                "; ".join(found),
+                case["command"],
+            )
+        )
     return table
+
+
+def points(found: Any) -> str:
+    """A difference of two scores of the same images, with its interval."""
+    ends = found["interval"]
+    within = "" if ends is None else f", 95 % interval {100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}"
+    return (
+        f"{100 * found['difference']:+.1f} points (p = {found['p']:.2g}{within}, "
+        f"{found['n']} images)"
+    )
 
 
 def speedrun_rows() -> list[tuple[str, str, str]]:

@@ -31,6 +31,7 @@ FLOORS = {
         "machine",
         "version",
         "shipped",
+        "tensor_names",
     ),
     1: (
         "resnet",
@@ -46,7 +47,17 @@ FLOORS = {
         "retrieval",
         "segmentations",
     ),
-    2: ("dialects", "peers", "hub", "weights", "probes", "detectors", "embedders", "segmenters"),
+    2: (
+        "dialects",
+        "peers",
+        "peer_heads",
+        "hub",
+        "weights",
+        "probes",
+        "detectors",
+        "embedders",
+        "segmenters",
+    ),
     3: ("tasks",),
     4: (
         "training",

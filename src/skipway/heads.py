@@ -19,6 +19,8 @@ HEADS = {
     "detect": "detector", "instance": "detector", "segment": "segmenter", "embed": "embedder",
 }  # fmt: skip
 """By task: what stands on the network, as configuration and card call its settings."""
+STANDS_ON = {"detector": "backbone.body.", "segmenter": "backbone.", "embedder": "body."}
+"""What the names of the network's tensors begin with, below each."""
 
 _USUAL: dict[str, dict[str, Any]] = {
     "retinanet": {

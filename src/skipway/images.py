@@ -294,7 +294,8 @@ class Preprocess(BaseModel):
     squash: resize both sides, the aspect ratio is lost. fit: as letterbox, but nothing is filled:
     the input is as large as the image then is."""
     short_side: int | None = Field(None, gt=0)
-    """For crop: the short side in pixels before the centre is taken; None is min(size)."""
+    """For crop: the short side in pixels before the centre is taken; None is min(size). For fit:
+    what the short side has at most; None bounds it by size alone."""
     odd_border: Literal["even", "down"] = "even"
     """For crop: where half a border is no whole pixel, take the even neighbour, as torchvision and
     timm do, or the lower, as transformers does."""
@@ -425,8 +426,11 @@ class Preprocess(BaseModel):
         return [resize(image, self.size, self.interpolation, box) for box in boxes]
 
     def fitted(self, height: int, width: int) -> tuple[int, int]:
-        """The largest height and width of that aspect ratio within `size`."""
+        """The largest height and width of that aspect ratio within `size`, and for ``fit`` with
+        no more than `short_side` pixels on the short side."""
         ratio = min(self.size[0] / height, self.size[1] / width)
+        if self.resize == "fit" and self.short_side is not None:
+            ratio = min(ratio, self.short_side / min(height, width))
         h, w = (max(round(side * ratio), 1) for side in (height, width))
         return min(h, self.size[0]), min(w, self.size[1])
 
@@ -495,8 +499,9 @@ def plain_preprocess(
 ) -> Preprocess:
     """Where nothing else is known: ImageNet's mean and deviation, and its 256 / 224 centre crop.
 
-    crop_ratio: `size` over the short side, which is rounded down as timm does; None is 224 / 256,
-    or 1 for images of at most `SMALL_IMAGE`. Raises InputError where no image has so many channels.
+    crop_ratio: of a crop, `size` over the short side, which is rounded down as timm does; None is
+    224 / 256, or 1 for images of at most `SMALL_IMAGE`. Raises InputError where no image has so
+    many channels.
     """
     if channels not in (1, 3, 4):
         raise InputError(f"{channels} input channels: images have 1, 3 or 4")
@@ -507,7 +512,7 @@ def plain_preprocess(
         size=(size, size),
         channels=channels,
         resize=resize,
-        short_side=short_side,
+        short_side=None if resize == "fit" else short_side,
         mean=IMAGENET_MEAN if channels == 3 else (0.5,) * channels,
         std=IMAGENET_STD if channels == 3 else (0.25,) * channels,
     )

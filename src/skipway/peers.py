@@ -15,18 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, Field, JsonValue, PositiveInt, ValidationError
 
 from skipway.architecture import ARCHITECTURES, Architecture, name_of
 from skipway.card import Card
 from skipway.errors import InputError, harmless, nearest, plain_words
-from skipway.heads import SegmenterConfig
 from skipway.images import IMAGENET_MEAN, IMAGENET_STD, Channels, Preprocess, plain_preprocess
-
-if TYPE_CHECKING:
-    from skipway.dialects import State
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Config = dict[str, Any]
@@ -666,55 +662,3 @@ def imagenet_classes() -> tuple[str, ...]:
     from torchvision.models import ResNet18_Weights
 
     return distinct(ResNet18_Weights.DEFAULT.meta["categories"])
-
-
-# --- torchvision's segmenters --------------------------------------------------------------------
-
-_SEGMENTED = 693
-"""Pixels of the longer side of what they see: a photograph of 4:3 then has the 520 px on its short
-side that torchvision resizes to."""
-
-
-def torchvision_segmenter(state: State) -> tuple[State, Card] | None:
-    """The tensors and the card of torchvision's FCN or DeepLabV3 on a residual network, found from
-    names and shapes; None where it is neither.
-
-    What tensors do not show is taken to be as torchvision has it: dilations, preprocessing, and of
-    21 classes their names.
-    """
-    from skipway.dialects import State, guess_architecture, translate
-
-    first = "backbone.conv1.weight"
-    prefix = next((key.removesuffix(first) for key in state if key.endswith(first)), "")
-    bare = State({key.removeprefix(prefix): tensor for key, tensor in state.items()})
-    bare.origin = state.origin
-    body = {key[9:]: tensor for key, tensor in bare.items() if key.startswith("backbone.")}
-    guess = guess_architecture(translate(body))
-    last, project = bare.get("classifier.4.weight"), bare.get("classifier.0.project.0.weight")
-    if guess is None or last is None or last.ndim != 4:
-        return None
-    name, arch = guess
-    count, auxiliary = len(last), "aux_classifier.4.weight" in bare
-    config = SegmenterConfig(head="fcn", auxiliary=auxiliary)
-    if project is not None:
-        config = SegmenterConfig(head="deeplabv3", auxiliary=auxiliary, channels=len(project))
-    voc = voc_classes()
-    card = Card(
-        task="segment",
-        model=name,
-        architecture=dataclasses.replace(arch, num_classes=count),
-        classes=voc if count == len(voc) else tuple(str(i) for i in range(count)),
-        segmenter=config,
-        preprocess=plain_preprocess(_SEGMENTED, arch.in_channels, "fit"),
-        provenance={"assumed": ["classes", "preprocess", "rates"]},
-    )
-    return bare, card
-
-
-def voc_classes() -> tuple[str, ...]:
-    """The names of Pascal VOC's 20 classes in the usual order, behind the background, as
-    torchvision has them."""
-    from torchvision.models.segmentation import FCN_ResNet50_Weights
-
-    names = FCN_ResNet50_Weights.DEFAULT.meta["categories"]
-    return tuple(name.strip("_") for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ from skipway.errors import InputError, harmless, missing_part
 from skipway.files import is_hub_name, weight_file
 from skipway.images import DecodeError, ImageLike, plain_preprocess
 from skipway.machine import cores
+from skipway.tensor_names import task_of_names, tensor_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -191,17 +193,17 @@ def torch_source(model: str | os.PathLike[str], why: str) -> str | Path:
 
 
 def task_of(model: str | os.PathLike[str]) -> str:
-    """The task of MODEL, as far as its card tells; that of all others is to classify."""
+    """The task of MODEL, as far as its card tells, or the names of its tensors; that of all others
+    is to classify."""
     if is_hub_name(model):
         return "classify"
     path = weight_file(model)
-    if is_onnx(path) or path.suffix != ".safetensors":
+    if is_onnx(path):
         return "classify"
-    try:
-        card = read_card(path)
-    except InputError:  # what reads the tensors says more of what is wrong
-        return "classify"
-    return "classify" if card is None else card.task
+    card = None
+    with contextlib.suppress(InputError):  # what reads the tensors says more of what is wrong
+        card = read_card(path) if path.suffix == ".safetensors" else None
+    return task_of_names(tensor_names(path)) if card is None else card.task
 
 
 def _onnx_predictor(path: Path, threads: int | None, device: str, precision: str) -> Predictor:

@@ -11,10 +11,8 @@ import json
 import logging
 import os
 import pickle
-import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +29,13 @@ from skipway.dialects import Difference, State, Translated, guess_architecture, 
 from skipway.embedders import EmbeddingNet, build_embedder
 from skipway.errors import InputError, harmless
 from skipway.files import PEER_FILES, atomic_write, is_hub_name, weight_file
+from skipway.heads import HEADS, STANDS_ON
 from skipway.hub import fetch
-from skipway.peers import NOT_STATED, folder_card, torchvision_segmenter
-from skipway.resnet import ResNet
+from skipway.peer_heads import described
+from skipway.peers import NOT_STATED, folder_card
+from skipway.resnet import ResNet, backbone_of
 from skipway.segmenters import Segmenter, build_segmenter
+from skipway.tensor_names import opcodes
 
 log = logging.getLogger("skipway")
 _Net = TypeVar("_Net", bound=nn.Module)
@@ -43,7 +44,6 @@ _Net = TypeVar("_Net", bound=nn.Module)
 # were meant for use.
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
-_ENOUGH = 1 << 24  # bytes of a pickle that are searched for what it wants to run
 # Choices that change a network's answers and leave no trace in the shapes of its tensors.
 _UNSEEN = ("subsample", "shortcut", "stride_in", "antialias", "bn_eps")
 
@@ -53,7 +53,8 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, Card | None]:
 
     Takes a run (its best weights), safetensors and PyTorch's own files, told apart by content, a
     folder that transformers or timm saved, whose config.json becomes the card, and a hub's name
-    (see `hub.fetch`). In a checkpoint the state dict is found inside its usual wrappers; the
+    (see `hub.fetch`). torchvision's detectors and segmenters get a card from their tensors (see
+    `peer_heads.described`). In a checkpoint the state dict is found inside its usual wrappers; the
     averaged (EMA) one is preferred. Raises InputError for missing, damaged and other files, for a
     pickle that needs code to run, and for a config.json that means another kind of network.
     """
@@ -101,6 +102,9 @@ def _read_file(path: Path) -> tuple[State, Card | None]:
     if card is None and path.name in PEER_FILES:
         card = folder_card(path.parent)
         state.described_by = "config.json"
+    if card is None and (found := described(state)):
+        state, card = found
+        state.described_by = "names"
     return state, card
 
 
@@ -133,23 +137,14 @@ def _read_pickle(path: Path, name: str) -> State:
 
 
 def _globals(path: Path) -> Iterator[str]:
-    """What a pickle would import, read without running it, apart from what tensors need."""
-    with contextlib.suppress(Exception):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                inner = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-                with archive.open(inner) as file:
-                    data = file.read(_ENOUGH)
-        else:
-            with path.open("rb") as file:
-                data = file.read(_ENOUGH)
-        strings: list[str] = []
-        for opcode, argument, _ in pickletools.genops(data):
-            if isinstance(argument, str) and opcode.name != "GLOBAL":
-                strings.append(argument)
-            found = "GLOBAL" in opcode.name and (argument or " ".join(strings[-2:])).split(" ")
-            if found and found[0].split(".")[0] not in ("torch", "collections"):
-                yield ".".join(found)
+    """What a pickle would import, apart from what tensors need."""
+    strings: list[str] = []
+    for opcode, argument in opcodes(path):
+        if isinstance(argument, str) and opcode != "GLOBAL":
+            strings.append(argument)
+        found = "GLOBAL" in opcode and (argument or " ".join(strings[-2:])).split(" ")
+        if found and found[0].split(".")[0] not in ("torch", "collections"):
+            yield ".".join(found)
 
 
 def _find(found: object, depth: int = 0) -> tuple[str, dict[str, Tensor]]:
@@ -294,6 +289,44 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
     )
 
 
+def load_start(net: nn.Module, state: State, card: Card | None) -> LoadReport:
+    """Put what `read_state` gave into a network with or without heads, of any task, to be trained
+    on, and say what was done.
+
+    Its residual network is loaded as by `load_weights`; so the file may be of another task. Of the
+    heads, each tensor that the file has under the same name in the same shape comes from it; the
+    others keep their initialisation, as those do whose size is the number of classes.
+    """
+    body = backbone_of(net)
+    name = next(name for name, module in net.named_modules() if module is body)
+    at = name and f"{name}."
+    on = "" if card is None or card.task == "classify" else STANDS_ON[HEADS[card.task]]
+    inner = State({key.removeprefix(on): state[key] for key in state if key.startswith(on)})
+    inner.origin, inner.described_by, inner.notes = state.origin, state.described_by, state.notes
+    report = load_weights(body, inner)
+    heads = {key: tensor for key, tensor in state.items() if on and not key.startswith(on)}
+    every = net.state_dict() if at else {}  # a network alone has all that it takes
+    own = {key: tensor for key, tensor in every.items() if not key.startswith(at)}
+    difference = Difference.between(own, heads)
+    file = Translated(report.dialect, heads, {key: key for key in heads}, state.origin, ())
+    loaded = [key for key in own if key in heads and key not in difference.shapes]
+    usable = {
+        key: _usable(heads[key], key, file) if own[key].is_floating_point() else heads[key]
+        for key in loaded
+    }
+    with torch.no_grad():
+        for key in loaded:
+            own[key].copy_(usable[key])
+    anew = [(key, "of another shape in the file") for key in difference.shapes]
+    anew += [(key, "not in the file") for key in difference.missing]
+    return dataclasses.replace(
+        report,
+        loaded=report.loaded + tuple(loaded),
+        made_anew=report.made_anew + tuple(anew),
+        ignored=report.ignored + tuple(difference.extra),
+    )
+
+
 def _fold(weight: Tensor, channels: int) -> Tensor:
     """A first convolution [K, C, h, w] for another number of channels, [K, channels, h, w].
 
@@ -414,13 +447,17 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
 
 
 def load_detector(path: str | os.PathLike[str]) -> tuple[nn.Module, Card]:
-    """A detector that Skipway wrote, ready to use (eval mode), and its card. Raises InputError
-    where it is none, or where card and tensors disagree."""
+    """A detector that Skipway wrote, or torchvision's with FPN on a residual network, ready to use
+    (eval mode), and its card. Raises InputError where it is none, or where card and tensors
+    disagree."""
     from skipway.detectors import build_detector  # torchvision's detection takes a second
 
     state, card = read_state(path)
     if card is None or card.detector is None:
-        raise InputError(f"{state.origin}: no detector; skipway train --task detect makes one")
+        raise InputError(
+            f"{state.origin}: no detector; skipway train --task detect makes one\n"
+            "Of torchvision's, those with FPN on residual networks are taken."
+        )
     arch, config, classes = card.architecture, card.detector, len(card.classes)
     return _filled(lambda: build_detector(arch, config, classes), state), card
 
@@ -430,8 +467,6 @@ def load_segmenter(path: str | os.PathLike[str]) -> tuple[Segmenter, Card]:
     ready to use (eval mode), and its card. Raises InputError where it is none, or where card and
     tensors disagree."""
     state, card = read_state(path)
-    if card is None and (found := torchvision_segmenter(state)):
-        state, card = found
     if card is None or card.segmenter is None:
         raise InputError(
             f"{state.origin}: no segmenter; skipway train --task segment makes one\n"
@@ -446,7 +481,9 @@ def load_embedding(path: str | os.PathLike[str]) -> tuple[EmbeddingNet, Card]:
     InputError where it is none, or where card and tensors disagree."""
     state, card = read_state(path)
     if card is None or card.embedder is None:
-        raise InputError(f"{state.origin}: not made by skipway train --task embed")
+        raise InputError(
+            f"{state.origin}: no network for vectors; skipway train --task embed makes one"
+        )
     arch, config, classes = card.architecture, card.embedder, len(card.classes)
     return _filled(lambda: build_embedder(arch, config, classes), state), card
 
@@ -457,11 +494,16 @@ def _filled(build: Callable[[], _Net], state: State) -> _Net:
         difference = Difference.between(build().state_dict(), state)
     if wrong := difference.shapes + difference.missing + difference.extra:
         raise InputError(
-            f"{state.origin}: its card and its tensors disagree: {harmless(min(wrong))[:80]}"
+            f"{state.origin}: its {state.described_by} and its tensors disagree: "
+            f"{harmless(min(wrong))[:80]}\n"
+            "One of them was changed after the training: take the file as it was saved then."
         )
     for key, tensor in state.items():
         if not bool(torch.isfinite(tensor.float()).all()):
-            raise InputError(f"{state.origin}: {harmless(key)[:80]} holds NaN or infinity")
+            raise InputError(
+                f"{state.origin}: {harmless(key)[:80]} holds NaN or infinity; take an earlier "
+                "checkpoint"
+            )
     with torch.random.fork_rng(devices=[]):
         net = build()
     net.load_state_dict(net.state_dict() | state)

@@ -76,20 +76,20 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     card, base = None, None
     if weights is not None:
         state, card = read_state(weights)
-        if card is not None and card.task != "classify":
-            raise InputError(
-                f"--weights {harmless(weights)}: its task is {card.task}; give a classifier, whose "
-                "network this one starts from"
-            )
         base = _base(opening, state, card)
         choices += _from_weights(str(weights), card, base, opening.task)
+    heads = _heads_of(str(weights), card, opening)
+    choices += heads
     for choose in CHOICES[opening.task]:
-        choices += choose(data, config(), world)
+        chosen = choose(data, config(), world)
+        # heads that come with weights are taken whole
+        whole = heads[0].key.partition(".")[0] if heads else None
+        choices += [c for c in chosen if c.key.partition(".")[0] != whole]
     final = config()
     kept = tuple(c for c in choices if c.key not in settings)
     _check_augment(final)
     _check_targets(final)
-    _check_task(final)
+    _check_task(final, card)
     check_compile(final, world)
     if world.size > 1:
         _check_alone(final, len(data.splits["train"]), world.size)
@@ -216,7 +216,7 @@ _TASKS = {
 _LOSSES = {"classify": ("ce", "bce", "focal"), "segment": ("ce", "focal", "ce+dice")}
 
 
-def _check_task(config: RunConfig) -> None:
+def _check_task(config: RunConfig, card: Card | None) -> None:
     """Raise InputError for settings that the task does not have."""
     task = config.task
     for key, tasks in _TASKS.items():
@@ -246,7 +246,7 @@ def _check_task(config: RunConfig) -> None:
         raise InputError(f"detector.head = {config.detector.head}: {task} needs {needs}")
     head = HEADS[task]
     norm = getattr(config, head).norm
-    if norm == "group" and config.model.weights is not None:
+    if norm == "group" and config.model.weights is not None and _norm_of(card) != "group":
         raise InputError(
             f"{head}.norm = group: the weights' network was trained with batch norms\n"
             "Leave it out, or train from scratch, without --weights."
@@ -461,7 +461,7 @@ def _architecture(config: RunConfig, base: Architecture | None, classes: int) ->
 def _from_weights(path: str, card: Card | None, arch: Architecture, task: str) -> list[Choice]:
     name = card.model if card else name_of(arch)
     of = f"of {harmless(path)}"
-    if task not in _WHOLE:
+    if task not in _WHOLE or (card is not None and card.task not in _WHOLE):
         return [
             Choice("model.name", name, f"the architecture {of}"),
             Choice("data.channels", arch.in_channels, f"the input {of}"),
@@ -473,3 +473,36 @@ def _from_weights(path: str, card: Card | None, arch: Architecture, task: str) -
         Choice("data.channels", arch.in_channels, f"the input {of}"),
         Choice("data.resize", card.preprocess.resize if card else "crop", f"the input {of}"),
     ]
+
+
+def _heads_of(path: str, card: Card | None, config: RunConfig) -> list[Choice]:
+    """Settings of the heads that come with the weights of a model of the same kind, unless others
+    were asked for; the first says which heads."""
+    kind = HEADS.get(config.task)
+    if card is None or kind is None or HEADS.get(card.task) != kind:
+        return []
+    theirs, asked = getattr(card, kind), getattr(config, kind)
+    which = "loss" if kind == "embedder" else "head"
+    head = getattr(theirs, which)
+    if {head, config.task} == {"faster-rcnn", "instance"}:
+        head = "mask-rcnn"
+    elif {head, config.task} == {"mask-rcnn", "detect"}:
+        head = "faster-rcnn"
+    if which in asked.model_fields_set and getattr(asked, which) != head:
+        return []
+    values = theirs.model_dump() | {which: head}
+    if kind == "detector" and theirs.norm == "batch":
+        values["norm"] = "frozen"  # the weights saw more images
+    usual = type(theirs)(**{which: head})
+    of = f"the heads of {harmless(path)}"
+    return [Choice(f"{kind}.{which}", head, of)] + [
+        Choice(f"{kind}.{name}", value, of)
+        for name, value in values.items()
+        if value != getattr(usual, name)
+    ]
+
+
+def _norm_of(card: Card | None) -> str:
+    """The norms of a weight file's network."""
+    heads = getattr(card, HEADS.get(card.task, ""), None) if card is not None else None
+    return str(getattr(heads, "norm", "batch"))

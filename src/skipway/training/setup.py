@@ -41,7 +41,7 @@ from skipway.training.plan import Plan, check_batch
 from skipway.training.prepare import prepare
 from skipway.training.progress import TrainingProgress
 from skipway.training.whitening import PATCHED, whiten
-from skipway.weights import load_weights, read_state
+from skipway.weights import load_start, read_state
 
 _BYTES_A_MAC = 1
 """More than a step holds, for each multiply-add of an image: whether to look at it closely."""
@@ -125,8 +125,7 @@ class Setup:
             if self.config.on_features:
                 net.load_state_dict(checkpoint.load(resumed / FROZEN))
         elif self.config.model.weights is not None:
-            state, _ = read_state(self.config.model.weights)
-            for line in load_weights(backbone_of(net), state).lines():
+            for line in load_start(net, *read_state(self.config.model.weights)).lines():
                 self.progress.say(f"  {line}")
         elif self.plan.architecture.stem == "whitened":
             stem = backbone_of(net).conv1
