@@ -30,11 +30,10 @@ from skipway.accumulation import (
     figures,
     interval,
     precisions_of,
-    random_swaps,
     resamples_of,
 )
 from skipway.architecture import architecture
-from skipway.bootstrap import percentiles
+from skipway.bootstrap import percentiles, random_swaps
 from skipway.card import Card
 from skipway.data.objects import Objects
 from skipway.detections import Detections, judged, runs_of
@@ -313,7 +312,13 @@ def test_swaps_are_those_of_scoring_what_was_swapped() -> None:
     first, second = (judge(one) for one in rows)
     swaps = np.random.default_rng(0).random((5, 9)) < 0.5
     swaps[0] = False
-    found = [figures(p) for p in first.matches.swapped(second.matches, swaps)]
+    both = first.matches.beside(second.matches)
+
+    def after(swaps: np.ndarray) -> list[dict[str, np.ndarray]]:
+        kept = np.concatenate([~swaps, swaps], axis=1).astype(float)
+        return [figures(both(counts)) for counts in (kept, 1 - kept)]
+
+    found = after(swaps)
     for r, swap in enumerate(swaps):
         for n in range(2):
             mixed = [rows[n ^ int(s)][i] for i, s in enumerate(swap)]
@@ -321,8 +326,8 @@ def test_swaps_are_those_of_scoring_what_was_swapped() -> None:
             for name in ("ap", "ap50", "ap75"):
                 assert found[n][name][r] == pytest.approx(getattr(scored, name), abs=1e-6)
     made = evaluator(rows[0]).against(evaluator(rows[1]))
-    chance = first.matches.swapped(second.matches, random_swaps(9))
-    fall = np.abs(figures(chance[1])["ap50"] - figures(chance[0])["ap50"])
+    chance = after(random_swaps(9, np.arange(250)))
+    fall = np.abs(chance[1]["ap50"] - chance[0]["ap50"])
     at_least = int((fall >= abs(made.differences["ap50"]) - 1e-6).sum())
     assert made.p["ap50"] == (1 + at_least) / 251
     assert made.clear("ap50") == (made.p["ap50"] < 0.05)
@@ -482,10 +487,12 @@ def test_eval_against_another_detector(squares: Path) -> None:
         (["--against=others"], "--against others: its classes are not those of MODEL"),
         (["--against=absent"], "--against: absent: there is none"),
         (["--calibrate"], "finds objects; --calibrate, "),
+        (["--slices=absent.csv:light"], "finds objects; --calibrate, "),
         (["--against=eye-1", "--views=flip"], "finds objects; --calibrate, "),
     ],
 )
 def test_what_is_refused(squares: Path, flags: list[str], words: str) -> None:
+    """Before a file that a flag names is opened."""
     told = call("eval", "eye-1", squares, *flags, "--threads=1")
     assert (told.code, told.out) == (2, "")
     assert words in told.error[0]

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -23,6 +23,7 @@ import skipway
 from commands import QUICK, SMALL, Answer, call, draw, environment, spawn
 from skipway import shipped
 from skipway.architecture import ARCHITECTURES
+from skipway.config import Task
 
 METRICS = {"accuracy", "top5", "loss", "ece"}
 TIMED = {"seconds", "images_per_second", "waiting", "memory_mib"}
@@ -347,6 +348,11 @@ def test_help(command: str | None) -> None:
     else:
         assert "--json" in options
     if command == "train":
+        about, flags = found.out.split("Options:")
+        of_task = flags.split("--model")[0]
+        for task in get_args(Task):
+            assert re.search(rf"\b{task}\b", about)
+            assert re.search(rf"\b{task}\b", of_task)
         assert set(options) >= {
             "--model", "--recipe", "--epochs", "--batch-size", "--lr", "--seed", "--val", "--out",
             "--weights", "--freeze", "--device", "--workers", "--threads", "--precision", "--set",

@@ -16,10 +16,12 @@ from PIL import Image
 
 import skipway
 from commands import QUICK, call
-from skipway.card import read_card
+from skipway.architecture import architecture
+from skipway.card import Card, read_card
 from skipway.config import AugmentConfig, OptimConfig, ScheduleConfig
 from skipway.data import open_data
 from skipway.data.feed import ResidentFeed
+from skipway.embedders import build_embedder
 from skipway.embedding import Embedder, load_embedder
 from skipway.errors import InputError
 from skipway.heads import EmbedderConfig
@@ -30,7 +32,7 @@ from skipway.training.clock import Clock, Schedule
 from skipway.training.distributed import World
 from skipway.training.loop import Loop, evaluate
 from skipway.training.optim import make_optimizer
-from skipway.weights import create_model, read_state, save_weights
+from skipway.weights import create_model, load_embedding, read_state, save_weights
 from test_embed_task import tiny
 
 SPLITS = {"train": "abcd", "val": "ef", "test": "fgh"}
@@ -179,6 +181,39 @@ def test_vectors_do_not_depend_on_the_classes_directions(data: Path, tmp_path: P
     save_weights(weights, {k: v for k, v in state.items() if k != "directions"}, card)
     with pytest.raises(InputError, match="disagree: directions"):
         load_embedder(weights)
+
+
+def test_files_that_give_no_vectors_say_what_to_do(tmp_path: Path) -> None:
+    arch, config = architecture("resnet18", width=0.125, num_classes=2), EmbedderConfig(dim=4)
+    net, place = build_embedder(arch, config, 2), tmp_path / "w.safetensors"
+    card = Card(
+        task="embed",
+        model="custom",
+        architecture=arch,
+        classes=("a", "b"),
+        embedder=config,
+        preprocess=Preprocess(size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3),
+    )
+
+    def refused(state: dict[str, torch.Tensor], card: Card | None) -> list[str]:
+        save_weights(place, state, card)
+        with pytest.raises(InputError) as error:
+            load_embedding(place)
+        lines = str(error.value).split("\n")
+        assert lines[0].startswith(f"{place}: ")
+        assert len(lines) <= 3
+        return lines
+
+    state = net.state_dict()
+    save_weights(place, state, card)
+    assert load_embedding(place)[1] == card
+    vectors = {key: tensor for key, tensor in state.items() if key != "embedding.bias"}
+    assert refused(vectors, card)[1].endswith("take the file as it was saved then.")
+    broken = state | {"embedding.bias": torch.full((4,), torch.nan)}
+    assert refused(broken, card)[0].endswith("holds NaN or infinity; take an earlier checkpoint")
+    classifier = card.model_copy(update={"task": "classify", "embedder": None})
+    told = refused(create_model("resnet18", 2, width=0.125).state_dict(), classifier)
+    assert told[0].endswith("no network for vectors; skipway train --task embed makes one")
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

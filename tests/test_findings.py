@@ -116,6 +116,13 @@ def test_training_that_ended_too_soon(tmp_path):
     planted(told(tmp_path, rows=rows), "warn", "rose by 2.0 points in the last 4 epochs")
 
 
+@pytest.mark.parametrize("n", [-30, 0, 0.5, "many"])
+def test_a_number_of_validation_images_that_there_cannot_be(tmp_path, n):
+    made = healthy_record()
+    made["data"]["splits"]["val"]["n"] = n
+    planted(told(tmp_path, made, healthy_rows(6)), "warn", "still improving when it ended")
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number(tmp_path, value):
     rows = healthy_rows()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ from skipway.resnet import ResNet
 from skipway.segmentations import IGNORED
 from skipway.segmenters import build_segmenter
 from skipway.tasks import maps
+from skipway.tasks.segment import SegmentationEvaluator
 from skipway.weights import save_weights
 
 CLASSES = ("road", "sky", "tree", "car")
@@ -506,6 +508,20 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fields = {"model": "custom", "architecture": arch, "classes": CLASSES, "preprocess": FIT}
     save_weights(place / "m.safetensors", net, Card(task="segment", segmenter=config, **fields))
     save_weights(place / "c.safetensors", ResNet(arch), Card(**fields))
+    others = fields | {"classes": ("road", "sky", "tree", "bus")}
+    save_weights(
+        place / "others.safetensors", net, Card(task="segment", segmenter=config, **others)
+    )
+    with torch.no_grad():  # another model, and the same one with its classes turned around
+        net.classifier.classify.bias += torch.tensor([3.0, 0.0, 0.0, -3.0])
+    save_weights(place / "n.safetensors", net, Card(task="segment", segmenter=config, **fields))
+    state = net.state_dict()
+    for key in ("classifier.classify.weight", "classifier.classify.bias"):
+        state[key] = state[key].flip(0)
+    turned = fields | {"classes": CLASSES[::-1]}
+    save_weights(
+        place / "turned.safetensors", state, Card(task="segment", segmenter=config, **turned)
+    )
     masked_folder(place / "data")
     return place
 
@@ -582,6 +598,57 @@ def test_eval_tells_each_class(places: Path) -> None:
     assert max(map(len, text[1:])) <= 100
 
 
+@pytest.mark.parametrize("views", ["one", "slide"])
+def test_eval_against_another_segmenter(views: str, places: Path) -> None:
+    m, n, data = places / "m.safetensors", places / "n.safetensors", places / "data"
+    flags = (f"--views={views}", "--threads=1")
+    one, two = (call("eval", model, data, *flags, "--json").value for model in (m, n))
+    found = call("eval", m, data, "--against", n, *flags, "--json").value
+    told = found.pop("against")
+    assert found == one
+    assert (told["model"], told["n"], told["metrics"]) == (str(n), 6, two["metrics"])
+    assert [*told["p"]] == [*one["metrics"]]
+    for name, value in told["differences"].items():
+        assert value == pytest.approx(two["metrics"][name] - one["metrics"][name])
+        assert told["clear"][name] == (told["p"][name] < 0.05)
+    lines = call("eval", m, data, "--against", n, *flags).out.splitlines()
+    at = lines.index(f"against B, {n}, on the same 6 images:")
+    low, high = (f"{100 * end:+.2f}" for end in told["intervals"]["miou"])
+    assert lines[at + 1] == (
+        f"  mIoU {two['metrics']['miou']:.2%}, B minus A "
+        f"{100 * told['differences']['miou']:+.2f} points ({low} to {high}), "
+        f"p = {told['p']['miou']:.2g}"
+    )
+    assert re.fullmatch(
+        r"(Not told apart|[AB] is better): mIoU differs by \d+\.\d\d points, p = \S+\.", lines[-1]
+    )
+    for same in (n, places / "turned.safetensors"):  # classes are matched by name
+        told = call("eval", n, data, "--against", same, *flags, "--json").value["against"]
+        assert set(told["differences"].values()) == {0}
+        assert set(told["p"].values()) == {1}
+
+
+def test_segmenters_are_compared_on_images_that_both_could_read() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 4, (3, 9, 8, 8), dtype=np.uint8)
+    first, second = SegmentationEvaluator(4), SegmentationEvaluator(4)
+    for i in range(9):
+        if i < 7:
+            first.add(i, drawn[0, i], drawn[2, i])
+        if i > 1:
+            second.add(i, drawn[1, i], drawn[2, i])
+    found, part = first.against(second), SegmentationEvaluator(4)
+    for i in range(2, 7):
+        part.add(i, drawn[0, i], drawn[2, i])
+    assert (found.n, found.first) == (5, part.metrics())
+    with pytest.raises(InputError, match="no image was read by both"):
+        first.against(SegmentationEvaluator(4))
+    for evaluator in (blank := SegmentationEvaluator(4)), first:
+        evaluator.add(0, drawn[0, 0], np.full((8, 8), IGNORED, np.uint8))
+    with pytest.raises(InputError, match="no pixel is judged"):
+        first.against(blank)
+
+
 @pytest.mark.parametrize("views", ["flip", "scales", "slide"])
 def test_eval_over_views(views: str, places: Path) -> None:
     answer = call("eval", places / "m.safetensors", places / "data", f"--views={views}",
@@ -604,8 +671,11 @@ def test_eval_over_views(views: str, places: Path) -> None:
         (["--size=32"], "of classifiers"),
         (["--corruptions"], "of classifiers"),
         (["--calibrate"], "of classifiers"),
-        (["--against=other"], "of classifiers"),
         (["--slices={}/a.csv:b"], "of classifiers"),
+        (["--slices=absent.csv:b"], "of classifiers"),
+        (["--against=absent"], "--against: absent: no such file"),
+        (["--against={}/c.safetensors"], "--against: "),
+        (["--against={}/others.safetensors"], "its classes are not those of MODEL"),
         (["--out=x"], "--calibrate"),
     ],
 )

@@ -27,6 +27,8 @@ from skipway.segmentations import IGNORED
 from skipway.tasks import Evaluator, Task
 from skipway.tasks.maps import class_map
 from skipway.tasks.segment import PixelLoss, Segment, SegmentationEvaluator, dice
+from skipway.training.clock import Clock
+from skipway.training.progress import TrainingProgress
 
 PREPROCESS = Preprocess(
     size=(64, 64), resize="fit", interpolation="nearest", mean=(0.5,) * 3, std=(0.25,) * 3
@@ -194,7 +196,24 @@ def test_a_batch_of_several_sizes_is_judged_on_its_pixels_alone() -> None:
     pixels = [int((labels != IGNORED).sum()) for _, labels in scenes]
     together = np.average([part["loss_ce"].item() for part in parts], weights=pixels)
     assert terms["loss_ce"].item() == pytest.approx(together, rel=1e-5)
-    assert terms["accuracy"] == 1
+    assert terms["pixel_accuracy"] == 1
+
+
+def test_shares_are_told_in_percent(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = task()
+    terms = asked.losses(Levels(), batch_of(asked, [scene(32, 64, 1)], key=True))
+    evaluator = SegmentationEvaluator(3)
+    evaluator.add(0, np.uint8([[0, 0, 1], [0, 1, 1]]), np.uint8([[0, 0, 1], [0, 0, 1]]))
+    row = {"epoch": 1, "step": 3, "images_per_second": 20.0, "waiting": 0.0}
+    row |= {f"train_{name}": float(value) for name, value in terms.items()}
+    row |= {f"val_{name}": value for name, value in evaluator.metrics().items()}
+    progress = TrainingProgress()
+    progress.begin(Clock(3, 6), 0)
+    progress.epoch(row)
+    said = capsys.readouterr().err
+    assert "  pixel accuracy 100.00%  " in said
+    for name in ("miou", "pixel_accuracy", "boundary_f1"):
+        assert f"  val {name.replace('_', ' ')} {row[f'val_{name}']:.2%}  " in said
 
 
 # Scores

@@ -23,12 +23,13 @@ from sklearn.metrics import (
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.segmentation import MeanIoU
 
-from skipway.bootstrap import resampled
+from skipway.bootstrap import random_swaps, resampled
 from skipway.segmentations import (
     IGNORED,
     TOLERANCE,
     boundary_counts,
     boundary_f1,
+    compare,
     confusion,
     intervals,
     iou,
@@ -377,3 +378,88 @@ def test_images_in_which_nothing_is_judged(n: int, seed: int) -> None:
         else:
             low, high = ends[name]
             assert 0 <= low <= high <= 1
+
+
+# --- two models -----------------------------------------------------------------------------------
+
+
+def pairs_of_models(seed: int, n: int, errors: tuple[float, float]) -> list[tuple]:
+    """The counts of two models on the same n images; of each, the share of pixels it guesses."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for share in errors:
+        counts = []
+        for i in range(n):
+            truth, _ = maps(i, size=(24, 32))
+            guessed = rng.integers(0, CLASSES, truth.shape).astype(np.uint8)
+            answer = np.where(rng.random(truth.shape) < share, guessed, truth)
+            answer[truth == IGNORED] = 0
+            pair = answer.astype(np.uint8), truth, CLASSES
+            counts.append((confusion(*pair), boundary_counts(*pair, 0.05)))
+        found.append(tuple(map(np.stack, zip(*counts, strict=True))))
+    return found
+
+
+def test_two_models_on_the_same_images() -> None:
+    first, second = pairs_of_models(0, 25, (0.3, 0.2))
+    found = compare(first, second)
+    assert found.n == 25
+    assert (found.first, found.second) == (metrics(*first), metrics(*second))
+    for name, difference in found.differences.items():
+        low, high = found.intervals[name]
+        assert low < difference < high
+    assert found.p["miou"] == 1 / 1001
+    assert found.clear("miou")
+    back = compare(second, first)
+    assert back.p == found.p
+    for name, (low, high) in back.intervals.items():
+        assert (-high, -low) == pytest.approx(found.intervals[name])
+
+
+def test_a_model_against_itself() -> None:
+    one, _ = pairs_of_models(0, 12, (0.3, 0.3))
+    found = compare(one, one)
+    assert set(found.differences.values()) == {0}
+    assert set(found.intervals.values()) == {(0, 0)}
+    assert set(found.p.values()) == {1}
+    assert not any(map(found.clear, found.first))
+
+
+def test_models_that_are_as_good_are_seldom_told_apart() -> None:
+    """By chance alone 2 of 40, and more than 6 in one of 300 such tests."""
+    close = [compare(*pairs_of_models(seed, 8, (0.3, 0.3))).p["miou"] for seed in range(1, 41)]
+    assert sum(p < 0.05 for p in close) <= 6
+    assert 0.3 < np.mean(close) < 0.7
+
+
+def test_swaps_are_those_of_scoring_what_was_swapped() -> None:
+    models = pairs_of_models(3, 9, (0.3, 0.28))
+    found = compare(*models)
+    falls: dict[str, list[float]] = {name: [] for name in found.p}
+    for swap in random_swaps(9, np.arange(1000)):
+        mixed = [
+            metrics(*(np.stack([models[n ^ int(s)][part][i] for i, s in enumerate(swap)])
+                      for part in (0, 1)))
+            for n in (0, 1)
+        ]  # fmt: skip
+        for name, fall in falls.items():
+            fall.append(abs(mixed[1][name] - mixed[0][name]))
+    for name, fall in falls.items():
+        as_large = sum(f >= abs(found.differences[name]) - 1e-6 for f in fall)
+        assert found.p[name] == (1 + as_large) / 1001
+
+
+def test_what_is_not_judged_is_not_compared() -> None:
+    """Images of one class have no true boundary, and one of the models finds none either."""
+    truth = np.zeros((2, 8, 8), np.uint8)
+    holed = truth.copy()
+    holed[:, 3, 3] = 1
+    counts = [
+        (np.stack([confusion(f, t, 2) for f, t in zip(found, truth, strict=True)]),
+         np.stack([boundary_counts(f, t, 2) for f, t in zip(found, truth, strict=True)]))
+        for found in (truth, holed)
+    ]  # fmt: skip
+    assert "boundary_f1" not in compare(*counts).p
+    assert "boundary_f1" in compare(counts[1], counts[1]).p
+    nothing = [np.zeros_like(part) for part in counts[0]]
+    assert compare(nothing, nothing).p == {}

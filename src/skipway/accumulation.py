@@ -15,12 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from skipway.bootstrap import RESAMPLES, percentiles, resampled
-from skipway.data.keyed import Key
+from skipway.bootstrap import RESAMPLES, Interval, known_percentiles, resampled
 
 Array = npt.NDArray[Any]
 Name = TypeVar("Name")
-Interval = tuple[float, float]
 
 AREAS = ("", "small", "medium", "large")
 """pycocotools' ranges of areas, in its order: all of them, up to 32 by 32 pixels, up to 96 by 96,
@@ -108,16 +106,14 @@ class Matches:
         by_area = [[row[a] for row in by_class] for a in range(areas)]
         return cls(by_area, np.asarray(params.recThrs), n)
 
-    def swapped(self, other: Matches, swaps: Array) -> tuple[Array, Array]:
-        """`__call__` of two models that were swapped in some of the images: bool [R, N]. They must
-        have matched the same images and classes."""
+    def beside(self, other: Matches) -> Matches:
+        """The same with another model's, as of 2N images (see `bootstrap.swapped`). Both must have
+        matched the same images and classes."""
         ranked = [
             [None if a is None or b is None else a.beside(b) for a, b in zip(*rows, strict=True)]
             for rows in zip(self._ranked, other._ranked, strict=True)
         ]
-        both = Matches(ranked, self._recalls, 2 * self.images)
-        kept = np.concatenate([~swaps, swaps], axis=1).astype(np.float64)
-        return both(kept), both(1 - kept)
+        return Matches(ranked, self._recalls, 2 * self.images)
 
     def precision(self, counts: Array) -> Iterator[tuple[int, int, Array]]:
         """Ranges of areas and classes, and precision at 101 recalls in each resample, float64 [R,
@@ -177,13 +173,6 @@ def precisions_of(matches: Mapping[Name, Matches]) -> dict[Name, Array]:
     return resampled(matches, images, resamples_of(images))
 
 
-def random_swaps(images: int, seed: int = 0) -> Array:
-    """In which images two models are swapped: bool [resamples, images]."""
-    numbers = np.arange(resamples_of(images))
-    swaps: Array = Key(seed, 1, numbers).uniform(images) < 0.5
-    return swaps
-
-
 def figures(precisions: Array) -> dict[str, Array]:
     """COCO's figures in each resample, [R], from [R, areas, classes, T]: ap, ap50, ap75, ap_small,
     ap_medium, ap_large; NaN where there is no such object."""
@@ -215,54 +204,5 @@ def interval(values: Array, figure: float) -> Interval | None:
     Precision at a recall is the largest at that or a higher one, so chance alone raises it, in a
     resample once more: see `bootstrap.percentiles`.
     """
-    ends = _ends(values, figure)
+    ends = known_percentiles(values, figure)
     return None if ends is None else (max(ends[0], 0.0), min(ends[1], 1.0))
-
-
-def _ends(values: Array, figure: float) -> Interval | None:
-    there = values[np.isfinite(values)]
-    return percentiles(there, figure) if 2 * len(there) > len(values) else None
-
-
-@dataclass(frozen=True)
-class ComparedFigures:
-    """Two models on the same images. Differences are second minus first."""
-
-    n: int
-    """Images."""
-    first: dict[str, float]
-    second: dict[str, float]
-    intervals: dict[str, Interval | None]
-    """Of the differences, 95 %, by a paired bootstrap over images."""
-    p: dict[str, float]
-    """Of the differences, by a permutation test: the share of random swaps of the two models, image
-    by image, that make the difference as large. On few images the bootstrap's intervals are too
-    narrow to test by; this is exact where it does not matter which model an answer is of."""
-
-    @classmethod
-    def of(
-        cls,
-        n: int,
-        figures: tuple[dict[str, float], dict[str, float]],
-        drawn: tuple[Mapping[str, Array], Mapping[str, Array]],
-        swapped: tuple[Mapping[str, Array], Mapping[str, Array]],
-    ) -> ComparedFigures:
-        """drawn: of each model, each figure in the same resamples, [R]. swapped: the same of both
-        after the same swaps."""
-        first, second = figures
-        ends, p = {}, {}
-        for name, value in first.items():
-            difference = second[name] - value
-            ends[name] = _ends(drawn[1][name] - drawn[0][name], difference)
-            by_chance = np.abs(swapped[1][name] - swapped[0][name])
-            as_large = int((by_chance >= abs(difference) - 1e-6).sum())  # of float32
-            p[name] = (1 + as_large) / (1 + len(by_chance))
-        return cls(n, first, second, ends, p)
-
-    @property
-    def differences(self) -> dict[str, float]:
-        return {name: self.second[name] - value for name, value in self.first.items()}
-
-    def clear(self, name: str) -> bool:
-        """Whether chance alone hardly explains the difference: p below 0.05."""
-        return self.p[name] < 0.05

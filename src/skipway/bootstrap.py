@@ -1,4 +1,5 @@
-"""The bootstrap over images (Efron and Tibshirani 1993, chapter 13), for any metric, in NumPy.
+"""The bootstrap over images (Efron and Tibshirani 1993, chapter 13), for any metric, in NumPy; and
+the permutation test of two models (chapter 15).
 
 A metric comes as a `Statistic`, a function of how often each image counts, so that many resamples
 are worked out at once: a mean over images, a calibration error, or an average precision that a task
@@ -8,6 +9,7 @@ has of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ Statistic = Callable[[Array], Array]
 """How often each of N images counts in each of R resamples, float64 [R, N], to the metric in each,
 float64 [R]. Rows of ones give the metric itself."""
 Name = TypeVar("Name", bound=Hashable)
+Interval = tuple[float, float]
 
 RESAMPLES = 1000
 _AT_ONCE = 1 << 22
@@ -56,7 +59,7 @@ def resampled(
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
-def percentiles(values: Array, biased: float | None = None) -> tuple[float, float]:
+def percentiles(values: Array, biased: float | None = None) -> Interval:
     """The 95 % interval of a metric by the percentiles of its resamples [R].
 
     `biased`: the metric itself, where it is one that chance alone raises, as a calibration error:
@@ -68,3 +71,85 @@ def percentiles(values: Array, biased: float | None = None) -> tuple[float, floa
     low, high = np.percentile(values, (2.5, 97.5))
     excess = 0.0 if biased is None else float(values.mean()) - biased
     return float(low) - excess, float(high) - excess
+
+
+def known_percentiles(values: Array, biased: float | None = None) -> Interval | None:
+    """`percentiles` of the resamples that have the metric; None where more than half of them have
+    not."""
+    there = values[np.isfinite(values)]
+    return percentiles(there, biased) if 2 * len(there) > len(values) else None
+
+
+# Two models on the same images
+
+
+def random_swaps(n: int, numbers: Array, seed: int = 0) -> Array:
+    """In which of n images two models are swapped, in swaps of those numbers [R]: bool [R, n]."""
+    swaps: Array = Key(seed, 1, numbers).uniform(n) < 0.5
+    return swaps
+
+
+def swapped(
+    statistics: Mapping[Name, Statistic], n: int, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[dict[Name, Array], dict[Name, Array]]:
+    """Each metric of two models that were swapped at random, image by image: of what is then the
+    first and the second, float64 [resamples] by name.
+
+    statistics: of 2n images, those that the first model answered and behind them the same ones as
+    the second did.
+    """
+    rows = max(1, _AT_ONCE // (2 * n))
+    parts: list[dict[Name, list[Array]]] = [{name: [] for name in statistics} for _ in range(2)]
+    for low in range(0, resamples, rows):
+        swaps = random_swaps(n, np.arange(low, min(low + rows, resamples)), seed)
+        kept = np.concatenate([~swaps, swaps], axis=1).astype(np.float64)
+        for found, counts in zip(parts, (kept, 1 - kept), strict=True):
+            for name, statistic in statistics.items():
+                found[name].append(statistic(counts))
+    first, second = ({name: np.concatenate(of) for name, of in found.items()} for found in parts)
+    return first, second
+
+
+@dataclass(frozen=True)
+class ComparedFigures:
+    """Two models on the same images. Differences are second minus first."""
+
+    n: int
+    """Images."""
+    first: dict[str, float]
+    second: dict[str, float]
+    intervals: dict[str, Interval | None]
+    """Of the differences, 95 %, by a paired bootstrap over images."""
+    p: dict[str, float]
+    """Of the differences, by a permutation test: the share of random swaps of the two models, image
+    by image, that make the difference as large. On few images the bootstrap's intervals are too
+    narrow to test by; this is exact where it does not matter which model an answer is of."""
+
+    @classmethod
+    def of(
+        cls,
+        n: int,
+        figures: tuple[dict[str, float], dict[str, float]],
+        drawn: tuple[Mapping[str, Array], Mapping[str, Array]],
+        swapped: tuple[Mapping[str, Array], Mapping[str, Array]],
+    ) -> ComparedFigures:
+        """figures: of each model, those that are told. drawn: each figure in the same resamples,
+        [R]. swapped: each after the same swaps (see `swapped`)."""
+        first, second = figures
+        ends, p = {}, {}
+        for name, value in first.items():
+            difference = second[name] - value
+            ends[name] = known_percentiles(drawn[1][name] - drawn[0][name], difference)
+            by_chance = np.abs(swapped[1][name] - swapped[0][name])
+            # 1e-6 as some are float32; a swap that leaves nothing to judge counts, to be careful
+            as_large = int((~(by_chance < abs(difference) - 1e-6)).sum())
+            p[name] = (1 + as_large) / (1 + len(by_chance))
+        return cls(n, first, second, ends, p)
+
+    @property
+    def differences(self) -> dict[str, float]:
+        return {name: self.second[name] - value for name, value in self.first.items()}
+
+    def clear(self, name: str) -> bool:
+        """Whether chance alone hardly explains the difference: p below 0.05."""
+        return self.p[name] < 0.05

@@ -31,11 +31,11 @@ Run = Callable[[Array], Tensor]
 """Model inputs, float32 [N, C, h, w], to logits, float32 [N, K, h, w] on the device that ran it."""
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""Sizes of the input, over its own, that multi-scale inference averages (DeepLabv3, 1706.05587,
-section 4)."""
+"""Sizes of the input, over its own, that multi-scale inference averages: those of the evaluation of
+DeepLabv3 (1706.05587) in its authors' code, tensorflow/models research/deeplab/eval.py."""
 STRIDE = 2 / 3
-"""Of a tile's side, how far the next tile is off at most; as mmsegmentation's configurations have
-it, of tiles of 769 px and strides of 513."""
+"""Of a tile's side, how far the next tile is off at most; as in mmsegmentation's configurations of
+sliding windows, with strides of 513 for tiles of 769 px and of 170 for 256."""
 _AHEAD = 8
 """Images that are decoded before their turn: they may be large."""
 
@@ -107,6 +107,12 @@ class PixelPredictor:
     def classes(self) -> tuple[str, ...]:
         """Class names by index of the labels."""
         return self.card.classes
+
+    def in_order(self, classes: Sequence[str]) -> PixelPredictor:
+        """The same where labels are positions in `classes`, which are its own in any order."""
+        places = [self.classes.index(name) for name in classes]
+        card = self.card.model_copy(update={"classes": tuple(classes)})
+        return PixelPredictor(lambda inputs: self._run(inputs)[:, places], card, self.origin)
 
     def found(self, images: Sequence[Array], views: PixelViews = PixelViews.one) -> list[Array]:
         """The class of each pixel of decoded images [H, W, C]: uint8 [H, W] each.

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skipway.bootstrap import Statistic, percentiles, resampled
+from skipway.bootstrap import ComparedFigures, Statistic, percentiles, resampled, swapped
 
 Array = npt.NDArray[Any]
 
 IGNORED = 255
 """What a map says where nothing is judged; classes are therefore 255 at most."""
 TOLERANCE = 0.0075
-"""Share of an image's diagonal by which a boundary may be off (Csurka et al. 2013)."""
+"""Share of an image's diagonal that a boundary is off by less than (Csurka et al. 2013)."""
 
 
 def confusion(found: Array, truth: Array, classes: int) -> Array:
@@ -140,9 +140,10 @@ def boundary_counts(
     A pixel is on the boundary of its class where one of its four neighbours is of another class.
     What lies outside of the image is no neighbour, and neither is a pixel where the truth is
     IGNORED: no boundary runs along or within it, found or true. Near is less than `tolerance`, a
-    share of the image's diagonal, from a boundary pixel of the same class, from centre to centre
-    (Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013).
-    Raises ValueError as `confusion`.
+    share of the image's diagonal, from a boundary pixel of the same class, from centre to centre,
+    after Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013;
+    a distance of just the tolerance is not near, as in minar09/bfscore_python, which is made after
+    it too. Raises ValueError as `confusion`.
     """
     found = _judged(found, truth, classes)
     height, width = truth.shape
@@ -264,3 +265,20 @@ def intervals(
     drawn = resampled(found, len(confusions))
     known = {name: values[~np.isnan(values)] for name, values in drawn.items()}
     return {name: percentiles(v) if len(v) else None for name, v in known.items()}
+
+
+def compare(first: tuple[Array, Array], second: tuple[Array, Array]) -> ComparedFigures:
+    """Two models on the same N images, by the metrics that both have: none, where nothing is
+    judged.
+
+    first, second: of each, `confusion` [N, K, K] and `boundary_counts` [N, 4, K] of the images,
+    with one order of the classes.
+    """
+    n = len(first[0])
+    figures = [metrics(*counts) for counts in (first, second)]
+    told = [name for name in figures[0] if not any(np.isnan(of[name]) for of in figures)]
+    ours, theirs = ({name: of[name] for name in told} for of in figures)
+    drawn = [resampled(statistics(*counts), n) for counts in (first, second)]
+    both = (np.concatenate(pair) for pair in zip(first, second, strict=True))
+    chance = swapped(statistics(*both), n)
+    return ComparedFigures.of(n, (ours, theirs), (drawn[0], drawn[1]), chance)

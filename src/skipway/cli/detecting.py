@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from skipway.cli.shared import emit
 from skipway.errors import InputError, harmless
 
 if TYPE_CHECKING:
-    from skipway.accumulation import ComparedFigures
+    from skipway.bootstrap import ComparedFigures
     from skipway.data import DataSet, Split
     from skipway.locator import Locator
+    from skipway.pixel_predictor import PixelPredictor
     from skipway.tasks.detect import DetectionEvaluator
+    from skipway.tasks.segment import SegmentationEvaluator
+
+_Model = TypeVar("_Model", bound="Locator | PixelPredictor")
 
 OBJECT_METRICS = {
     "ap": "AP",
@@ -55,8 +59,11 @@ def evaluate_objects(
     from skipway.data.objects import AnnotatedSplit, open_objects
     from skipway.locator import load_locator, score_objects
 
-    locator = load_locator(model, threads, device, precision)
-    rival = None if against is None else _rival(locator, against, threads, device, precision)
+    def loaded(name: str) -> Locator:
+        return load_locator(name, threads, device, precision)
+
+    locator = loaded(model)
+    rival = None if against is None else _rival(locator, against, loaded)
     setting = locator.card.setting
     policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
 
@@ -102,18 +109,16 @@ def evaluate_objects(
             f"AP50 {row['ap50']:.2%}  ({row['n']:,} objects)"
         )
     if found is not None:
-        print("\n".join(_comparison(found, harmless(against))))
+        print("\n".join(_comparison(found, harmless(against), object_metric)))
 
 
-def _rival(locator: Locator, against: str, threads: int, device: str, precision: str) -> Locator:
+def _rival(model: _Model, against: str, load: Callable[[str], _Model]) -> _Model:
     """The other model. Raises InputError before anything is scored."""
-    from skipway.locator import load_locator
-
     try:
-        other = load_locator(against, threads, device, precision)
+        other = load(against)
     except InputError as error:
         raise InputError(f"--against: {error}") from None
-    if {*other.classes} != {*locator.classes}:
+    if {*other.classes} != {*model.classes}:
         raise InputError(f"--against {harmless(against)}: its classes are not those of MODEL")
     return other
 
@@ -142,18 +147,18 @@ def _as_json(found: ComparedFigures, against: str) -> dict[str, Any]:
     }
 
 
-def _comparison(found: ComparedFigures, name: str) -> Iterator[str]:
-    """MODEL is A, the other B; differences are B minus A."""
+def _comparison(found: ComparedFigures, name: str, in_words: Callable[[str], str]) -> Iterator[str]:
+    """MODEL is A, the other B; differences are B minus A. in_words: of the key of a metric."""
     yield f"against B, {name}, on the same {found.n:,} images:"
     for key, difference in found.differences.items():
         ends = found.intervals[key]
         within = "" if ends is None else f" ({100 * ends[0]:+.2f} to {100 * ends[1]:+.2f})"
         yield (
-            f"  {object_metric(key)} {found.second[key]:.2%}, B minus A "
+            f"  {in_words(key)} {found.second[key]:.2%}, B minus A "
             f"{100 * difference:+.2f} points{within}, p = {found.p[key]:.2g}"
         )
     key, difference = next(iter(found.differences.items()))
-    by = f"{object_metric(key)} differs by {100 * abs(difference):.2f} points"
+    by = f"{in_words(key)} differs by {100 * abs(difference):.2f} points"
     if found.clear(key):
         yield f"{'B' if difference > 0 else 'A'} is better: {by}, p = {found.p[key]:.2g}."
     else:
@@ -169,14 +174,21 @@ def evaluate_pixels(
     device: str,
     precision: str,
     threads: int,
+    against: str | None,
     as_json: bool,
 ) -> None:
-    """Score a semantic segmenter on images with masks. Raises InputError."""
+    """Score a semantic segmenter on images with masks, and another one on the same. Raises
+    InputError."""
     from skipway.data.pixels import MaskedSplit, open_pixels
     from skipway.pixel_predictor import load_pixel_predictor, pixel_views, score_pixels
 
     asked = pixel_views(views)
-    predictor = load_pixel_predictor(model, threads, device, precision)
+
+    def loaded(name: str) -> PixelPredictor:
+        return load_pixel_predictor(name, threads, device, precision)
+
+    predictor = loaded(model)
+    rival = None if against is None else _rival(predictor, against, loaded)
     setting = predictor.card.setting
     policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
     opened = open_pixels(
@@ -189,36 +201,38 @@ def evaluate_pixels(
     name = _split_of(opened, data, split)
     images = opened.splits[name]
     assert isinstance(images, MaskedSplit)
-    evaluator, skipped = score_pixels(predictor, images, threads, policy, asked)
-    _tell_skipped(skipped)
-    metrics, n = evaluator.metrics(), len(images) - len(skipped)
+
+    def score(scored: PixelPredictor) -> tuple[SegmentationEvaluator, int]:
+        evaluator, skipped = score_pixels(scored, images, threads, policy, asked)
+        _tell_skipped(skipped)
+        return evaluator, len(images) - len(skipped)
+
+    evaluator, n = score(predictor)
+    metrics = evaluator.metrics()
     ends = {key: evaluator.intervals[key] for key in metrics}
     rows = evaluator.per_class(predictor.classes)
     if not rows:
         raise InputError(f"{harmless(data)}: {name}: no pixel of its masks is judged")
+    found = None
+    if rival is not None:
+        found = evaluator.against(score(rival.in_order(predictor.classes))[0])
     if as_json:
-        emit(
-            {
-                "metrics": metrics,
-                "intervals": ends,
-                "n": n,
-                "split": name,
-                "views": asked.value,
-                "size": predictor.card.preprocess.size,
-                "per_class": rows,
-            }
-        )
+        value: dict[str, Any] = {"metrics": metrics, "intervals": ends, "n": n, "split": name}
+        value |= {"views": asked.value, "size": predictor.card.preprocess.size, "per_class": rows}
+        emit(value | ({} if found is None else {"against": _as_json(found, str(against))}))
         return
     of = "" if asked == "one" else f", views: {asked}"
     print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images{of}")
-    for key, value in metrics.items():
-        low, high = ends[key] or (value, value)
-        print(f"{PIXEL_METRICS[key]} {value:.2%}  (95 % interval {low:.2%} to {high:.2%})")
+    for key, figure in metrics.items():
+        low, high = ends[key] or (figure, figure)
+        print(f"{PIXEL_METRICS[key]} {figure:.2%}  (95 % interval {low:.2%} to {high:.2%})")
     width = min(max(len(row["label"]) for row in rows), 24)
     print(f"  {'':<{width}}" + "".join(f"{title:>13}" for title in COLUMNS.values()))
     for row in rows:
         told = ("–" if row[key] is None else f"{row[key]:.2%}" for key in COLUMNS)
         print(f"  {row['label']:<{width}.{width}}" + "".join(f"{value:>13}" for value in told))
+    if found is not None:
+        print("\n".join(_comparison(found, harmless(against), PIXEL_METRICS.__getitem__)))
 
 
 def _split_of(opened: DataSet, data: str, split: str | None) -> str:

@@ -128,13 +128,12 @@ def evaluate(
     from skipway.predictor import load, task_of
 
     _check(against, calibrate, out, views, size)
-    column = _column(slices)
     threads = threads or cores()
     bad: Literal["error", "skip"] | None = None
     if on_bad is not None:
         bad = "skip" if on_bad is OnBad.skip else "error"
     if probe is not None:
-        if against or calibrate or corruptions or column or size or views != "one":
+        if against or calibrate or corruptions or slices is not None or size or views != "one":
             raise InputError(
                 "--probe: scores features, not the model's answers; leave out --against, "
                 "--calibrate, --corruptions, --slices, --size and --views"
@@ -148,15 +147,17 @@ def evaluate(
         raise InputError(f"{'--neighbours' if stage is None else '--stage'}: goes with --probe")
     task = task_of(model)
     if task == "segment":
-        if against or calibrate or corruptions or column or size:
+        if calibrate or corruptions or slices is not None or size:
             raise InputError(
-                f"{harmless(model)} tells the class of each pixel; --against, --calibrate, "
-                "--corruptions, --slices and --size are of classifiers"
+                f"{harmless(model)} tells the class of each pixel; --calibrate, --corruptions, "
+                "--slices and --size are of classifiers"
             )
-        evaluate_pixels(model, data, split, views, bad, device, precision.value, threads, as_json)
+        evaluate_pixels(
+            model, data, split, views, bad, device, precision.value, threads, against, as_json
+        )
         return
     if task == "embed":
-        if against or calibrate or corruptions or column or size or views != "one":
+        if against or calibrate or corruptions or slices is not None or size or views != "one":
             raise InputError(
                 f"{harmless(model)} makes vectors; --against, --calibrate, --corruptions, "
                 "--slices, --size and --views are of classifiers"
@@ -164,7 +165,7 @@ def evaluate(
         evaluate_vectors(model, data, split, bad, device, precision.value, threads, as_json)
         return
     if task != "classify":
-        if calibrate or corruptions or column or size or views != "one":
+        if calibrate or corruptions or slices is not None or size or views != "one":
             raise InputError(
                 f"{harmless(model)} finds objects; --calibrate, --corruptions, --slices, --size "
                 "and --views are of classifiers"
@@ -175,6 +176,7 @@ def evaluate(
         return
     if views not in list(Views):
         raise InputError(f"--views {harmless(views)}: {', '.join(Views)}")
+    column = _column(slices)
 
     def opened(name: str) -> Predictor:
         predictor = load(name, threads, device, precision.value)

@@ -29,7 +29,10 @@ def train(
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier, a detector or an instance segmenter.
+    """Train a network for a task, by default classify.
+
+    The tasks: classify (the class of an image), detect (objects as boxes), instance (objects as
+    masks too), segment (the class of each pixel) and embed (vectors, near where images are alike).
 
     Writes a run with weights, metrics and a report.
     """

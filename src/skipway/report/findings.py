@@ -187,7 +187,7 @@ def unsteady(losses: Series) -> Iterator[Finding]:
 
 def _val_images(run: Run) -> int | None:
     n = number(dig(run.splits, "val", "n"))
-    return int(n) if n else None
+    return int(n) if n is not None and n >= 1 else None
 
 
 def _overfitting(run: Run) -> Iterator[Finding]:

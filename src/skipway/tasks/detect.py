@@ -13,17 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skipway.accumulation import (
-    ComparedFigures,
-    Interval,
-    by_class,
-    figures,
-    interval,
-    precisions_of,
-    random_swaps,
-    resamples_of,
-)
+from skipway.accumulation import by_class, figures, interval, precisions_of, resamples_of
 from skipway.architecture import Architecture
+from skipway.bootstrap import ComparedFigures, Interval, swapped
 from skipway.config import AugmentConfig
 from skipway.data import Key, Split
 from skipway.data.augment import JITTER
@@ -149,13 +141,12 @@ class DetectionEvaluator:
         # The same resamples of both, for they depend on how many images there are alone.
         drawn_of = [one._resampled(one._precisions) for one in pair]
         first, second = (one.metrics() for one in pair)
-        swaps, swapped = random_swaps(len(images)), [dict[Kind, Array](), dict[Kind, Array]()]
-        for kind in kinds:
-            ours, theirs = (one.judgements[kind].matches for one in pair)
-            swapped[0][kind], swapped[1][kind] = ours.swapped(theirs, swaps)
-        chance = [pair[0]._resampled(precisions) for precisions in swapped]
+        ours, theirs = (one.judgements for one in pair)
+        both = {kind: ours[kind].matches.beside(theirs[kind].matches) for kind in kinds}
+        n = len(images)
+        chance = [pair[0]._resampled(found) for found in swapped(both, n, resamples_of(n))]
         return ComparedFigures.of(
-            len(images), (first, second), (drawn_of[0], drawn_of[1]), (chance[0], chance[1])
+            n, (first, second), (drawn_of[0], drawn_of[1]), (chance[0], chance[1])
         )
 
     def relabelled(self, places: Sequence[int]) -> DetectionEvaluator:

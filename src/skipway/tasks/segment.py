@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from skipway import segmentations
 from skipway.architecture import Architecture
+from skipway.bootstrap import ComparedFigures, Interval
 from skipway.config import AugmentConfig
 from skipway.data import Key, Split
 from skipway.data.augment import JITTER
 from skipway.data.feed import Batch
 from skipway.data.policy import jittered
 from skipway.drawing import painted
-from skipway.errors import harmless
+from skipway.errors import InputError, harmless
 from skipway.heads import SegmenterConfig
 from skipway.images import Geometry, Preprocess, thumbnail
 from skipway.segmentations import (
@@ -161,12 +162,27 @@ class SegmentationEvaluator:
         return {name: v for name, v in found.items() if name == "miou" or not np.isnan(v)}
 
     @cached_property
-    def intervals(self) -> dict[str, tuple[float, float] | None]:
+    def intervals(self) -> dict[str, Interval | None]:
         """Of each metric, by a bootstrap over images."""
         return segmentations.intervals(self.confusions, self._boundaries)
 
-    def interval(self) -> tuple[float, float] | None:
+    def interval(self) -> Interval | None:
         return self.intervals["miou"]
+
+    def against(self, other: SegmentationEvaluator) -> ComparedFigures:
+        """Both on the images that both saw. Labels must count the same classes. Raises InputError
+        where there is no such image, or nothing in them is judged."""
+        images = self._seen.keys() & other._seen.keys()
+        if not images:
+            raise InputError("no image was read by both models")
+        pair = [SegmentationEvaluator(self.classes) for _ in range(2)]
+        for one, whole in zip(pair, (self, other), strict=True):
+            one._seen = {i: whole._seen[i] for i in images}
+        ours, theirs = ((one.confusions, one._boundaries) for one in pair)
+        found = segmentations.compare(ours, theirs)
+        if not found.first:
+            raise InputError("no pixel is judged in the images that both models read")
+        return found
 
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Pixels, IoU, accuracy, precision and boundary F1 of each class that is there or found."""
@@ -285,7 +301,7 @@ class Segment:
         with torch.no_grad():
             known = labels != IGNORED
             right = (outputs["out"].argmax(1) == labels) & known
-            terms["accuracy"] = right.sum() / known.sum().clamp_min(1)
+            terms["pixel_accuracy"] = right.sum() / known.sum().clamp_min(1)
         return terms
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Array]:

@@ -122,12 +122,15 @@ def _embedding(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
     return choices
 
 
-def _resident(data: DataSet, config: RunConfig, _: World) -> list[Choice]:
-    """Whether the decoded images live in memory."""
+def _resident(data: DataSet, config: RunConfig, world: World) -> list[Choice]:
+    """Whether the decoded images live in memory, of each process."""
     size = config.data.size or SMALL_IMAGE
     images = sum(len(s) for s in data.splits.values())
     mebibytes = images * size * size * config.data.channels >> 20
-    resident, why = mebibytes << 20 <= RESIDENT_LIMIT, f"decoded it takes {mebibytes:,} MiB"
+    resident = mebibytes << 20 <= RESIDENT_LIMIT // world.local_size
+    why = f"decoded it takes {mebibytes:,} MiB"
+    if world.local_size > 1:
+        why += f" in each of {world.local_size} processes"
     if config.augment.area is not None:
         resident, why = False, "random resized crops need the whole images"
     elif config.augment.policy != "none" or config.augment.jitter:

@@ -41,11 +41,15 @@ def claimed(run: Path, world: World) -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """The stop signals that came in: SIGINT and SIGTERM; a second one ends the process at once."""
+    """The stop signals that came in: SIGINT and SIGTERM; a second SIGINT ends the process at once.
+
+    A second SIGTERM is the same stop: a service manager sends one to all processes, and torchrun
+    hands on its own.
+    """
     came: list[int] = []
 
     def note(number: int, _: Any) -> None:
-        if came:
+        if came and number == signal.SIGINT:
             raise KeyboardInterrupt
         came.append(number)
 

@@ -11,10 +11,12 @@ import contextlib
 import hashlib
 import inspect
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -27,6 +29,7 @@ from skipway.data.feed import Part
 from skipway.errors import SkipwayError
 
 T = TypeVar("T")
+GONE = "another process of this training has gone"
 PATIENCE = timedelta(minutes=30)
 """How long processes wait for one another: reading the data may take one of them longer."""
 
@@ -59,9 +62,10 @@ class World:
         return Part(self.rank, self.size)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of what each process gives, in place."""
+        """The sum of what each process gives, in place. Raises SkipwayError where one has gone."""
         if self.size > 1:
-            dist.all_reduce(values)
+            with self._exchange():
+                dist.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
@@ -69,27 +73,32 @@ class World:
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag))))
 
     def gather(self, value: T) -> list[T]:
-        """What each process gives, by rank."""
+        """What each process gives, by rank. Raises SkipwayError where one has gone."""
         found: list[Any] = [value]
         if self.size > 1:
             found = [None] * self.size
-            dist.all_gather_object(found, value)
+            with self._exchange():
+                dist.all_gather_object(found, value)
         return found
+
+    @contextlib.contextmanager
+    def _exchange(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self.size > 1 and lost(error):
+                raise SkipwayError(GONE) from error
+            raise
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
         """What goes wrong inside says which process it is."""
         try:
-            yield
+            with self._exchange():  # of gradients too
+                yield
         except SkipwayError as error:
             if self.size > 1 and not isinstance(error, Elsewhere):
                 error.args = (f"process {self.rank}: {error}",)
-            raise
-        except Exception as error:
-            if self.size > 1 and lost(error):
-                raise SkipwayError(
-                    f"process {self.rank}: another process of this training has gone"
-                ) from error
             raise
 
     def agreed(self, make: Callable[[], T]) -> T:
@@ -122,12 +131,20 @@ def joined() -> Iterator[World]:
         return
     local = int(os.environ["LOCAL_RANK"])
     backend = "gloo"
-    if torch.cuda.is_available():
+    rank, here = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if torch.cuda.is_available() and here <= torch.cuda.device_count():
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
-    rank, here = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     meeting = _meeting() if here == size else None
-    dist.init_process_group(backend, meeting, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        dist.init_process_group(backend, meeting, rank=rank, world_size=size, timeout=PATIENCE)
+    except (RuntimeError, ValueError, OSError) as error:  # what torch raises is of all kinds
+        where = meeting or ":".join(os.environ.get(f"MASTER_{key}", "") for key in ("ADDR", "PORT"))
+        raise SkipwayError(
+            f"process {rank} of {size} did not find the others at {where}: "
+            f"{str(error).splitlines()[0][:150]}\n"
+            "Give torchrun another --master-port, or --rdzv-endpoint, or look for one that died."
+        ) from error
     yield World(rank, size, local, here)
     dist.destroy_process_group()  # not after an error: it would wait for those that are gone
 
@@ -137,10 +154,21 @@ def _meeting() -> str:
 
     Through torchrun's own store (torch 2.14) about half of the restarts never come together.
     """
-    started_by, start = os.getppid(), os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+    name = f"skipway-{os.getuid()}-{hashlib.sha256(starter().encode()).hexdigest()[:16]}"
+    return f"file://{tempfile.gettempdir()}/{name}-{start}"
+
+
+def starter() -> str:
+    """Which torchrun has started this process: the same after a restart, another for each launch,
+    also in containers, where all that is started has the same number each time."""
+    parent = os.getppid()
+    try:
+        begun = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        begun = ""
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    name = f"skipway-{os.getuid()}-{hashlib.sha256(run.encode()).hexdigest()[:12]}"
-    return f"file://{tempfile.gettempdir()}/{name}-{started_by}-{start}"
+    return f"{run} {platform.node()} {parent} {begun}"
 
 
 def restarts() -> tuple[int, int]:
@@ -237,10 +265,10 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         mean = (means * counts).sum(0) / total
         # Chan et al. 1979: what each process has around its own mean, and the means around theirs
         variance = ((variances + (means - mean).square()) * counts).sum(0) / total
-        assert self.num_batches_tracked is not None
         assert self.momentum is not None
         with torch.no_grad():
-            self.num_batches_tracked += 1
+            if self.num_batches_tracked is not None:  # else activations are computed again
+                self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
             unbiased = variance * (total / (total - 1))
             self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)

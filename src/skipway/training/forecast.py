@@ -149,7 +149,9 @@ def pace_of(loop: Loop, feeds: Mapping[str, Feed], trial: Trial) -> Pace:
     if held_out is not None:
         for _ in ("cold", "warm"):
             few, begun = _Few(held_out), time.perf_counter()
-            evaluate(loop.task, loop.weights, few.batches(), loop.device).metrics()
+            evaluator = evaluate(loop.task, loop.weights, few.batches(), loop.device)
+            if few.opening:  # of few images this process may have none
+                evaluator.metrics()
             ended = time.perf_counter()
         if few.images:
             image = (ended - few.opened) / few.images

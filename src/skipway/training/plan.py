@@ -63,7 +63,13 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     name = str(given.get("recipe", choices[0].value))
     if "schedule.minutes" in given and "schedule.length" in given:
         raise InputError("--minutes: plans the length of the run; leave out --epochs")
-    settings = _fitting(recipe(name).settings, given) | given | {"data_path": data_path}
+    of_recipe = _fitting(recipe(name).settings, given)
+    shared: list[Choice] = []
+    if world.size > 1 and "batch_size" in of_recipe and "batch_size" not in given:
+        whole = of_recipe.pop("batch_size")
+        why = f"{whole:,} of the recipe, over {world.size} processes"
+        shared = [Choice("batch_size", -(-whole // world.size), why)]
+    settings = of_recipe | given | {"data_path": data_path}
 
     def config() -> RunConfig:
         return resolve({c.key: c.value for c in choices}, settings)
@@ -79,12 +85,12 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
         base = _base(opening, state, card)
         choices += _from_weights(str(weights), card, base, opening.task)
     heads = _heads_of(str(weights), card, opening)
-    choices += heads
+    choices += heads + shared
+    # heads that come with weights are taken whole
+    settled = {choice.key.partition(".")[0] for choice in [*heads, *shared]}
     for choose in CHOICES[opening.task]:
         chosen = choose(data, config(), world)
-        # heads that come with weights are taken whole
-        whole = heads[0].key.partition(".")[0] if heads else None
-        choices += [c for c in chosen if c.key.partition(".")[0] != whole]
+        choices += [choice for choice in chosen if choice.key.partition(".")[0] not in settled]
     final = config()
     kept = tuple(c for c in choices if c.key not in settings)
     _check_augment(final)

@@ -28,12 +28,15 @@ def duration(seconds: float) -> str:
 
 SHARES = (
     "train_accuracy",
+    "train_pixel_accuracy",
     "val_accuracy",
     "val_ap",
     "val_ap50",
     "val_mask_ap",
     "val_mask_ap50",
     "val_miou",
+    "val_pixel_accuracy",
+    "val_boundary_f1",
     "val_recall_at_1",
     "val_map_at_r",
 )

@@ -8,8 +8,7 @@ import itertools
 import json
 import os
 import platform
-import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +76,14 @@ def remove_unfinished(run: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def remove_begun(run: Path) -> None:
-    """Remove a run that died before its first checkpoint; anything else is left as it is."""
-    if (run / "run.json").exists() and not any(run.glob("*.safetensors")):
-        shutil.rmtree(run)
+def begun_by(run: Path, launch: Collection[str]) -> bool:
+    """Whether a run was begun by one of these starters of processes (`distributed.starter`)."""
+    if not (run / "run.json").exists():
+        return False
+    try:
+        return not set(read_record(run).get("launch", ())).isdisjoint(launch)
+    except InputError:
+        return False
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -119,6 +122,8 @@ def append_row(run: Path, row: Mapping[str, Any]) -> None:
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint that follows is on the disk too
     except OSError as error:
         raise InputError(
             f"{harmless(path)}: cannot be written: {error.strerror}. The last checkpoint is kept."

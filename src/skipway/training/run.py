@@ -14,6 +14,7 @@ import datetime
 import math
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,8 +26,8 @@ import torch
 from torch import Tensor
 
 from skipway.architecture import count
-from skipway.card import Card, Measured, parse_card
-from skipway.config import minutes_of, resolve
+from skipway.card import Card, Measured, parse_card, read_card
+from skipway.config import RunConfig, minutes_of, resolve
 from skipway.errors import InputError, SkipwayError, harmless
 from skipway.explain import add_maps
 from skipway.heads import HEADS
@@ -38,7 +39,7 @@ from skipway.training.callbacks import Audience, Callback
 from skipway.training.checkpoint import saved
 from skipway.training.choices import Choice
 from skipway.training.claim import claimed, signals
-from skipway.training.distributed import ALONE, Elsewhere, World, joined, restarts
+from skipway.training.distributed import ALONE, Elsewhere, World, joined, restarts, starter
 from skipway.training.forecast import Forecast, Trial
 from skipway.training.loop import Loop, evaluate
 from skipway.training.optim import freeze, set_exact_statistics
@@ -54,13 +55,13 @@ from skipway.training.progress import TrainingProgress
 from skipway.training.reading import forget
 from skipway.training.record import (
     append_row,
+    begun_by,
     check_place,
     cut_rows,
     environment,
     flat,
     make_place,
     read_record,
-    remove_begun,
     remove_unfinished,
     setting_flags,
     write_json,
@@ -70,7 +71,7 @@ from skipway.training.setup import FROZEN, Setup
 from skipway.version import __version__
 from skipway.weights import read_state, save_weights
 
-DECIDE_BITS = ("torch", "numpy", "pillow", "cpu", "instruction_set", "device")
+DECIDE_BITS = ("skipway", "torch", "numpy", "pillow", "cpu", "instruction_set", "device")
 """What a run's environment must have in common for a resume to be equal to the bit."""
 
 
@@ -115,8 +116,8 @@ def start(
 
     `out` must not exist or be empty; None makes a dated name under ``runs``. Nothing is left
     behind where the data or the settings cannot be used. Under torchrun all processes train
-    together, and a training that it starts again goes on. callbacks: see `callbacks.Callback`.
-    Raises InputError, Interrupted.
+    together, and a training that it starts again goes on, no other in that place. callbacks: see
+    `callbacks.Callback`. Raises InputError, Interrupted.
     """
     began = time.perf_counter()
     torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
@@ -126,22 +127,26 @@ def start(
         if most and out is None:
             raise InputError("torchrun --max-restarts: give --out, where a restart finds the run")
         audience = Audience(callbacks if world.first else (), progress.say)
-        if restart and out is not None and saved(Path(out) / "checkpoints"):
-            return _resume(Path(out), progress, began, world, audience)
+        launch = world.gather(starter()) if most else []
+        place = None if out is None else Path(out)
+        again = bool(restart and place and world.first and begun_by(place, launch))
+        going_on = bool(again and place and saved(place / "checkpoints"))
+        if place is not None and world.any(going_on):
+            return _resume(place, progress, began, world, audience)
 
         def plan_here() -> Plan:
-            if world.first and restart and out is not None:
-                remove_begun(Path(out))
+            if again and place is not None:
+                shutil.rmtree(place)  # it died before its first checkpoint
             check_place(out if world.first else None)
             return make_plan(data_path, given, world)
 
         plan = world.agreed(plan_here)
         training = _Training(plan, progress, began, world)
 
-        def place() -> Path | None:
+        def made() -> Path | None:
             return make_place(out, data_path, plan.config.model.name) if world.first else None
 
-        run = world.gather(world.agreed(place))[0]
+        run = world.gather(world.agreed(made))[0]
         assert run is not None
         with claimed(run, world):
             if world.first:
@@ -149,6 +154,7 @@ def start(
             flags = setting_flags(training.as_settled(given))
             command = shlex.join(["skipway", "train", data_path, *flags])
             record = training.new_record(run, command)
+            record |= {"launch": sorted({*launch})} if launch else {}
             with audience.told_of_the_end(record):
                 return training.run(run, record, None, audience)
 
@@ -252,13 +258,21 @@ def _resume(
         for line in damaged:
             progress.say(f"{line}; going on from the one before")
         config, card = resolve(flat(record["config"])), parse_card(state["card"], str(run))
+        _check_settings(run, config, card)
         check_device(config.device)
         check_compile(config, world)
         data = opened(config)
         if data.digest() != state["data"]:
+            counts = record.get("data", {}).get("splits", {})
+            changed = (
+                f"{len(split)} {name} images, {counts[name]['n']} then"
+                for name, split in data.splits.items()
+                if name in counts and counts[name]["n"] != len(split)
+            )
+            what = ", ".join(changed) or "as many, but with other names or contents"
             raise InputError(
                 f"--resume {harmless(run)}: {harmless(data.path)} has other images than when the "
-                "run began\nPut them back as they were, or train anew."
+                f"run began: {what}\nPut them back as they were, or train anew."
             )
         teacher = teacher_of(config, data)
         if teacher is not None and teacher.digest != card.provenance.get("teacher"):
@@ -270,9 +284,37 @@ def _resume(
 
     with claimed(run, world):
         plan, state = world.agreed(read)
+        steps = world.gather(state["loop"]["step"])
+        if len({*steps}) > 1:  # a folder of a network is not at once the same for all
+            raise InputError(
+                f"--resume {harmless(run)}: its newest checkpoint is of step {min(steps)} for some "
+                f"processes, of {max(steps)} for others\nStart again when all see the same files."
+            )
         training = _Training(plan, progress, began, world, resumed=run)
         with audience.told_of_the_end(record):
             return training.run(run, record, state, audience)
+
+
+_MAY_CHANGE = (
+    "data_path", "threads", "device", "data.workers", "checkpoint_every", "keep_checkpoints",
+)  # fmt: skip
+"""Settings of a run that do not decide what is learned."""
+
+
+def _check_settings(run: Path, config: RunConfig, card: Card) -> None:
+    """Raise InputError where ``run.json`` was given other settings than those of the checkpoint."""
+    now, then = flat(config.model_dump(mode="json")), flat(card.recipe)
+    changed = [
+        f"{key} = {harmless(now[key])[:60]}, {harmless(then[key])[:60]} then"
+        for key in now
+        if key in then and now[key] != then[key] and key not in _MAY_CHANGE
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise InputError(
+            f"--resume {harmless(run)}: run.json has other settings than the run began with: "
+            f"{'; '.join(changed[:3])}{more}\nPut them back, or train anew with them."
+        )
 
 
 def _result(run: Path, record: Mapping[str, Any], world: World) -> Result:
@@ -344,6 +386,8 @@ class _Training(Setup):
     ) -> Result:
         """Train to the end in that folder, from a checkpoint's state or from the beginning."""
         self.best: dict[str, Any] = {}
+        self.unscored = False
+        """Whether an epoch is over and has no row yet."""
         self.spent = {"images": 0, "seconds": 0.0, "elapsed": 0.0}
         """Over all sittings: images and seconds of training, and seconds in all."""
         self.saved_at, self.saved_when = 0, time.monotonic()
@@ -397,8 +441,9 @@ class _Training(Setup):
         self.began -= self.spent["elapsed"]
         self.saved_at = self.loop.step
         self.saved_when = time.monotonic()
+        self.unscored = state.get("unscored", False)
         if self.world.first:
-            cut_rows(self.run_path, self.loop.step)
+            cut_rows(self.run_path, self.loop.step - self.unscored)
         self.progress.say(f"going on at step {self.loop.step:,}")
         before, now = self.record["environment"], environment(self.device, self.config.threads)
         changed = {key: now[key] for key in DECIDE_BITS if now[key] != before.get(key)}
@@ -437,19 +482,21 @@ class _Training(Setup):
                 self._checkpoint()
             return world.any(bool(came))
 
-        while not loop.finished:
-            whole = loop.epoch(pause)
-            if whole:
+        while self.unscored or not loop.finished:
+            self.unscored = self.unscored or loop.epoch(pause)
+            # Before it is scored: that may take longer than there is time to stop.
+            stop = world.any(bool(came))
+            if (stop or loop.finished or due()) and loop.step > self.saved_at:
+                self._checkpoint()
+            if stop:
+                self.writer.wait()
+                return False
+            if self.unscored:
                 self._end_of_epoch()
                 self.spent["images"] += loop.tally.images
                 self.spent["seconds"] += loop.tally.seconds
-            stop = world.any(bool(came))
-            if stop or loop.finished or due():
-                self._checkpoint()
-            if stop or loop.finished:
-                self.writer.wait()
-            if stop:
-                return False
+                self.unscored = False
+        self.writer.wait()
         return True
 
     def _end_of_epoch(self) -> None:
@@ -492,6 +539,7 @@ class _Training(Setup):
         state = {
             "loop": self.loop.state(),
             "best": self.best,
+            "unscored": self.unscored,
             "spent": self.spent,
             "data": self.digest,
             "card": self._card(()).to_json(),
@@ -506,7 +554,15 @@ class _Training(Setup):
         self._save(self._weights(), "last", ())
         self.world.gather(None)  # until the first has written it
         net = self.prepared.task.build(self.plan.architecture)
-        chosen = self.run_path / f"{'best' if self.best else 'last'}.safetensors"
+        kept = self.run_path / "best.safetensors"
+        card = read_card(kept) if self.best else None
+        if card is not None and card.provenance.get("step") != self.best["step"]:
+            self.progress.say(
+                "  note: the best weights are of a sitting that was cut off and went another way; "
+                "the last are taken"
+            )
+            self.best = {}
+        chosen = kept if self.best else self.run_path / "last.safetensors"
         net.load_state_dict(read_state(chosen)[0])
         net = net.to(self.device).to(memory_format=torch.channels_last).eval()
         if self.config.exact_norm:
@@ -537,7 +593,7 @@ class _Training(Setup):
                 content = self.prepared.contents[split].tobytes()
                 shown["images"]["content"] = base64.b64encode(content).decode("ascii")
             self._write("evaluation.json", shown)
-        card = self._save(net.state_dict(), "best", measured)
+        card = self._save(net.state_dict(), "best", measured, self.best.get("step"))
         self._write("card.json", card.model_dump(mode="json"))
         seconds = time.perf_counter() - self.began
         speed = self.spent["images"] / max(self.spent["seconds"], 1e-9)
@@ -598,8 +654,17 @@ class _Training(Setup):
         trained = self.loop.weights.state_dict()
         return self.net.state_dict() | trained if self.config.on_features else trained
 
-    def _save(self, state: Mapping[str, Tensor], name: str, metrics: tuple[Measured, ...]) -> Card:
+    def _save(
+        self,
+        state: Mapping[str, Tensor],
+        name: str,
+        metrics: tuple[Measured, ...],
+        step: int | None = None,
+    ) -> Card:
+        """The weights after so many steps, as many as there were now, as a file of the run."""
         card = self._card(metrics)
+        step = self.loop.step if step is None else step
+        card = card.model_copy(update={"provenance": card.provenance | {"step": step}})
         if self.world.first:
             save_weights(self.run_path / f"{name}.safetensors", state, card)
         return card
