@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_a_resumed_run_shows_no_row_twice(plain: Path, tmp_path: Path) -> None:
 
 
 class Dies(Watcher):
-    """Copies the run as a kill in its second epoch would leave it."""
+    """Copies the run as a kill at the end of its second epoch would leave it."""
 
     def __init__(self, copy: Path) -> None:
         super().__init__()
@@ -154,7 +155,12 @@ class Dies(Watcher):
     def epoch(self, row: Mapping[str, Any]) -> None:
         super().epoch(row)
         if len(self.rows) == 2:
-            shutil.copytree(self.begun[0][0], self.copy)
+            run = self.begun[0][0]
+            patience = time.monotonic() + 60  # it is written in the background
+            while not (run / "checkpoints" / f"step-{row['step']:08}").exists():
+                assert time.monotonic() < patience
+                time.sleep(0.01)
+            shutil.copytree(run, self.copy)
 
 
 def test_after_a_kill_rows_past_the_checkpoint_come_again(tmp_path: Path) -> None:
@@ -162,9 +168,10 @@ def test_after_a_kill_rows_past_the_checkpoint_come_again(tmp_path: Path) -> Non
     skipway.train("digits", out=tmp_path / "run", callbacks=[killed], **SMALL)
     skipway.train(resume=tmp_path / "copy", quiet=True, callbacks=[again])
     step = again.begun[0][1]
-    assert step == killed.rows[0]["step"]
+    assert killed.rows[0]["step"] <= step < killed.rows[1]["step"]  # the checkpoint has no row yet
     assert untimed([r for r in killed.rows if r["step"] > step]) == untimed(again.rows)
     assert len(again.rows) == 2
+    assert untimed(rows(tmp_path / "copy")) == untimed(killed.rows)
 
 
 class Raises(Watcher):
@@ -216,28 +223,41 @@ def documented(heading: str) -> str:
 def test_ten_lines_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     fake: Any = types.ModuleType("mlflow")
-    known = types.SimpleNamespace(info=types.SimpleNamespace(run_id="a1"))
-    fake.search_runs = lambda filter_string, output_format: (
-        [known] * (told[:1] != []) if filter_string == "tags.run = 'digits'" else None
-    )
-    fake.start_run = lambda run_id=None, tags=None: told.append(("start", run_id, tags))
+    known: list[str] = []
+
+    def start_run(run_id: str | None = None, tags: Mapping[str, str] = {}) -> None:
+        told.append(("start", run_id, tags))
+        known.append(f"tags.run = '{tags['run']}'")
+
+    def search_runs(filter_string: str, output_format: str) -> list[Any]:
+        found = (
+            types.SimpleNamespace(run_id=f"a{known.index(filter_string)}")
+            if (filter_string in known)
+            else None
+        )
+        return [types.SimpleNamespace(info=found)] if found else []
+
+    fake.start_run, fake.search_runs = start_run, search_runs
     fake.log_metrics = lambda metrics, step: told.append(("log", step, metrics))
     fake.end_run = lambda status="FINISHED": told.append(("end", status))
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     monkeypatch.chdir(tmp_path)
     code = documented("MLflow")
-    exec(code, {"SMALL": SMALL})
+    names: dict[str, Any] = {"SMALL": SMALL}
+    exec(code, names)
     logged = [t for t in told if t[0] == "log"]
-    assert told[0] == ("start", None, {"run": "digits"})
+    record = json.loads(Path("runs/digits/run.json").read_text())
+    assert told[0] == ("start", None, {"run": f"digits {record['created']}"})
     assert told[-1] == ("end", "FINISHED")
     found = rows(Path("runs/digits"))
     assert [step for _, step, _ in logged] == [row["step"] for row in found]
     for (_, _, metrics), row in zip(logged, found, strict=True):
         assert {"train_loss", "val_loss", "val_accuracy", "lr"} <= metrics.keys()
         assert all(type(v) is float and v == row[k] for k, v in metrics.items())
-    shutil.rmtree("runs")
-    exec(code, {"SMALL": SMALL | {"epochs": 1}})  # the tag's run is taken up
-    assert [t[1] for t in told if t[0] == "start"] == [None, "a1"]
+    names["MLflow"]().begin(Path("runs/digits"), record, 5)  # a resumed run is taken up
+    anew = record | {"created": "2026-01-01T00:00:00+00:00"}
+    names["MLflow"]().begin(Path("runs/digits"), anew, 0)
+    assert [t[1] for t in told if t[0] == "start"] == [None, "a0", None]
 
 
 def test_ten_lines_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +280,8 @@ def test_ten_lines_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     exec(documented("Weights & Biases"), {"SMALL": SMALL})
     found = rows(Path("runs/digits"))
-    assert told[0] == ("digits", "allow", 256)
+    assert re.fullmatch(r"digits-[-\d]+T[-\d]+", told[0][0])
+    assert told[0][1:] == ("allow", 256)
     assert told[-1] == 0
     assert [step for step, _ in told[1:-1]] == [row["step"] for row in found]
     assert [data["val_loss"] for _, data in told[1:-1]] == [row["val_loss"] for row in found]

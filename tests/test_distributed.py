@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,15 +22,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from commands import QUICK, draw, environment
+from commands import QUICK, call, draw, environment
 from skipway.config import AugmentConfig, OptimConfig, ScheduleConfig
 from skipway.data.feed import Part, ResidentFeed, batches
+from skipway.errors import InputError, SkipwayError
 from skipway.images import Preprocess
 from skipway.tasks.classify import Classify
 from skipway.training.clock import Clock, Schedule
-from skipway.training.distributed import ALONE, Elsewhere, World, synchronise
+from skipway.training.distributed import ALONE, Elsewhere, World, starter, synchronise
 from skipway.training.loop import Loop, evaluate
 from skipway.training.optim import freeze, make_optimizer
+from skipway.training.plan import make_plan
 from skipway.weights import create_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo on Linux and macOS")
@@ -76,7 +79,9 @@ def test_processes_see_together_what_one_sees(n: int, size: int, processes: int)
 # --- numbers -----------------------------------------------------------------------------------
 
 
-def steps(world: World, batch_size: int, accumulate: int, double: bool, norm: bool) -> Any:
+def steps(
+    world: World, batch_size: int, accumulate: int, double: bool, norm: bool, again: bool = False
+) -> Any:
     """Losses of 20 steps, and the weights after them. Dropped paths would differ by process."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (41, 12, 12, 3), dtype=np.uint8)
@@ -84,7 +89,9 @@ def steps(world: World, batch_size: int, accumulate: int, double: bool, norm: bo
         Preprocess(size=(12, 12), mean=(0.5,) * 3, std=(0.2,) * 3),
         AugmentConfig(flip=True, pad_crop=2, erase=0.3),
     )
-    net = create_model("resnet20", num_classes=3, depths=(1, 1, 1), width=0.5, seed=0)
+    net = create_model(
+        "resnet20", num_classes=3, depths=(1, 1, 1), width=0.5, seed=0, checkpointing=again
+    )
     if not norm:  # parts of a batch would each have statistics of their own
         for module in list(net.modules()):
             for name, child in module.named_children():
@@ -125,11 +132,12 @@ def len_of(feed: ResidentFeed, step: int) -> int:
     return high - low
 
 
-@pytest.mark.parametrize("double", [False, True])
-def test_two_processes_take_the_steps_of_one(tmp_path: Path, double: bool) -> None:
-    """Uneven last batches, clipping, augmentation and batch norm over all images of a batch."""
+@pytest.mark.parametrize(("double", "again"), [(False, False), (True, False), (True, True)])
+def test_two_processes_take_the_steps_of_one(tmp_path: Path, double: bool, again: bool) -> None:
+    """Uneven last batches, clipping, augmentation and batch norm over all images of a batch;
+    again: with activations that are computed again."""
     expected, weights, metrics = steps(ALONE, 8, 1, double, True)
-    found = together(2, tmp_path, steps, 4, 1, double, True)
+    found = together(2, tmp_path, steps, 4, 1, double, True, again)
     rtol = 1e-9 if double else 1e-4
     for losses, state, scored in found:
         assert len(losses) == 20
@@ -235,7 +243,6 @@ def test_batch_norm_over_processes_is_that_over_the_batch(
 
 
 def disagreeing(world: World, failing: int) -> str:
-    from skipway.errors import InputError
 
     def make() -> int:
         if world.rank >= failing:
@@ -317,10 +324,6 @@ def test_torchrun_trains_and_the_run_is_as_any_other(whole: Path) -> None:
 
 
 def test_a_resume_needs_as_many_processes(whole: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from commands import call
-
     cut = tmp_path / "cut"
     shutil.copytree(whole, cut)
     record = json.loads((cut / "run.json").read_text()) | {"status": "interrupted"}
@@ -376,3 +379,57 @@ def test_what_is_wrong_with_the_data_is_said_once(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert err.count("skipway: ") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_restart_takes_up_its_own_run_alone(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool,
+    checkpoint: bool,
+) -> None:  # fmt: skip
+    """A place that the first start refused is not another training's to go on with, or to clear."""
+    for key, value in (("RUN_ID", "x"), ("RESTART_COUNT", "1"), ("MAX_RESTARTS", "3")):
+        monkeypatch.setenv(f"TORCHELASTIC_{key}", value)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    place = tmp_path / "run"
+    shutil.copytree(whole, place)
+    record = json.loads((place / "run.json").read_text())
+    record["launch"] = [starter() if ours else f"{starter()}0"]
+    (place / "run.json").write_text(json.dumps(record))
+    if not checkpoint:
+        shutil.rmtree(place / "checkpoints")
+    before = sorted(place.rglob("*"))
+    found = call("train", data, *QUICK, "--out", place, "--json")
+    if not ours:
+        assert found.code == 2
+        assert "exists and is not empty" in found.err
+        assert sorted(place.rglob("*")) == before
+    else:
+        assert found.code == 0, found.err
+        now = json.loads((place / "run.json").read_text())
+        assert (now["created"] == record["created"]) is checkpoint
+
+
+def test_a_recipes_batch_is_that_of_all_processes(data: Path) -> None:
+    given = {"recipe": "he2015-cifar", "model.name": "resnet20"}
+    alone = make_plan(str(data), given)
+    shared = make_plan(str(data), given, World(0, 2, 0, 2))
+    assert alone.config.batch_size == 128
+    assert shared.config.batch_size == 64
+    assert shared.config.optim.lr == alone.config.optim.lr == 0.1
+    (choice,) = [c for c in shared.choices if c.key == "batch_size"]
+    assert choice.reason == "128 of the recipe, over 2 processes"
+    asked = make_plan(str(data), given | {"batch_size": 32}, World(0, 2, 0, 2))
+    assert asked.config.batch_size == 32
+
+
+def test_a_lost_process_is_told_wherever_it_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise RuntimeError("[gloo] Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gone)
+    monkeypatch.setattr("torch.distributed.all_reduce", gone)
+    world = World(1, 2)
+    for exchange in (lambda: world.gather(1), lambda: world.any(True), lambda: world.agreed(int)):
+        with pytest.raises(SkipwayError, match="another process of this training has gone"):
+            exchange()

@@ -409,7 +409,7 @@ class _Training(Setup):
                 else:
                     self._go_on(state)
                 self.progress.begin(self.loop.clock, self.loop.step)
-                audience.begin(path, record, self.loop.step)
+                audience.begin(path, record, self.loop.step - self.unscored)
                 if self._epochs(came):
                     return self._finish()
                 number = max(self.world.gather(came[0] if came else 0))
@@ -496,6 +496,10 @@ class _Training(Setup):
                 self.spent["images"] += loop.tally.images
                 self.spent["seconds"] += loop.tally.seconds
                 self.unscored = False
+                if world.any(bool(came)):
+                    self._checkpoint()
+                    self.writer.wait()
+                    return False
         self.writer.wait()
         return True
 

@@ -1,0 +1,211 @@
+"""Runs that are stopped at odd moments, or changed while they were stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import skipway
+from skipway.card import read_card
+from skipway.errors import InputError
+from skipway.training import Interrupted, checkpoint
+from skipway.training.claim import signals
+from skipway.training.progress import TrainingProgress
+from skipway.weights import read_state, save_weights
+
+SMALL: dict[str, Any] = {
+    "model": "resnet20", "epochs": 3, "batch_size": 256, "threads": 1, "precision": "float32",
+    "quiet": True,
+    "settings": {
+        "model.architecture.depths": [1, 1, 1], "model.architecture.width": 0.25,
+        "model.architecture.drop_path": 0.2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    skipway.train("digits", out=run, **SMALL)
+    return run
+
+
+def untimed(run: Path) -> list[dict[str, Any]]:
+    table = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
+    times = {"seconds", "images_per_second", "waiting", "memory_mib"}
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+def same(one: Path, other: Path) -> None:
+    """Rows and weights, to the bit."""
+    assert untimed(one) == untimed(other)
+    for name in ("best.safetensors", "last.safetensors"):
+        a, b = read_state(one / name)[0], read_state(other / name)[0]
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def newest(run: Path) -> dict[str, Any]:
+    return checkpoint.newest(run)[0]
+
+
+class Killed(BaseException):
+    """As kill -9: nothing is tidied up."""
+
+
+@pytest.mark.parametrize("scored", [0, 1, 2])
+def test_what_dies_while_it_scores_loses_no_epoch(
+    scored: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import skipway.training.run as module
+
+    evaluate, calls = module.evaluate, 0
+
+    def dies(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > scored:
+            raise Killed
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluate", dies)
+        with pytest.raises(Killed):
+            skipway.train("digits", out=tmp_path / "run", **SMALL)
+    rows = untimed(whole)
+    state = newest(tmp_path / "run")
+    assert state["unscored"]
+    assert state["loop"]["step"] == rows[scored]["step"]
+    skipway.train(resume=tmp_path / "run", quiet=True)
+    same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_stop_at_the_end_of_an_epoch_does_not_wait_for_its_score(
+    epoch: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = untimed(whole)[epoch - 1]["step"]
+    step = TrainingProgress.step
+
+    def stops(self: TrainingProgress, at: int, tally: Any) -> None:
+        step(self, at, tally)
+        if at == last:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # a service manager and torchrun send one each
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "step", stops)
+        with pytest.raises(Interrupted):
+            skipway.train("digits", out=tmp_path / "run", **SMALL)
+    assert len(untimed(tmp_path / "run")) == epoch - 1
+    assert newest(tmp_path / "run")["unscored"]
+    skipway.train(resume=tmp_path / "run", quiet=True)
+    same(whole, tmp_path / "run")
+
+
+def test_a_second_sigint_ends_at_once_and_a_second_sigterm_does_not() -> None:
+    with signals() as came:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert came == [signal.SIGTERM] * len(came)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with signals() as came:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert came[0] == signal.SIGINT
+
+
+class Stops:
+    """Ends the training after its first epoch."""
+
+    def begin(self, run: Path, record: Mapping[str, Any], step: int) -> None:
+        pass
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        if row["epoch"] == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def end(self, record: Mapping[str, Any]) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.raises(Interrupted):
+        skipway.train("digits", out=run, callbacks=[Stops()], **SMALL)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("optim", "lr", 0.5, r"optim\.lr = 0\.5, 0\.\d+ then"),
+        ("augment", "pad_crop", 3, r"augment\.pad_crop = 3, \d then"),
+        ("model", "architecture", {"depths": [1, 1, 1]}, r"model\.architecture = "),
+        (None, "recipe", "he2015-cifar", "recipe = he2015-cifar, modern then"),
+    ],
+)
+def test_changed_settings_are_named(
+    section: str | None, key: str, value: Any, words: str, stopped: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    record = json.loads((run / "run.json").read_text())
+    place = record["config"] if section is None else record["config"][section]
+    place[key] = value
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=words) as refused:
+        skipway.train(resume=run, quiet=True)
+    assert len(str(refused.value).splitlines()) <= 3
+
+
+def test_settings_that_decide_nothing_may_change(
+    stopped: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    record = json.loads((run / "run.json").read_text())
+    record["config"] |= {"checkpoint_every": "2 steps", "keep_checkpoints": 5}
+    (run / "run.json").write_text(json.dumps(record))
+    skipway.train(resume=run, quiet=True)
+    same(whole, run)
+
+
+class Spoils:
+    """Puts the weights of another step in the place of the best, as a sitting does that goes on
+    past its last checkpoint, dies, and is not repeated to the bit."""
+
+    def begin(self, run: Path, record: Mapping[str, Any], step: int) -> None:
+        self.run = run
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        if row["epoch"] == 3:
+            path = self.run / "best.safetensors"
+            state, card = read_state(path)
+            assert card is not None
+            other = card.model_copy(update={"provenance": card.provenance | {"step": 999}})
+            save_weights(path, state, other)
+
+    def end(self, record: Mapping[str, Any]) -> None:
+        pass
+
+
+def test_the_best_of_a_sitting_that_was_lost_is_not_taken(tmp_path: Path) -> None:
+    result = skipway.train("digits", out=tmp_path / "run", callbacks=[Spoils()], **SMALL)
+    assert result.record["result"]["chosen"] == "last step"
+    last, best = (read_state(tmp_path / "run" / f"{n}.safetensors")[0] for n in ("last", "best"))
+    assert all(torch.equal(last[key], best[key]) for key in last)
+    card = read_card(tmp_path / "run" / "best.safetensors")
+    assert card is not None
+    assert card.provenance["step"] == untimed(tmp_path / "run")[-1]["step"]
