@@ -5,8 +5,9 @@ again with kill -9 after a random time, `--resume`, kill -9, … until it has ha
 and then to its end. Network, averaged weights, optimizer, generators, the chosen weights and the
 columns of the log that are no times must be equal to the bit. Each training is a process of its
 own with its workers; it begins as a fork of one that has imported torch, so that kills fall on
-training rather than on imports. With a mid-epoch checkpoint at every third step, many fall on a
-checkpoint that is being written. The data are random pictures.
+training rather than on imports. With a mid-epoch checkpoint at every third step, some fall on a
+checkpoint that is being written, and each fourth kill waits until one is. The data are random
+pictures.
 
     python benchmarks/kills.py --kills 104
 """
@@ -54,13 +55,15 @@ SETTINGS = {
     "batch_size": 16,
     "threads": 1,
 }
+_TRAINED = 120
+"""Training images, of three classes."""
 NET = {"depths": [1, 1, 1], "width": 0.5, "drop_path": 0.2}
 
 
 def draw(folder: Path) -> None:
     """Random pictures of three classes."""
     rng = np.random.default_rng(0)
-    for split, n in (("train", 40), ("val", 16)):
+    for split, n in (("train", _TRAINED // 3), ("val", 16)):
         for label in ("a", "b", "c"):
             (folder / split / label).mkdir(parents=True)
             for i in range(n):
@@ -118,7 +121,19 @@ def where(run: Path) -> str:
         return "writing a checkpoint"
     if any(run.glob(".skipway-*.tmp")):
         return "writing weights or the record"
-    return "training or evaluating"
+    state = checkpoint.newest(run)[0]
+    table = run / "metrics.jsonl"
+    scored = table.read_text().count("\n") if table.exists() else 0
+    epochs = state["loop"]["step"] // -(-_TRAINED // SETTINGS["batch_size"])
+    return "scoring an epoch" if state["unscored"] and scored < epochs else "training"
+
+
+def wait_for_a_checkpoint(run: Path, process: multiprocessing.Process) -> None:
+    """Until one is being written, or ten seconds."""
+    patience = time.monotonic() + 10
+    while process.is_alive() and time.monotonic() < patience:
+        if any((run / "checkpoints").glob(".skipway-*.tmp")):
+            return
 
 
 def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> dict[str, Any]:
@@ -152,6 +167,8 @@ def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> di
             while True:
                 process = started(arguments, place / "log")
                 process.join(chance.uniform(*times) if done < share else None)
+                if done % 4 == 3:
+                    wait_for_a_checkpoint(cut, process)
                 if process.exitcode is not None:
                     break
                 os.killpg(process.pid, signal.SIGKILL)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from commands import SMALL, call, draw
 
 FAULTS = """
 import resource, sys
@@ -32,3 +35,18 @@ def test_freed_memory_is_taken_again_as_it_is() -> None:
     }
     assert faults["kept"] < 1000
     assert faults["given back"] > 20 * max(faults["kept"], 1)
+
+
+def test_workers_need_room_for_what_they_hand_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step, where it would be a bus error in the middle of one."""
+    data = draw(tmp_path / "data", ["a", "b"], 6)
+    monkeypatch.setattr("skipway.training.plan.free_shared_memory", lambda: 64 << 20)
+    flags = [*SMALL, "--set=data.size=512", "--set=data.resident=false", "--set=batch_size=64"]
+    found = call("train", data, *flags, "--workers=2", "--out", tmp_path / "run")
+    assert found.code == 2
+    assert "data.workers = 2: their batches take 192 MiB of shared memory, 64 MiB" in found.err
+    assert len(found.error) <= 3
+    assert not (tmp_path / "run").exists()
+    assert call("plan", data, *flags, "--workers=0").code == 0

@@ -44,6 +44,16 @@ def free_memory() -> int:
     return free
 
 
+def free_shared_memory() -> int:
+    """Bytes that processes can still hand to one another through /dev/shm, which a container often
+    has little of; all there is where the system has no such place."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return sys.maxsize
+    return found.f_bavail * found.f_frsize
+
+
 def peak_memory() -> float:
     """The most memory that this process has held, in MiB; its workers and the GPU not counted."""
     unit = 2**20 if sys.platform == "darwin" else 2**10

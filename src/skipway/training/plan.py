@@ -25,8 +25,8 @@ from skipway.data.pixels import open_pixels
 from skipway.dialects import State, guess_architecture, translate
 from skipway.errors import InputError, harmless
 from skipway.heads import HEADS
-from skipway.images import Preprocess, plain_preprocess
-from skipway.machine import free_memory
+from skipway.images import SMALL_IMAGE, Preprocess, plain_preprocess
+from skipway.machine import free_memory, free_shared_memory
 from skipway.recipes import recipe
 from skipway.tasks.distil import Teacher, read_teacher
 from skipway.training.choices import CHOICES, Choice
@@ -109,6 +109,7 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     _check_unfreeze(final, len(arch.depths))
     _check_optimizer(final, arch)
     check_batch(final, arch, len(data.splits["train"]))
+    check_workers(final, world)
     _check_memory(arch)
     preprocess = _preprocess(final, arch, card) if base is not None else None
     return Plan(final, data, arch, preprocess, kept, teacher_of(final, data))
@@ -390,6 +391,25 @@ def check_batch(config: RunConfig, arch: Architecture, images: int) -> None:
         raise InputError(
             f"batch_size = {config.batch_size}, accumulate = {config.accumulate}: batch norm needs "
             f"more than one image of {arch.input_size} px at a time; take 2 or more"
+        )
+
+
+_AHEAD = 2
+"""Batches that PyTorch has each worker make ahead."""
+
+
+def check_workers(config: RunConfig, world: World) -> None:
+    """Raise InputError where the batches of the decoding workers of one machine do not fit into
+    what they are handed over through: they would die of it in the middle of a step."""
+    if not config.data.workers or config.data.resident:
+        return
+    batch = config.batch_size * (config.data.size or SMALL_IMAGE) ** 2 * config.data.channels
+    needed = world.local_size * config.data.workers * _AHEAD * batch
+    if needed > (free := free_shared_memory()):
+        raise InputError(
+            f"data.workers = {config.data.workers}: their batches take {needed >> 20:,} MiB of "
+            f"shared memory, {free >> 20:,} MiB are free in /dev/shm\n"
+            "Take fewer --workers, or give the container more, as with docker run --shm-size=2g."
         )
 
 

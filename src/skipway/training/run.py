@@ -47,6 +47,7 @@ from skipway.training.plan import (
     Plan,
     check_compile,
     check_device,
+    check_workers,
     make_plan,
     opened,
     teacher_of,
@@ -261,6 +262,7 @@ def _resume(
         _check_settings(run, config, card)
         check_device(config.device)
         check_compile(config, world)
+        check_workers(config, world)
         data = opened(config)
         if data.digest() != state["data"]:
             counts = record.get("data", {}).get("splits", {})
