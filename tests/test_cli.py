@@ -772,7 +772,7 @@ def test_a_finished_run_is_not_resumed(trained: tuple[Path, Answer]) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [["--epochs=3"], ["--out=elsewhere"], ["--set=optim.lr=1"], ["digits"], ["--seed=1"]]
+    "more", [["--epochs=3"], ["--out=elsewhere"], ["--set=optim.lr=1"], ["--seed=1"]]
 )
 def test_resume_takes_nothing_else(trained: tuple[Path, Answer], more: list[str]) -> None:
     found = call("train", "--resume", trained[0], *more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import skipway
+from commands import draw
 from skipway.card import read_card
 from skipway.errors import InputError
 from skipway.training import Interrupted, checkpoint
@@ -209,3 +211,38 @@ def test_the_best_of_a_sitting_that_was_lost_is_not_taken(tmp_path: Path) -> Non
     card = read_card(tmp_path / "run" / "best.safetensors")
     assert card is not None
     assert card.provenance["step"] == untimed(tmp_path / "run")[-1]["step"]
+
+
+def test_data_that_moved_are_gone_on_with(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    draw(here / "train", ["a", "b"], 8)
+    draw(here / "val", ["a", "b"], 4, seed=1)
+    few = SMALL | {"batch_size": 4, "val": "auto"}
+    for name in ("whole", "run"):
+        callbacks = [Stops()] if name == "run" else []
+        with contextlib.suppress(Interrupted):
+            skipway.train(here, out=tmp_path / name, callbacks=callbacks, **few)
+    here.rename(there)
+    with pytest.raises(InputError, match=r"its data is no longer at .*here") as refused:
+        skipway.train(resume=tmp_path / "run", quiet=True)
+    assert "skipway train DATA --resume" in str(refused.value)
+    image = next(there.rglob("*.png"))
+    content = image.read_bytes()
+    image.write_bytes(next(p for p in there.rglob("*.png") if p != image).read_bytes())
+    with pytest.raises(InputError, match="changed since the run began"):
+        skipway.train(there, resume=tmp_path / "run", quiet=True)
+    image.write_bytes(content)
+    with pytest.raises(InputError, match="has other images"):
+        skipway.train("digits", resume=tmp_path / "run", quiet=True)
+    result = skipway.train(there, resume=tmp_path / "run", quiet=True)
+    same(tmp_path / "whole", tmp_path / "run")
+    assert result.record["data"]["path"] == result.record["config"]["data_path"] == str(there)
+
+
+def test_another_launchers_processes_do_not_train_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE is 2, but torchrun did not start"):
+        skipway.train("digits", out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()

@@ -48,16 +48,16 @@ def train(
     callbacks: Sequence[Callback] = (),
     **flags: Any,
 ) -> Result:
-    """Train a classifier and write its run, with the report.
+    """Train a model of any task and write its run, with the report.
 
     data: a folder, zip or tar of class folders, a CSV or parquet of paths, a parquet of images, an
     npz, or a name (digits, mnist, fashion-mnist, cifar10, cifar100); see `data.open_data`. out:
     where the run goes; None makes a dated name under ``runs``. resume: a run to go on with, in
-    place of all else. flags: those of ``skipway train`` (model, recipe, epochs, minutes,
-    patience, batch_size, lr, seed, val, weights, freeze, device, workers, threads, precision,
-    on_bad, checkpoint_every). settings: any key of `config.RunConfig`, dotted, as ``--set`` takes
-    them. callbacks: who else is told how it goes (`training.Callback`, ``docs/callbacks.md``).
-    Returns the run, its metrics and speed. Raises InputError for what cannot be used and
+    place of all else but data, where that has moved. flags: those of ``skipway train`` (model,
+    recipe, epochs, minutes, patience, batch_size, lr, seed, val, weights, freeze, device, workers,
+    threads, precision, on_bad, checkpoint_every). settings: any key of `config.RunConfig`, dotted,
+    as ``--set`` takes them. callbacks: who else is told how it goes (`training.Callback`,
+    ``docs/callbacks.md``). Returns the run, its metrics and speed. Raises InputError for what cannot be used and
     `training.Interrupted` where a signal ended it.
     """
     from skipway import training
@@ -68,13 +68,14 @@ def train(
     given = dict(settings or {}) | from_flags(flags)
     progress = training.TrainingProgress(quiet)
     if resume is not None:
-        if data is not None or out is not None or given:
-            named = [*(["DATA"] if data is not None else []), *(["out"] if out is not None else [])]
+        if out is not None or given:
+            named = ["out"] if out is not None else []
             raise InputError(
                 "resume: a run goes on as it began, on as many threads; leave out "
                 f"{', '.join([*named, *map(harmless, given)])}"
             )
-        result = training.resume(resume, progress, callbacks)
+        moved = None if data is None else os.fspath(data)
+        result = training.resume(resume, progress, callbacks, moved)
     elif data is None or not os.fspath(data):
         raise InputError(
             "DATA is missing: a folder, zip or tar of class folders, a CSV, a parquet or an .npz,\n"

@@ -26,7 +26,10 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files in RUN/tensorboard too.")
     ] = False,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Go on with a run; DATA where that has moved."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a network for a task, by default classify.

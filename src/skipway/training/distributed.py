@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from skipway.data.feed import Part
-from skipway.errors import SkipwayError
+from skipway.errors import InputError, SkipwayError, harmless
 
 T = TypeVar("T")
 GONE = "another process of this training has gone"
@@ -124,8 +124,15 @@ ALONE = World()
 
 @contextlib.contextmanager
 def joined() -> Iterator[World]:
-    """The world that torchrun has started this process in; alone where it has not."""
+    """The world that torchrun has started this process in; alone where it has not. Raises
+    InputError where another launcher seems to have."""
     size = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+    if not dist.is_torchelastic_launched() and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError(
+            f"WORLD_SIZE is {harmless(os.environ['WORLD_SIZE'])}, but torchrun did not start this "
+            "process\n"
+            "Start all with: torchrun --nproc-per-node N -m skipway train …, or unset WORLD_SIZE."
+        )
     if size == 1:
         yield ALONE
         return

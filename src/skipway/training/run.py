@@ -225,28 +225,37 @@ def resume(
     run: str | os.PathLike[str],
     progress: TrainingProgress | None = None,
     callbacks: Sequence[Callback] = (),
+    data_path: str | None = None,
 ) -> Result:
     """Go on with a run from its newest checkpoint, as if it had never stopped.
 
-    A finished run that lacks its report gives its result again. Raises InputError for a run that
-    cannot go on: finished, in use, damaged, or with other data than it began with.
+    data_path: where its data is now; None is where it was. A finished run that lacks its report
+    gives its result again. Raises InputError for a run that cannot go on: finished, in use,
+    damaged, or with other data than it began with.
     """
     began = time.perf_counter()
     torch.set_flush_denormal(True)
     with joined() as world:
         progress = _heard(progress, world)
         audience = Audience(callbacks if world.first else (), progress.say)
-        return _resume(Path(run), progress, began, world, audience)
+        return _resume(Path(run), progress, began, world, audience, data_path)
 
 
 def _resume(
-    run: Path, progress: TrainingProgress, began: float, world: World, audience: Audience
+    run: Path,
+    progress: TrainingProgress,
+    began: float,
+    world: World,
+    audience: Audience,
+    data_path: str | None = None,
 ) -> Result:
     record = world.agreed(lambda: read_record(run))
     if record["status"] == "finished":
         if (run / "report.html").exists() and not restarts()[0]:
             raise InputError(f"--resume {harmless(run)}: this run is finished")
         return _result(run, record, world)
+    if data_path is not None:
+        record["config"]["data_path"] = record["data"]["path"] = data_path
     processes = record.get("environment", {}).get("processes", 1)
     if processes != world.size:
         raise InputError(
@@ -263,7 +272,15 @@ def _resume(
         check_device(config.device)
         check_compile(config, world)
         check_workers(config, world)
-        data = opened(config)
+        try:
+            data = opened(config)
+        except InputError:
+            if data_path is not None or Path(config.data_path).exists():
+                raise
+            raise InputError(
+                f"--resume {harmless(run)}: its data is no longer at {harmless(config.data_path)}\n"
+                f"Say where it is now: skipway train DATA --resume {shlex.quote(harmless(run))}"
+            ) from None
         if data.digest() != state["data"]:
             counts = record.get("data", {}).get("splits", {})
             changed = (
