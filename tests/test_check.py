@@ -698,8 +698,8 @@ def test_train_tells_of_leaks_and_goes_on(tmp_path: Path, resident: str) -> None
     flags = [*QUICK, f"--set=data.resident={resident}", "--on-bad=skip"]
     done = call("train", root, *flags, "--out", tmp_path / "run")
     assert done.code == 0
-    (line,) = [line for line in done.err.splitlines() if "WARNING" in line]
-    assert line.strip().startswith("WARNING: 2 of 9 val images are in train too")
+    (line,) = [line for line in done.err.splitlines() if "too good" in line]
+    assert line.strip().startswith("warning: 2 of 9 val images are in train too")
     for pair in pairs:
         assert " = ".join(pair) in line
     (line,) = [line for line in done.err.splitlines() if "different labels" in line]
@@ -718,7 +718,7 @@ def test_train_without_reading_first_tells_what_labels_tell(tmp_path: Path) -> N
     done = call("train", root, *flags, "--out", tmp_path / "run")
     assert done.code == 0
     assert "10 training images of each class" in done.err
-    assert "WARNING" not in done.err
+    assert "warning" not in done.err
 
 
 def test_only_two_pairs_are_shown(tmp_path: Path) -> None:
@@ -726,6 +726,6 @@ def test_only_two_pairs_are_shown(tmp_path: Path) -> None:
     shutil.copytree(root / "train/ants", root / "val/ants", dirs_exist_ok=True)
     data = open_data(str(root))
     line = remarks(data, scanned(data))[1]
-    assert line.startswith("WARNING: 10 of 13 val images are in train too")
+    assert line.startswith("warning: 10 of 13 val images are in train too")
     assert line.count(" = ") == 2
     assert line.endswith("skipway check-data lists all")

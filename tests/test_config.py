@@ -19,11 +19,13 @@ from commands import call
 from skipway.config import (
     FLAGS,
     RunConfig,
+    flag_of,
     from_flags,
     keys,
     merge,
     minutes_of,
     parse_setting,
+    parse_settings,
     resolve,
     split_duration,
 )
@@ -229,7 +231,12 @@ def test_settings_are_parsed(text: str, expected: tuple[str, Any]) -> None:
     [
         ("optim.lr", "write key=value"),
         ("lr=0.1", "unknown key 'lr'. Did you mean 'optim.lr'?"),
-        ("optim.learning_rate=1", "unknown key 'optim.learning_rate'"),
+        ("optim.learning_rate=1", "unknown key 'optim.learning_rate'. Keys of optim: kind, lr,"),
+        ("optim.name=adamw", "unknown key 'optim.name'. Keys of optim: kind, lr,"),
+        ("schedule.name=cosine", "unknown key 'schedule.name'. Keys of schedule: kind,"),
+        ("warmup=5 epochs", "Did you mean 'schedule.warmup'?"),
+        ("kind=adamw", "Did you mean 'optim.kind' or 'schedule.kind'?"),
+        ("foo=1", "unknown key 'foo'. Keys: recipe, task, model.…, detector.…,"),
         ("optim.nestrov=true", "Did you mean 'optim.nesterov'?"),
         ("batchsize=3", "Did you mean 'batch_size'?"),
         ("schedule.warm_up=1", "Did you mean 'schedule.warmup'?"),
@@ -329,6 +336,24 @@ def test_a_bad_value_names_its_key(key: str, value: Any) -> None:
     assert named in (key, f"{key}.1")  # a member of a list has a number
     assert ": " in rest
     assert "Value error" not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("optim.betas", [1], "[1]: give two numbers, from 0 to below 1, as [0.9,0.999]"),
+        ("optim.betas", 0.9, "0.9: give two numbers, from 0 to below 1, as [0.9,0.999]"),
+        ("augment.area", 0.25, "0.25: write the smallest and the largest, as [0.25,1]"),
+        ("augment.area", [0.25], "[0.25]: write the smallest and the largest, as [0.25,1]"),
+        ("augment.area", "all", "all: write the smallest and the largest, as [0.5,1]"),
+        ("augment.scale", 2, "2: write the smallest and the largest, as [0.5,1]"),
+        ("device", "mps", "mps: give cpu, cuda or cuda:N"),
+        ("model.freeze", 9, "9: give 1 to 6, or all"),
+        ("schedule.warmup", "100.5 %", "100.5 %: longer than the run; give 100 % at most"),
+    ],
+)
+def test_what_to_give_is_told(key: str, value: Any, said: str) -> None:
+    assert refused({key: value}) == f"{key} = {said}"
 
 
 @pytest.mark.parametrize("name", ["multi-step", "MultiStepLR", "multistep"])
@@ -470,6 +495,41 @@ def test_every_flag_is_a_key() -> None:
     config = resolve(BASE, from_flags(GIVEN))
     found = {flag: value_at(config, key) for flag, key in FLAGS.items()}
     assert found == GIVEN | {"epochs": "2.5 epochs", "val": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("number", "length"),
+    [(2.0, "2 epochs"), (3, "3 epochs"), ("4", "4 epochs"), (0.5, "0.5 epochs"),
+     (1e-5, "0.00001 epochs"), (1e16, f"1{16 * '0'} epochs")],
+)  # fmt: skip
+def test_epochs_are_a_length(number: Any, length: str) -> None:
+    given = from_flags({"epochs": number})
+    assert given == {"schedule.length": length}
+    assert resolve(BASE, given).schedule.length == length
+
+
+@pytest.mark.parametrize("number", [0, -1.0, math.nan, math.inf, "2 epochs", []])
+def test_epochs_that_are_none(number: Any) -> None:
+    with pytest.raises(InputError, match=r"^--epochs .*: give a number above 0, without a unit$"):
+        from_flags({"epochs": number})
+
+
+def test_a_key_is_given_once() -> None:
+    assert parse_settings(["seed=1", "optim.lr=2"]) == {"seed": 1, "optim.lr": 2}
+    with pytest.raises(InputError, match=r"^--set optim\.lr: given twice"):
+        parse_settings(["optim.lr=1", "seed=1", "optim.lr = 1"])
+
+
+@pytest.mark.parametrize(
+    ("key", "flag"),
+    [
+        ("schedule.length", "--epochs"),
+        ("batch_size", "--batch-size"),
+        ("ema.decay", "--set ema.decay"),
+    ],
+)
+def test_keys_by_their_flags(key: str, flag: str) -> None:
+    assert flag_of(key) == flag
 
 
 def test_flags_that_were_not_given_say_nothing() -> None:

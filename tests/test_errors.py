@@ -83,6 +83,8 @@ def test_nearest() -> None:
     assert nearest("resnet5O", names) == " Did you mean 'resnet50'?"
     assert nearest("wrn28-10", names) == " Did you mean 'wrn28_10'?"
     assert nearest("zzz", names) == ""
+    assert nearest("widths", ["depth", "bn_eps"]) == ""  # letters in common, no slip
+    assert nearest("lrr", ["lr"], "optim.") == " Did you mean 'optim.lr'?"
     assert nearest("resnet50", []) == ""
     assert nearest("resnt18", iter(names)) == " Did you mean 'resnet18'?"
 

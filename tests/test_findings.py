@@ -100,6 +100,25 @@ def test_the_accuracy_on_mixed_images_is_not_held_against_validation(tmp_path, h
     assert len(found) == 1
 
 
+@pytest.mark.parametrize(("n", "kind"), [(6, "note"), (60, "note"), (200, "good")])
+def test_few_validation_images_cannot_tell_whether_it_generalises(tmp_path, n, kind):
+    run = healthy_record()
+    run["data"]["splits"]["val"]["n"] = n
+    (found,) = [f for f in told(tmp_path, run) if "generalises" in f.text]
+    assert found.kind == kind
+    if kind == "note":
+        assert found.text.startswith(f"Whether it generalises, {n} validation images are too few ")
+        assert "93.0 % are right at the end, 95.0 % in training" in found.text
+
+
+def test_what_may_be_guessing_is_not_praised(tmp_path):
+    run = healthy_record(metrics={"accuracy": 0.93}, interval=[0.6, 0.99])
+    run["data"]["splits"]["test"]["counts"] = dict.fromkeys(TEN, 10) | {"7": 200}
+    found = told(tmp_path, run)
+    planted(found, "warn", "It is not clearly better than guessing")
+    assert not [f for f in found if "generalises" in f.text]
+
+
 def test_a_validation_loss_that_rises_again(tmp_path):
     rows = healthy_rows()
     for row in rows[12:]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shlex
+import warnings
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_plan_answers_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert answer.code == 0, answer.err
     value = answer.value
     assert value["seconds"] == pytest.approx(sum(value["parts"].values()), abs=0.3)
-    assert value["length"] == "3.0 epochs"
+    assert value["length"] == "3 epochs"
     assert value["accumulate"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
@@ -158,6 +159,30 @@ def test_minutes_that_cannot_be(flags: list[str], said: str, tmp_path: Path) -> 
     assert said in "\n".join(answer.error)
     assert len(answer.error) <= 3
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+@pytest.mark.parametrize("lr", ["1000", "1e6"])
+def test_outputs_that_are_no_numbers_raise_no_warning(
+    command: str, lr: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while the pace is measured nor when the training is scored."""
+    draw(tmp_path / "data/train", ["a", "b", "c"], n=8)
+    draw(tmp_path / "data/test", ["a", "b", "c"], n=4, seed=1)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        answer = call(command, "data", *SMALL, f"--lr={lr}", "--epochs=4", "--batch-size=8")
+    assert answer.code == 2, answer.err
+    assert "lower --lr" in "\n".join(answer.error)
+    assert "Warning" not in answer.err
+
+
+def test_a_plan_past_the_end_of_the_calendar(tmp_path: Path) -> None:
+    draw(tmp_path / "data", ["a", "b"])
+    answer = call("plan", tmp_path / "data", *SMALL, "--epochs=1e17", "--measure=1")
+    assert answer.code == 0, answer.err
+    assert "--epochs 100000000000000000 " in answer.out
 
 
 def test_a_plan_that_diverges_says_so(tmp_path: Path) -> None:

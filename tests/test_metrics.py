@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -116,6 +117,13 @@ def test_equal_logits_are_ranked_by_class() -> None:
 
 
 # --- calibration ------------------------------------------------------------------------------
+
+
+def test_a_confidence_that_is_no_number_has_a_bin() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        error = expected_calibration_error(np.array([0.5, np.nan]), np.array([True, False]))
+    assert np.isnan(error)
 
 
 def test_bins_hold_their_upper_end() -> None:

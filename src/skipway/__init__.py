@@ -57,11 +57,11 @@ def train(
     recipe, epochs, minutes, patience, batch_size, lr, seed, val, weights, freeze, device, workers,
     threads, precision, on_bad, checkpoint_every). settings: any key of `config.RunConfig`, dotted,
     as ``--set`` takes them. callbacks: who else is told how it goes (`training.Callback`,
-    ``docs/callbacks.md``). Returns the run, its metrics and speed. Raises InputError for what cannot be used and
-    `training.Interrupted` where a signal ended it.
+    ``docs/callbacks.md``). Returns the run, its metrics and speed. Raises InputError for what
+    cannot be used and `training.Interrupted` where a signal ended it.
     """
     from skipway import training
-    from skipway.config import from_flags
+    from skipway.config import flag_of, from_flags
     from skipway.errors import InputError, harmless
     from skipway.report import write_report
 
@@ -69,10 +69,10 @@ def train(
     progress = training.TrainingProgress(quiet)
     if resume is not None:
         if out is not None or given:
-            named = ["out"] if out is not None else []
+            named = ["--out"] if out is not None else []
             raise InputError(
-                "resume: a run goes on as it began, on as many threads; leave out "
-                f"{', '.join([*named, *map(harmless, given)])}"
+                "--resume: a run goes on as it began, on as many threads; leave out "
+                f"{', '.join([*named, *(harmless(flag_of(key)) for key in given)])}"
             )
         moved = None if data is None else os.fspath(data)
         result = training.resume(resume, progress, callbacks, moved)

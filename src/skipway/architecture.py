@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from skipway.errors import InputError, nearest
+from skipway.errors import InputError, harmless, nearest
 
 Shortcut = Literal["A", "A-split", "B", "C", "D", "none"]
 
@@ -186,7 +186,8 @@ def replaced(arch: Architecture, **fields: Any) -> Architecture:
     known = [f.name for f in dataclasses.fields(Architecture)]
     for key in fields:
         if key not in known:
-            raise InputError(f"unknown architecture field {key!r}.{nearest(key, known)}")
+            hint = nearest(key, known) or f" Fields: {', '.join(known)}."
+            raise InputError(f"unknown architecture field {harmless(key)!r}.{hint}")
     try:
         return dataclasses.replace(arch, **fields)
     except (ValueError, TypeError) as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,6 +18,8 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 
 from skipway.errors import InputError, harmless, nearest, plain_words
@@ -45,6 +49,13 @@ def _checked(value: object) -> str:
 def _positive(text: str) -> str:
     if split_duration(text)[0] <= 0:
         raise ValueError(f"{text!r} is no length; a run needs one step at least")
+    return text
+
+
+def _in_the_run(text: str) -> str:
+    number, unit = split_duration(text)
+    if unit == "%" and number > 100:
+        raise ValueError("longer than the run; give 100 % at most")
     return text
 
 
@@ -86,10 +97,31 @@ def _several(value: object) -> object:
 Lengths = Annotated[tuple[Length, ...], BeforeValidator(_several)]
 
 
+def _told(words: str) -> WrapValidator:
+    """Whatever is wrong with a value, its key is told what to give in these words."""
+
+    def check(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(words) from None
+
+    return WrapValidator(check)
+
+
 def _as_here(kind: object) -> object:
     if isinstance(kind, str) and re.sub(r"\W|_", "", kind.lower()) in ("multistep", "multisteplr"):
         raise ValueError("its name here is step, with several schedule.milestones")
     return kind
+
+
+def _two(value: object) -> object:
+    several = value if isinstance(value, (list, tuple)) else (value,)
+    if len(several) == 2:
+        return value
+    alone = several[0] if len(several) == 1 else None
+    least = f"{alone:g}" if isinstance(alone, float) and 0 < alone < 1 else "0.5"
+    raise ValueError(f"write the smallest and the largest, as [{least},1]")
 
 
 def _rising(area: tuple[float, float]) -> tuple[float, float]:
@@ -111,6 +143,11 @@ class Slice(BaseModel):
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[Share, Share], _told("give two numbers, from 0 to below 1, as [0.9,0.999]")]
+Frozen = Annotated[Literal["all"] | Annotated[int, Field(ge=0, le=6)], _told("give 1 to 6, or all")]
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), _told("give cpu, cuda or cuda:N")
+]
 
 
 class ModelConfig(Slice):
@@ -118,7 +155,7 @@ class ModelConfig(Slice):
     """A row of `skipway models`; auto chooses from the size of the images."""
     weights: str | None = None
     """A weight file to start from."""
-    freeze: Literal["all"] | Annotated[int, Field(ge=0, le=6)] = 0
+    freeze: Frozen = 0
     """Freeze the stem (1), the stem and the first stage (2), and so on, or all but the classifier;
     only with weights."""
     unfreeze: Lengths = ()
@@ -159,13 +196,18 @@ class AugmentConfig(Slice):
     chance (2404.00498, section 3.6)."""
     flip_up: bool = False
     """Of detection and segmentation: mirror up and down too with probability 1/2."""
-    scale: Annotated[tuple[float, float], AfterValidator(_scales)] = (1.0, 1.0)
+    scale: Annotated[tuple[float, float], BeforeValidator(_two), AfterValidator(_scales)] = (
+        1.0,
+        1.0,
+    )
     """Of detection and segmentation: the image is so much smaller or larger than the input,
     log-uniform, and cropped at random where it is larger. (0.1, 2) is large-scale jitter
     (2012.07177, section 3)."""
     pad_crop: int = Field(0, ge=0)
     """Pad by so many pixels (zero after normalisation) and crop at random (2015, section 4.2)."""
-    area: Annotated[tuple[float, float], AfterValidator(_rising)] | None = None
+    area: Annotated[tuple[float, float], BeforeValidator(_two), AfterValidator(_rising)] | None = (
+        None
+    )
     """Random resized crop: share of the image's area, aspect ratio 3/4 to 4/3 (1409.4842)."""
     size: int | None = Field(None, ge=8, le=4096)
     """Height and width of the random crops, where they are not those of the model's input. A
@@ -214,7 +256,7 @@ class OptimConfig(Slice):
     """Of sgd and muon."""
     nesterov: bool = False
     """Of sgd."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     """Of adamw and lamb: how long the averages of the gradient and of its square last."""
     eps: float = Field(1e-6, gt=0)
     """Of adamw and lamb: added to the root of the average square."""
@@ -243,7 +285,7 @@ class ScheduleConfig(Slice):
     minutes: float | None = Field(None, gt=0)
     """Plan the length so that the whole run ends within so many minutes on this machine; warm-up
     and milestones keep their shares of the run."""
-    warmup: Duration = "0 steps"
+    warmup: Annotated[Duration, AfterValidator(_in_the_run)] = "0 steps"
     warmup_lr: float | None = Field(None, gt=0)
     """Constant rate during warm-up (2015: 0.01 for deep nets); None rises linearly from near 0."""
     milestones: tuple[Duration, ...] = ()
@@ -316,7 +358,7 @@ class RunConfig(Slice):
     exact_norm: bool = False
     """After training, compute batch norm's statistics over training images (2015 code)."""
     seed: int = Field(0, ge=0, lt=2**63)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Device = "auto"
     precision: Literal["float32", "bf16"] = "float32"
     """Of training; evaluation is in float32."""
     compile: bool = False
@@ -343,14 +385,33 @@ def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-_ARCHITECTURE = "model.architecture."
+_ARCHITECTURE, _DATA = "model.architecture.", "data_path"
 
 
 def _check_key(key: str) -> None:
     known = list(keys())
     if key not in known and not key.startswith(_ARCHITECTURE):
-        hint = f" Did you mean {FLAGS[key]!r}?" if key in FLAGS else nearest(key, known)
-        raise InputError(f"--set: unknown key {harmless(key)!r}.{hint}")
+        settable = [k for k in known if k != _DATA]
+        raise InputError(f"--set: unknown key {harmless(key)!r}.{_meant(key, settable)}")
+
+
+def _meant(key: str, known: list[str]) -> str:
+    """The key that was perhaps meant by an unknown one, else those of its group."""
+    if key in FLAGS:
+        return f" Did you mean {FLAGS[key]!r}?"
+    group = key if any(k.startswith(f"{key}.") for k in known) else key.rpartition(".")[0]
+    start = f"{group}." if group else ""
+    own = [k for k in known if k.startswith(start)]
+    if start and own:  # what groups are called would make all of their keys near
+        name = key.removeprefix(start)
+        names = [k.removeprefix(start) for k in own]
+        near = nearest(name, names, start) if name != group else ""
+        return near or f" Keys of {group}: {', '.join(names)}."
+    ends = [k for k in known if k.rpartition(".")[2] == key]
+    if ends:
+        return f" Did you mean {' or '.join(map(repr, ends))}?"
+    groups = dict.fromkeys(k if "." not in k else k.partition(".")[0] + ".…" for k in known)
+    return nearest(key, known) or f" Keys: {', '.join(groups)}."
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -360,13 +421,24 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--set {harmless(text)}: write key=value, e.g. --set optim.lr=0.05")
     _check_key(key)
-    if key == "data_path":
+    if key == _DATA:
         raise InputError("--set data_path: the data is what DATA names, and cannot be set")
     try:
         return key, json.loads(value)
     except ValueError:
         is_name = key == "data.val" or key.startswith(_ARCHITECTURE)  # none is a choice of these
         return key, None if value.strip().lower() == "none" and not is_name else value
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Several ``key=value``, see `parse_setting`. Raises InputError for a key given twice too."""
+    given: dict[str, Any] = {}
+    for text in texts:
+        key, value = parse_setting(text)
+        if key in given:
+            raise InputError(f"--set {key}: given twice; give it once")
+        given[key] = value
+    return given
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -436,6 +508,27 @@ FLAGS: dict[str, str] = {
 """What the command line and `skipway.train` call the settings that are most asked for."""
 
 
+def flag_of(key: str) -> str:
+    """What the command line calls a setting: ``--lr``, or ``--set optim.clip``."""
+    return next(
+        (f"--{name.replace('_', '-')}" for name, other in FLAGS.items() if other == key),
+        f"--set {key}",
+    )
+
+
+def _epochs(number: object) -> str:
+    """A length from a number of epochs, written as `split_duration` reads it."""
+    try:
+        value = float(number)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        typed = f"{number:g}" if isinstance(number, float) else harmless(number)
+        raise InputError(f"--epochs {typed}: give a number above 0, without a unit")
+    text = f"{Decimal(repr(value)):f}"  # no exponent
+    return f"{text.removesuffix('.0')} epochs"
+
+
 def from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Flags that were given (not None) as dotted keys. Raises InputError for an unknown one."""
     given = {}
@@ -444,7 +537,7 @@ def from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"unknown setting {harmless(name)!r}.{nearest(name, FLAGS)}")
         if value is not None:
             if name == "epochs":
-                value = f"{value} epochs"
+                value = _epochs(value)
             elif name == "weights":
                 value = str(value)
             given[FLAGS[name]] = value

@@ -71,7 +71,12 @@ def plain_words(message: str) -> str:
     return message.replace("Value error, ", "", 1)
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the closest of the choices, or an empty string."""
-    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f" Did you mean {found[0]!r}?" if found else ""
+def nearest(name: str, choices: Iterable[str], start: str = "") -> str:
+    """`` Did you mean 'x'?`` for the closest of the choices, or an empty string where none is
+    close. start: what to show before it."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=_CLOSE)
+    return f" Did you mean {start + found[0]!r}?" if found else ""
+
+
+_CLOSE = 0.65
+"""Share of letters in common from which on a name may be a slip of another."""

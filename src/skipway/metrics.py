@@ -51,8 +51,9 @@ def calibration(confidence: Array, correct: Array, bins: int = 15) -> list[dict[
 
 
 def _bins(confidence: Array, bins: int) -> Array:
-    """The bin of each image [N]; a bin holds its upper end."""
-    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    """The bin of each image [N]; a bin holds its upper end. What is no number is in the last."""
+    upper = np.fmin(np.ceil(confidence * bins), bins)  # a NaN has no whole number to become
+    return np.maximum(upper.astype(int) - 1, 0)
 
 
 def expected_calibration_error(confidence: Array, correct: Array, bins: int = 15) -> float:

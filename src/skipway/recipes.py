@@ -17,6 +17,8 @@ class Recipe:
     expected: str
     """What it gives, and on what."""
     settings: Mapping[str, Any]
+    tasks: tuple[str, ...] = ()
+    """Those it is for; empty is any."""
 
 
 _RSB = (
@@ -251,6 +253,7 @@ RECIPES: dict[str, Recipe] = {
         source="a detector from the beginning or from a backbone's weights on small data: AdamW "
         "(1711.05101), cosine, averaged weights, scale jitter (2012.07177) of half the range",
         expected="see the table of results in the README",
+        tasks=("detect", "instance"),
         settings={
             "schedule.kind": "cosine",
             "schedule.warmup": "5 %",
@@ -266,6 +269,7 @@ RECIPES: dict[str, Recipe] = {
         source="a segmenter from the beginning or from a backbone's weights on small data: AdamW "
         "(1711.05101), cosine, averaged weights, cross-entropy and Dice (1606.04797), scale jitter",
         expected="see the table of results in the README",
+        tasks=("segment",),
         settings={
             "schedule.kind": "cosine",
             "schedule.warmup": "5 %",
@@ -283,6 +287,7 @@ RECIPES: dict[str, Recipe] = {
         source="vectors from the beginning or from a classifier's weights: AdamW as in 2003.13911, "
         "section 4.2, cosine, averaged weights",
         expected="depends on the data and the loss",
+        tasks=("embed",),
         settings={
             "schedule.kind": "cosine",
             "schedule.warmup": "5 %",

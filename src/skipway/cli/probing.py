@@ -58,7 +58,7 @@ def evaluate_features(
         print(f"skipped: {reason}", file=sys.stderr)
     if found.leaked:
         print(
-            f"WARNING: {found.leaked:,} of {found.n:,} {splits.name} images are in train too, so "
+            f"warning: {found.leaked:,} of {found.n:,} {splits.name} images are in train too, so "
             "the accuracy is too good; skipway check-data lists them",
             file=sys.stderr,
         )

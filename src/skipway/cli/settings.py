@@ -87,10 +87,10 @@ def with_settings(*without: str) -> Callable[[Callable[..., None]], Callable[...
 
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            from skipway.config import from_flags, parse_setting
+            from skipway.config import from_flags, parse_settings
 
             flags = {name: values.pop(name) for name in names}
-            given = dict(map(parse_setting, values.pop("set_") or ())) | from_flags(flags)
+            given = parse_settings(values.pop("set_") or ()) | from_flags(flags)
             command(given=given, **values)
 
         parameters = [*taken, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]

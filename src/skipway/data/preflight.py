@@ -259,7 +259,7 @@ def remarks(data: DataSet, scans: Mapping[str, Scan]) -> tuple[str, ...]:
             for a, b in leak.pairs[:2]
         ]
         lines.append(
-            f"WARNING: {len(leak.pairs):,} of {len(second):,} {leak.second} images are in "
+            f"warning: {len(leak.pairs):,} of {len(second):,} {leak.second} images are in "
             f"{leak.first} too, so scores on {leak.second} will be too good: {', '.join(pairs)}"
             + ("; skipway check-data lists all" if len(leak.pairs) > len(pairs) else "")
         )

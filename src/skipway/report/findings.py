@@ -18,6 +18,8 @@ from skipway.report.markup import Html, marked_list, percent, plural, tag
 from skipway.report.run import SPLITS, Run
 from skipway.report.values import dig, mapping, number, objects
 
+OVERFITTED = 0.05
+"""By which more is right in training than may be in validation, where it overfits."""
 LITTLE = 0.2
 """Of the way from guessing to no mistake at all; less of it is little learned."""
 CALIBRATED = 0.03
@@ -142,7 +144,7 @@ def _few_images(run: Run) -> Iterator[Finding]:
     if run.interval is None or not run.scored:
         return
     low, high = run.interval
-    if high - low > 0.1:
+    if high - low > 2 * OVERFITTED:
         yield Finding(
             "note",
             f"Only {plural(run.scored, 'image was', 'images were')} scored: the accuracy on many "
@@ -195,17 +197,27 @@ def _overfitting(run: Run) -> Iterator[Finding]:
     if not train or not val or run.mixed:  # the accuracy on mixtures cannot be held against it
         return
     fitted, held = train[-1][1], val[-1][1]
-    n, top = _val_images(run), held
+    n, low, top = _val_images(run), held, held
     if n:
-        top = wilson_interval(min(max(round(held * n), 0), n), n)[1]
-    if fitted - top > 0.05:
+        low, top = wilson_interval(min(max(round(held * n), 0), n), n)
+    if fitted - top > OVERFITTED:
         yield Finding(
             "warn",
             f"It overfits: at the end {percent(fitted)} of the training images are right, but "
             f"{percent(held)} of the validation images, {points(fitted - held)} fewer. More "
             "images, stronger augmentation, more weight decay or pretrained --weights narrow this.",
         )
-    elif len(val) > 2 and ("train", "val") not in run.leaks and _fits(run, fitted):
+    elif not (len(val) > 2 and ("train", "val") not in run.leaks and _fits(run, fitted)):
+        return
+    elif top - low > 2 * OVERFITTED:  # what would be called overfitting could not be seen
+        yield Finding(
+            "note",
+            "Whether it generalises, "
+            f"{plural(n or 0, 'validation image is', 'validation images are')} too few to tell: "
+            f"{percent(held)} are right at the end, {percent(fitted)} in training; of many more it "
+            f"may be anything from {percent(low, 0)} to {percent(top, 0)}.",
+        )
+    elif not _may_be_guessing(run):
         yield Finding(
             "good",
             f"It generalises: {percent(fitted)} right in training (on augmented images), "
@@ -217,6 +229,13 @@ def _fits(run: Run, fitted: float) -> bool:
     """Whether enough was learned for the word "generalises"."""
     learned = _learned(run)
     return fitted > 0.5 and (learned is None or learned >= LITTLE)
+
+
+def _may_be_guessing(run: Run) -> bool:
+    """Whether the result is not clearly better than guessing, as far as that is known."""
+    if run.interval is None or run.guessing is None:
+        return False
+    return run.interval[0] <= run.guessing
 
 
 def _rising(run: Run) -> Iterator[Finding]:

@@ -27,8 +27,11 @@ CACHED = "the classifier on cached features"
 """What the speed of a run counts whose backbone ran only once, see `Run.on_features`."""
 LOSSES = {"ce": "cross-entropy", "bce": "BCE", "focal": "focal loss"}
 """By value of the setting `loss`, in words."""
-LEAK = re.compile(r"WARNING: (\d[\d,]*) of [\d,]+ (\w+) images are in (\w+) too\b.*", re.DOTALL)
-"""How a run notes that two of its splits share images (`data.preflight.remarks`)."""
+LEAK = re.compile(
+    r"(?i:warning): (\d[\d,]*) of [\d,]+ (\w+) images are in (\w+) too\b.*", re.DOTALL
+)
+"""How a run notes that two of its splits share images (`data.preflight.remarks`); earlier ones do
+in capitals."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -151,7 +152,8 @@ def pace_of(loop: Loop, feeds: Mapping[str, Feed], trial: Trial) -> Pace:
             few, begun = _Few(held_out), time.perf_counter()
             evaluator = evaluate(loop.task, loop.weights, few.batches(), loop.device)
             if few.opening:  # of few images this process may have none
-                evaluator.metrics()
+                with np.errstate(invalid="ignore"):  # the training will tell what is no number
+                    evaluator.metrics()
             ended = time.perf_counter()
         if few.images:
             image = (ended - few.opened) / few.images

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -268,7 +269,8 @@ def evaluate(
     evaluator = task.evaluator()
     for batch in batches:
         batch = task.to_input(batch.to(device), None)
-        evaluator.update(task.predict(net, batch), batch)
+        with np.errstate(invalid="ignore"):  # outputs may be no numbers, which metrics show
+            evaluator.update(task.predict(net, batch), batch)
     net.train(was_training)
     own, *others = world.gather(evaluator)
     for other in others:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,20 +22,23 @@ from skipway.architecture import (
 from skipway.card import Card
 from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
+from skipway.data.feed import batches
 from skipway.data.objects import open_objects
 from skipway.data.pixels import open_pixels
 from skipway.dialects import State, guess_architecture, translate
-from skipway.errors import InputError, harmless
+from skipway.errors import InputError, harmless, nearest
 from skipway.heads import HEADS
 from skipway.images import SMALL_IMAGE, Preprocess, plain_preprocess
 from skipway.machine import free_memory, free_shared_memory
 from skipway.recipes import recipe
 from skipway.tasks.distil import Teacher, read_teacher
 from skipway.training.choices import CHOICES, Choice
+from skipway.training.clock import Clock
 from skipway.training.distributed import ALONE, World
 from skipway.weights import read_state
 
 FIELDS_FROM_DATA = ("num_classes", "in_channels", "input_size")
+_FIELDS = "model.architecture."
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
         return resolve({c.key: c.value for c in choices}, settings)
 
     opening = config()  # wrong settings are told before the data is looked at
+    _check_recipe(name, opening.task)
+    _check_fields(opening.model.architecture)
     check_device(opening.device)
     data = opened(opening)
     if opening.task == "embed":
@@ -105,6 +112,8 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
             f"--model: a whitened stem is made from images of one size, {final.task} has others\n"
             "Take another --model."
         )
+    if "schedule.warmup" in given:  # a recipe's may be of a longer run
+        _check_warmup(final, len(data.splits["train"]), world)
     _check_watched(final, data)
     _check_unfreeze(final, len(arch.depths))
     _check_optimizer(final, arch)
@@ -146,6 +155,39 @@ def teacher_of(config: RunConfig, data: DataSet) -> Teacher | None:
     if config.distill.model is None:
         return None
     return read_teacher(config.distill.model, data.classes, config.data.channels)
+
+
+def _check_recipe(name: str, task: str) -> None:
+    """Raise InputError for a recipe of another task."""
+    tasks = recipe(name).tasks
+    if tasks and task not in tasks:
+        raise InputError(
+            f"--recipe {name}: is for --task {' or '.join(tasks)}, not {task}\n"
+            "Give that --task too, or leave out --recipe."
+        )
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """Raise InputError for fields of the architecture that are not there, or come from the data."""
+    known = [f.name for f in dataclasses.fields(Architecture) if f.name not in FIELDS_FROM_DATA]
+    for key in fields:
+        if key in FIELDS_FROM_DATA:
+            raise InputError(f"model.architecture.{key}: comes from the data and cannot be set")
+        if key not in known:
+            hint = nearest(key, known, _FIELDS) or f" Its keys: {', '.join(known)}."
+            raise InputError(f"--set: unknown key {harmless(_FIELDS + key)!r}.{hint}")
+
+
+def _check_warmup(config: RunConfig, images: int, world: World) -> None:
+    """Raise InputError for a warm-up that the run is too short for."""
+    length, warmup = config.schedule.length, config.schedule.warmup
+    with contextlib.suppress(ValueError):  # of a length in %, which is refused where it is used
+        clock = Clock.of(length, len(batches(images, config.batch_size, world.size)))
+        if (steps := clock.steps(warmup)) > clock.total:
+            raise InputError(
+                f"schedule.warmup = {warmup}: longer than the run; it takes {steps:,} steps, "
+                f"the run has {clock.total:,}\nGive a shorter one, such as 10 %, or more --epochs."
+            )
 
 
 def _check_augment(config: RunConfig) -> None:
@@ -472,9 +514,6 @@ def _preprocess(config: RunConfig, arch: Architecture, card: Card | None) -> Pre
 
 def _architecture(config: RunConfig, base: Architecture | None, classes: int) -> Architecture:
     fields = dict(config.model.architecture)
-    for key in FIELDS_FROM_DATA:
-        if key in fields:
-            raise InputError(f"model.architecture.{key}: comes from the data and cannot be set")
     fields |= {"num_classes": classes, "in_channels": config.data.channels}
     fields |= {"input_size": config.data.size}
     if config.model.freeze and config.model.weights is None:

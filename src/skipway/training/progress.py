@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 import time
@@ -59,11 +60,12 @@ class TrainingProgress:
 
     def expect(self, forecast: Forecast) -> None:
         """What the training to come will take."""
-        ends = datetime.datetime.now() + datetime.timedelta(
-            seconds=forecast.seconds - forecast.preparing
-        )
+        left, until = forecast.seconds - forecast.preparing, ""
+        with contextlib.suppress(OverflowError):  # past the end of the calendar
+            ends = datetime.datetime.now() + datetime.timedelta(seconds=left)
+            until = f", until {ends:%H:%M}"
         self.say(
-            f"  about {duration(forecast.seconds)} in all, until {ends:%H:%M}, and "
+            f"  about {duration(forecast.seconds)} in all{until}, and "
             f"{forecast.memory_mib:,.0f} MiB"
         )
 

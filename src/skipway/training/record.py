@@ -16,7 +16,7 @@ import numpy as np
 import PIL
 import torch
 
-from skipway.config import FLAGS
+from skipway.config import flag_of
 from skipway.errors import InputError, harmless
 from skipway.files import atomic_write
 from skipway.machine import cores, cpu_name
@@ -27,6 +27,8 @@ def check_place(out: str | os.PathLike[str] | None) -> None:
     """Raise InputError where `out` is taken, or its place cannot hold a folder."""
     if out is None:
         return
+    if not os.fspath(out):
+        raise InputError("--out is empty: name a folder that is not there yet, or leave it out")
     place = Path(out)
     try:
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
@@ -57,7 +59,6 @@ def make_place(out: str | os.PathLike[str] | None, data_path: str, model: str) -
 
 def setting_flags(given: Mapping[str, Any]) -> list[str]:
     """Settings, by dotted key, as the flags that give them on the command line."""
-    named = {key: f"--{name.replace('_', '-')}" for name, key in FLAGS.items()}
     flags = []
     for key, value in given.items():
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
@@ -65,7 +66,8 @@ def setting_flags(given: Mapping[str, Any]) -> list[str]:
             number, _, unit = text.partition(" ")
             flags += ["--epochs", number] if unit == "epochs" else ["--set", f"{key}={text}"]
         else:
-            flags += [named[key], text] if key in named else ["--set", f"{key}={text}"]
+            flag = flag_of(key)
+            flags += ["--set", f"{key}={text}"] if " " in flag else [flag, text]
     return flags
 
 
@@ -92,8 +94,13 @@ def read_record(run: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{harmless(run)}: not a run (it has no run.json)") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{harmless(run)}/run.json: cannot be read: {harmless(error)}") from None
+    except OSError as error:
+        raise InputError(f"{harmless(run)}/run.json: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(
+            f"{harmless(run)}/run.json: not valid JSON\n"
+            "Put back a whole copy of the file, or train anew."
+        ) from None
     if not isinstance(record, dict) or not {"status", "config"} <= record.keys():
         raise InputError(f"{harmless(run)}/run.json: not the record of a run")
     return record
