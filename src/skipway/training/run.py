@@ -579,7 +579,7 @@ class _Training(Setup):
         net = self.prepared.task.build(self.plan.architecture)
         kept = self.run_path / "best.safetensors"
         card = read_card(kept) if self.best else None
-        if card is not None and card.provenance.get("step") != self.best["step"]:
+        if card is not None and card.provenance.get("step", self.best["step"]) != self.best["step"]:
             self.progress.say(
                 "  note: the best weights are of a sitting that was cut off and went another way; "
                 "the last are taken"
