@@ -120,7 +120,7 @@ def test_data_that_is_none(here: Path, data: str, named: str) -> None:
             ["widht", "Did you mean 'model.architecture.width'?"],
         ),
         (["--set=model.architecture.foo=2"], ["'model.architecture.foo'", "block, depths"]),
-        (["--set=model.architecture.depths=deep"], ["depths", "whole numbers"]),
+        (["--set=model.architecture.widths=deep"], ["widths", "whole numbers"]),
         (["--set=model.architecture.shortcut=Q"], ["shortcut", "A-split"]),
         (["--set=model.architecture.num_classes=7"], ["num_classes", "from the data"]),
         (["--set=optim.lr="], ["optim.lr"]),
@@ -330,6 +330,12 @@ def test_a_member_of_a_zip_that_is_damaged(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_whose_record_is_cut_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": "running", "con')
+    found = call("train", "--resume", tmp_path)
+    assert_refused(found, f"{tmp_path}/run.json: not valid JSON", "train anew")
+
+
 # --- weights ----------------------------------------------------------------------------------
 
 
@@ -446,7 +452,8 @@ def test_outputs_that_are_no_numbers(here: Path, tmp_path: Path) -> None:
     found = call("train", "data", *QUICK, "--lr=1e30", "--json", "--out", tmp_path / "run")
     assert_refused(found, "not finite", "--lr")
     start = {"checkpoints", "checkpoints/step-00000000", "checkpoints/images.npz"}
-    assert listing(tmp_path / "run") == {"run.json", "samples.json"} | start
+    unscored = "checkpoints/step-00000001"
+    assert listing(tmp_path / "run") == {"run.json", "samples.json", unscored} | start
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
 
 

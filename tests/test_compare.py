@@ -449,7 +449,7 @@ def test_training_losses_of_several_kinds_are_not_compared(
 def test_an_accuracy_that_is_too_good_is_named(two: tuple[Path, Path]) -> None:
     data = record()["data"]
     note = (
-        "WARNING: 1,012 of 2,000 test images are in train too, so scores on test will be too good"
+        "warning: 1,012 of 2,000 test images are in train too, so scores on test will be too good"
     )
     changed(two[1], "run.json", data=data | {"notes": [note]})
     said = verdicts(compare(two))

@@ -308,7 +308,7 @@ def test_what_holds_no_images_is_refused(X: Any, said: str, run: Path) -> None:
         ({"settings": {"optim.lr": 0.1}, "lr": 0.2}, None, "optim.lr is the parameter lr"),
         ({"settings": {"seed": 1}}, None, "seed is the parameter random_state"),
         ({"settings": {"optim.lrr": 1}}, None, "unknown key"),
-        ({"epochs": "many"}, None, "many epochs"),
+        ({"epochs": "many"}, None, "--epochs many: give a number"),
         ({"random_state": -1}, None, "seed = -1"),
     ],
 )

@@ -637,7 +637,7 @@ def test_pictures_of_one_name_and_images_that_are_none(run: Path, photo: Path) -
 
 BAD = [
     (["--class", "brigth"], ["--class brigth", "Did you mean 'bright'?", "dark, bright, caf"]),
-    (["--stage", "c5"], ["--stage c5", "c2, c3, c4", "Did you mean 'c"]),
+    (["--stage", "c5"], ["--stage c5", "c2, c3, c4"]),
     (["--method", "gradcam"], ["--method gradcam", "Did you mean 'grad-cam'?"]),
     (["--window", "8"], ["--window", "occlusion"]),
     (["--of", "logit"], ["--of", "occlusion"]),

@@ -143,6 +143,8 @@ class Slice(BaseModel):
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Area = Annotated[tuple[float, float], BeforeValidator(_two), AfterValidator(_rising)]
+Scales = Annotated[tuple[float, float], BeforeValidator(_two), AfterValidator(_scales)]
 Betas = Annotated[tuple[Share, Share], _told("give two numbers, from 0 to below 1, as [0.9,0.999]")]
 Frozen = Annotated[Literal["all"] | Annotated[int, Field(ge=0, le=6)], _told("give 1 to 6, or all")]
 Device = Annotated[
@@ -196,18 +198,13 @@ class AugmentConfig(Slice):
     chance (2404.00498, section 3.6)."""
     flip_up: bool = False
     """Of detection and segmentation: mirror up and down too with probability 1/2."""
-    scale: Annotated[tuple[float, float], BeforeValidator(_two), AfterValidator(_scales)] = (
-        1.0,
-        1.0,
-    )
+    scale: Scales = (1.0, 1.0)
     """Of detection and segmentation: the image is so much smaller or larger than the input,
     log-uniform, and cropped at random where it is larger. (0.1, 2) is large-scale jitter
     (2012.07177, section 3)."""
     pad_crop: int = Field(0, ge=0)
     """Pad by so many pixels (zero after normalisation) and crop at random (2015, section 4.2)."""
-    area: Annotated[tuple[float, float], BeforeValidator(_two), AfterValidator(_rising)] | None = (
-        None
-    )
+    area: Area | None = None
     """Random resized crop: share of the image's area, aspect ratio 3/4 to 4/3 (1409.4842)."""
     size: int | None = Field(None, ge=8, le=4096)
     """Height and width of the random crops, where they are not those of the model's input. A
