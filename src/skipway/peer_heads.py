@@ -94,10 +94,10 @@ def _detector(state: State, name: str, arch: Architecture) -> Card:
         count = len(state["roi_heads.box_predictor.cls_score.weight"]) - 1  # the background
         ids = range(1, count + 1)
     else:
-        fields["head"] = "fcos" if "head.regression_head.bbox_ctrness.weight" in state else ""
-        if not fields["head"]:
-            normed = "head.classification_head.conv.0.1.weight" in state
-            fields |= {"head": "retinanet", "version": 2 if normed else 1}
+        fcos = "head.regression_head.bbox_ctrness.weight" in state
+        fields["head"] = "fcos" if fcos else "retinanet"
+        if "head.classification_head.conv.0.1.weight" in state:
+            fields["version"] = 2
         config = DetectorConfig(**fields)
         each = len(config.anchor_scales) * len(config.anchor_ratios)
         count = len(state["head.classification_head.cls_logits.weight"]) // each

@@ -271,14 +271,7 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
                 " does, and this network's batch norms need them"
             )
     loaded = [key for key in own if key in tensors]
-    usable = {
-        # norms count their batches in whole numbers
-        key: _usable(tensors[key], key, file) if own[key].is_floating_point() else tensors[key]
-        for key in loaded
-    }
-    with torch.no_grad():
-        for key in loaded:
-            own[key].copy_(usable[key])
+    _fill(own, {key: tensors[key] for key in loaded}, file)
     anew = {key for key, _ in made_anew}
     made_anew += [(key, "not in the file") for key in difference.missing if key not in anew]
     if file.dialect == "akamaster" and net.arch.shortcut != "A-split":
@@ -310,13 +303,7 @@ def load_start(net: nn.Module, state: State, card: Card | None) -> LoadReport:
     difference = Difference.between(own, heads)
     file = Translated(report.dialect, heads, {key: key for key in heads}, state.origin, ())
     loaded = [key for key in own if key in heads and key not in difference.shapes]
-    usable = {
-        key: _usable(heads[key], key, file) if own[key].is_floating_point() else heads[key]
-        for key in loaded
-    }
-    with torch.no_grad():
-        for key in loaded:
-            own[key].copy_(usable[key])
+    _fill(own, {key: heads[key] for key in loaded}, file)
     anew = [(key, "of another shape in the file") for key in difference.shapes]
     anew += [(key, "not in the file") for key in difference.missing]
     return dataclasses.replace(
@@ -325,6 +312,19 @@ def load_start(net: nn.Module, state: State, card: Card | None) -> LoadReport:
         made_anew=report.made_anew + tuple(anew),
         ignored=report.ignored + tuple(difference.extra),
     )
+
+
+def _fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Translated) -> None:
+    """Copy tensors of a file into a network's own, in place: all, or where one cannot be used
+    none. Raises InputError."""
+    usable = {
+        # norms count their batches in whole numbers
+        key: _usable(tensor, key, file) if own[key].is_floating_point() else tensor
+        for key, tensor in tensors.items()
+    }
+    with torch.no_grad():
+        for key, tensor in usable.items():
+            own[key].copy_(tensor)
 
 
 def _fold(weight: Tensor, channels: int) -> Tensor:
