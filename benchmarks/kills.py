@@ -173,6 +173,8 @@ def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> di
                     break
                 os.killpg(process.pid, signal.SIGKILL)
                 process.join()
+                if (cut / "report.html").exists():
+                    break  # it was over: that was no kill of a training
                 done += 1
                 fell[where(cut)] = fell.get(where(cut), 0) + 1
                 kept = checkpoint.saved(cut / "checkpoints")
@@ -180,7 +182,7 @@ def measured(place: Path, wanted: int, epochs: int, chance: random.Random) -> di
                     break  # there is nothing to go on with
                 reached.append(checkpoint.step_of(kept[-1]))
                 arguments = ["train", "--resume", str(cut)]
-            if process.exitcode == 0:
+            if process.exitcode == 0 or (cut / "report.html").exists():
                 ended += 1
                 equal += same(outcome(cut), expected)
                 if done >= share:

@@ -536,6 +536,30 @@ def test_a_state_dict_as_safetensors_keeps_the_card(tmp_path: Path) -> None:
     assert read_card(tmp_path / "tv.safetensors") == read_card(tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize("peer", PEERS)
+def test_peers_give_probabilities_at_the_cards_temperature(tmp_path: Path, peer: str) -> None:
+    arch = architecture("resnet18", num_classes=3)
+    net = ours(tmp_path / "w.safetensors", arch, temperature=2.5)
+    made = convert(
+        tmp_path / "w.safetensors", peer, tmp_path / ("m.pth" if peer == "torchvision" else "m")
+    ).path
+    x = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = (net(x) / 2.5).softmax(1)
+        torch.testing.assert_close(theirs(peer, made, "resnet18")(x).softmax(1), wanted)
+        if peer != "torchvision":
+            back, card, _ = load_model(made)
+            assert card is not None
+            torch.testing.assert_close((back.eval()(x) / card.temperature).softmax(1), wanted)
+
+
+def test_converting_to_our_own_form_keeps_the_temperature(tmp_path: Path) -> None:
+    net = ours(tmp_path / "w.safetensors", small(), temperature=2.5)
+    convert(tmp_path / "w.safetensors", "skipway", tmp_path / "m.safetensors")
+    assert read_card(tmp_path / "m.safetensors").temperature == 2.5
+    assert torch.equal(load_file(tmp_path / "m.safetensors")["fc.weight"], net.fc.weight)
+
+
 def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
     def broken() -> None:
         with atomic_folder(tmp_path / "m") as folder:

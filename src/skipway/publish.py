@@ -49,10 +49,11 @@ def convert(
     torchvision: a state dict, .pth or .safetensors. timm and huggingface: a folder with
     config.json and model.safetensors, for huggingface preprocessor_config.json too. skipway: one
     .safetensors with its card, whatever the model was kept in. Safetensors hold Skipway's card in
-    each form. `out`: None names it after the model, in the present folder. Whole or not at all.
+    each form. Peers know no temperature: the classifier is divided by the card's, for the same
+    probabilities. `out`: None names it after the model, in the present folder. Whole or not at all.
     Raises InputError where `out` exists and where the peer has no such network or preprocessing.
     """
-    net, card = open_network(model)
+    net, card = _opened(model, form)
     path = Path(out) if out is not None else _default(model, form)
     refuse_existing(path)
     if form in ("timm", "huggingface"):
@@ -71,6 +72,17 @@ def convert(
     else:
         save_weights(path, net, card)
     return Converted(path, (path,), _loading(card, form, str(path)))
+
+
+def _opened(model: str | os.PathLike[str], form: Form) -> tuple[ResNet, Card]:
+    """The network and its card, for a peer at a temperature of 1."""
+    net, card = open_network(model)
+    if form == "skipway" or card.temperature == 1:
+        return net, card
+    with torch.no_grad():
+        for tensor in net.fc.parameters():
+            tensor /= card.temperature
+    return net, card.model_copy(update={"temperature": 1.0})
 
 
 def _default(model: str | os.PathLike[str], form: Form) -> Path:
@@ -161,7 +173,7 @@ def push(
     if revision is not None or not name.startswith("hf:"):
         raise InputError(f"{harmless(name)}: push to hf:USER/NAME, without a revision")
     package, api = client("push")
-    net, card = open_network(model)
+    net, card = _opened(model, form)
     card = without_places(card)
     with tempfile.TemporaryDirectory(prefix="skipway-") as temporary:
         folder = Path(temporary)
