@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from skipway.accumulation import (
 from skipway.architecture import architecture
 from skipway.bootstrap import percentiles, random_swaps
 from skipway.card import Card
-from skipway.data.objects import Objects
+from skipway.data.objects import Objects, open_objects
 from skipway.detections import Detections, judged, runs_of
 from skipway.errors import InputError
 from skipway.heads import DetectorConfig
@@ -452,6 +453,65 @@ def test_eval_tells_intervals(squares: Path) -> None:
         line.startswith(f"  dark: AP {row['ap']:.2%}  (95 % interval {low} to {high})  AP50 ")
         for line in lines
     )
+
+
+def one_json(place: Path, squares: Path) -> Path:
+    """The 24 images in one json, without a split."""
+    place.mkdir()
+    for image in (squares / "val").iterdir():
+        shutil.copy(image, place / image.name)
+    shutil.copy(squares / "val.json", place / "instances_val2017.json")
+    return place / "instances_val2017.json"
+
+
+def test_eval_of_a_detector_where_there_are_no_splits(
+    tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All images, but what was held out of them for a run that was trained on them."""
+    file = one_json(tmp_path / "data", squares)
+    fields: dict[str, Any] = {}
+
+    def load(*_: Any) -> Locator:
+        found = by_eye(4)
+        found.card = found.card.model_copy(update=fields)
+        return found
+
+    monkeypatch.setattr("skipway.locator.load_locator", load)
+    monkeypatch.setattr("skipway.predictor.task_of", lambda _: "detect")
+
+    def scored(*flags: str) -> tuple[str, int, str]:
+        told = call("eval", "eye", file, *flags, "--json", "--threads=1")
+        assert told.code == 0, told.err
+        return told.value["split"], told.value["n"], told.err
+
+    assert scored()[:2] == ("all", 24)
+    assert scored("--split=all")[:2] == ("all", 24)
+    lines = call("eval", "eye", file, "--threads=1").out.splitlines()
+    assert lines[0] == f"eye on {file}, all: 24 images"
+    assert scored("--against=other")[:2] == ("all", 24)
+    fields["recipe"] = {"seed": 3, "data_path": str(file)}
+    made = open_objects(str(file), seed=3)
+    for name, split in made.splits.items():
+        assert scored(f"--split={name}")[:2] == (name, len(split))
+        against = call("eval", "eye", file, f"--split={name}", "--against=b", "--json").value
+        assert (against["n"], against["against"]["n"]) == (len(split), len(split))
+    refused = call("eval", "eye", file, "--split=some")
+    assert (refused.code, "has all, train, val, test" in refused.error[0]) == (2, True)
+
+    fields["provenance"] = {"data": made.digest()}
+    name, n, err = scored()
+    assert (name, n) == ("test", len(made.splits["test"]))
+    assert "became test" in err
+    assert scored("--split=all")[:2] == ("all", 24)
+    fields["recipe"] |= {"seed": 4}
+    name, n, err = scored()
+    assert (name, n) == ("all", 24)
+    assert "note: the images are not those of training; where there are no splits" in err
+    fields["recipe"] = {"data": {"val": "none"}}
+    fields["provenance"] = {"data": open_objects(str(file), val="none").digest()}
+    name, n, err = scored()
+    assert (name, n) == ("all", 24)
+    assert "note: nothing was held out; these images were trained on" in err
 
 
 @pytest.mark.usefixtures("locators")

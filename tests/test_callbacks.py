@@ -190,7 +190,7 @@ def test_a_failed_training_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(run: Path, row: Mapping[str, Any]) -> None:
         raise InputError("the disk is full")
 
-    monkeypatch.setattr("skipway.training.run.append_row", full)
+    monkeypatch.setattr("skipway.training.trainer.append_row", full)
     watcher = Watcher()
     with pytest.raises(InputError, match="the disk is full"):
         skipway.train("digits", out=tmp_path / "run", callbacks=[watcher], **SMALL)

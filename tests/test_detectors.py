@@ -61,7 +61,9 @@ def tiny(row: str = "resnet18", **fields: Any) -> Architecture:
 
 def small(kind: str, arch: Architecture | None = None, seed: int = 0, **fields: Any) -> Detector:
     torch.manual_seed(seed)
-    config = DetectorConfig(**(SMALL | KINDS[kind] | fields))
+    kept = DetectorConfig(**KINDS[kind])
+    given = {name: value for name, value in SMALL.items() if kept.reads(name)}
+    config = DetectorConfig(**(given | KINDS[kind] | fields))
     return build_detector(arch or tiny(), config, CLASSES)
 
 
@@ -572,6 +574,12 @@ def test_what_is_not_given_is_what_the_head_usually_has() -> None:
         {"anchor_scales": ()},
         {"anchor_scales": (0.0,)},
         {"nms": math.nan},
+        {"head": "retinanet", "rois": 64},
+        {"head": "retinanet", "version": 2, "proposals_test": 300},
+        {"head": "fcos", "proposals_train": 500},
+        {"head": "fcos", "candidates_train": 500},
+        {"head": "fcos", "box_width": 256},
+        {"head": "mask-rcnn", "neck": "c4", "box_width": 256},
         {"head": []},
         {"neck": {}},
         {"channel": 3},
@@ -580,6 +588,44 @@ def test_what_is_not_given_is_what_the_head_usually_has() -> None:
 def test_settings_that_contradict_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         DetectorConfig(**fields)
+
+
+NUMBERS = [
+    name for name, field in DetectorConfig.model_fields.items()
+    if isinstance(field.default, int) and name != "version"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_read_what_they_say_they_read(kind: str) -> None:
+    """Each setting is set to a number that nothing else has, and looked for in the detector."""
+    usual = DetectorConfig(**KINDS[kind])
+    marked = {name: 5008 + 32 * i for i, name in enumerate(NUMBERS)}  # of whole groups of channels
+    with torch.device("meta"):
+        net: Any = build_detector(tiny(), usual.model_copy(update=marked), CLASSES)
+    seen = [n for _, tensor in net.named_parameters() for n in tensor.shape]
+    parts = [*net.rules] if usual.one_stage else [net.rpn, net.roi_heads]
+    parts += [part.fg_bg_sampler for part in parts if hasattr(part, "fg_bg_sampler")]
+    for part in parts:
+        for value in vars(part).values():
+            seen += value.values() if isinstance(value, dict) else [value]
+    read = {name for name in NUMBERS if usual.reads(name)}
+    assert {name for name in NUMBERS if marked[name] in seen} == read
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_head_does_not_read_cannot_be_set(kind: str) -> None:
+    usual = DetectorConfig(**KINDS[kind])
+    for name in NUMBERS:
+        if usual.reads(name) or name == "channels":
+            assert getattr(DetectorConfig(**KINDS[kind], **{name: 96}), name) == 96
+            continue
+        with pytest.raises(ValidationError, match=f"{name}: is of head .*, not of {usual.kind}"):
+            DetectorConfig(**KINDS[kind], **{name: 96})
+    whole = usual.model_dump()  # as cards hold them
+    assert DetectorConfig(**whole) == usual
+    for name, value in light(usual).model_dump().items():
+        assert value == whole[name] or usual.reads(name)
 
 
 def test_light_heads_are_light() -> None:

@@ -278,6 +278,8 @@ def test_it_starts_from_a_classifiers_weights(data: Path, tmp_path: Path) -> Non
         (["--set=loss=bce"], "not of the task embed"),
         (["--set=augment.repeats=2"], "not of the task embed"),
         (["--set=data.resize=fit"], "data.resize"),
+        (["--set=accumulate=2"], "proxy-anchor compares the images of a batch"),
+        (["--set=embedder.loss=triplet", "--set=accumulate=2"], "compares the images of a batch"),
         (["--set=embedder.dims=3"], "Did you mean"),
     ],
 )

@@ -30,11 +30,15 @@ import skipway
 from bits import same
 from commands import draw
 from skipway import training
+from skipway.architecture import architecture
+from skipway.card import Card
+from skipway.embedders import build_embedder
 from skipway.embedding import load_embedder
 from skipway.errors import InputError
 from skipway.estimators import ArgumentError, SkipwayClassifier, SkipwayFeatures
-from skipway.images import DecodeError
-from skipway.weights import load_model
+from skipway.heads import EmbedderConfig
+from skipway.images import DecodeError, Preprocess
+from skipway.weights import load_model, save_weights
 from writers import table
 
 Array = npt.NDArray[Any]
@@ -369,6 +373,38 @@ def test_features_are_the_embedder_s(run: Path, digits: tuple[Array, Array]) -> 
     np.testing.assert_allclose(ours, embedder.run(prepared), rtol=1e-5, atol=1e-6)
     assert ours.shape[1] == embedder.dimensions
     assert not np.allclose(np.linalg.norm(ours, axis=1), 1)
+
+
+def test_a_model_for_vectors_gives_those_it_has_learned(
+    digits: tuple[Array, Array], tmp_path: Path
+) -> None:
+    """The GeM of its last stage through its layer, of length 1, with no parameter given."""
+    torch.manual_seed(0)
+    arch = architecture(
+        "resnet20", depths=(1, 1, 1), width=0.5, in_channels=1, num_classes=3, input_size=8
+    )
+    config = EmbedderConfig(loss="triplet", dim=5, pooling="gem")
+    net, file = build_embedder(arch, config, 3).eval(), tmp_path / "vectors.safetensors"
+    preprocess = Preprocess(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,))
+    card = Card(
+        task="embed", model="custom", architecture=arch, classes=("a", "b", "c"),
+        embedder=config, preprocess=preprocess,
+    )  # fmt: skip
+    save_weights(file, net, card)
+    with torch.inference_mode():
+        *_, last = net.body.features(
+            torch.from_numpy(np.stack([preprocess(i) for i in digits[0]]))
+        ).values()
+        pooled = last.double().pow(3).mean((2, 3)).pow(1 / 3).float()
+        layer = net.embedding
+        expected = torch.nn.functional.normalize(pooled @ layer.weight.T + layer.bias)
+    transformer = SkipwayFeatures(file)
+    np.testing.assert_allclose(transformer.fit_transform(digits[0]), expected, atol=1e-5)
+    assert len(transformer.get_feature_names_out()) == 5
+    stage = transformer.set_params(stage="c4", pooling="gem").transform(digits[0])
+    np.testing.assert_allclose(stage, torch.nn.functional.normalize(pooled), atol=1e-5)
+    with pytest.raises(InputError, match="has its own, gem"):
+        transformer.set_params(stage=None).transform(digits[0])
 
 
 def test_images_of_every_kind_have_the_same_features(run: Path, paths: list[str]) -> None:

@@ -22,7 +22,7 @@ from skipway.data.feed import Batch
 from skipway.images import Preprocess
 from skipway.metrics import Outcomes
 from skipway.tasks.classify import ClassificationEvaluator
-from skipway.training import run as training
+from skipway.training import trainer as training
 from skipway.training.plan import make_plan
 from skipway.training.prepare import prepare
 from skipway.training.samples import write_samples
@@ -137,6 +137,8 @@ def pictures(run: Path) -> np.ndarray:
         {},
         {"data.resident": False, "augment.pad_crop": 0, "augment.area": (0.2, 0.5)},
         {"data.channels": 1, "batch_size": 8},
+        {"augment.repeats": 3, "batch_size": 8},
+        {"task": "embed", "embedder.per_class": 2, "batch_size": 6},
     ],
 )
 def test_samples_are_what_the_feed_gives_first(tmp_path: Path, settings: dict) -> None:
@@ -145,7 +147,7 @@ def test_samples_are_what_the_feed_gives_first(tmp_path: Path, settings: dict) -
     prepared = prepare(plan)
     write_samples(tmp_path, prepared, plan.config)
     batch = next(iter(prepared.feeds["train"].epoch(0)))
-    seen = prepared.task.to_input(batch, Key(3, 0, batch.index))
+    seen = prepared.task.to_input(batch, Key(3, 0, batch.index, batch.repeat))
     n = min(24, plan.config.batch_size)
     expected = prepared.task.preprocess.pixels(seen.images.numpy())[:n]
     found = pictures(tmp_path)

@@ -63,13 +63,9 @@ ROW: dict[str, Any] = {"num_classes": 3, "width": 0.125}
 def detector(kind: str, row: str = "resnet18") -> Any:
     """Random weights, and batch norms with the statistics of noise."""
     torch.manual_seed(0)
-    given = {
-        "head": kind,
-        "channels": 16,
-        "box_width": 16,
-        "score_threshold": 0.01,
-        "detections": 20,
-    }
+    given = {"head": kind, "channels": 16, "score_threshold": 0.01, "detections": 20}
+    if kind in ("faster-rcnn", "mask-rcnn"):
+        given["box_width"] = 16
     config = DetectorConfig(**(given | HEADS[kind]))
     net = build_detector(architecture(row, **ROW), config, 3)
     with torch.no_grad():
@@ -278,7 +274,7 @@ def test_object_occlusion_is_captums(kind: str) -> None:
         expected = attr.Occlusion(score).attribute(
             x[None], (3, 24, 24), (3, 16, 16), baselines=0
         )[0, 0]  # fmt: skip
-    look = ObjectOcclusion(net, (40, 60), 24, 16)
+    look = ObjectOcclusion(net, 24, 16)
     maps = look(x.numpy(), found, chosen)
     assert maps.shape == (2, 40, 60)
     assert np.abs(maps[1]).max() > 1e-3
@@ -369,9 +365,50 @@ def test_segmenter_occlusion_is_captums() -> None:
         expected = attr.Occlusion(mean).attribute(
             x[None], (3, 16, 16), (3, 12, 12), baselines=0
         )[0, 0]  # fmt: skip
-    found = PixelOcclusion(net, (40, 56), 16, 12)(x.numpy(), 2, pixels)
+    found = PixelOcclusion(net, 16, 12)(x.numpy(), 2, pixels)
     assert np.abs(found).max() > 1e-4
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+# --- squares by the size of the input -------------------------------------------------------------
+
+SHORT = FIT.model_copy(update={"size": (128, 128), "short_side": 32})
+"""As of torchvision's files, where the size bounds long images alone."""
+SHORT_SAID = "occlusion, 8 px squares every 4 px of the model's input"
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_squares_are_sized_by_the_input_not_by_its_bound(task: str, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    net = segmenter("fcn") if task == "segment" else detector("retinanet")
+    file = tmp_path / "w.safetensors"
+    save_weights(file, net, card(task, net.config, net).model_copy(update={"preprocess": SHORT}))
+    with torch.inference_mode():
+        made: Any = open_explainer(file, Method.occlusion)
+        (found,) = made(image, number=1) if task == "detect" else [made(image)]
+        given: Any = open_explainer(file, Method.occlusion, window=8, stride=4)
+        (expected,) = given(image, number=1) if task == "detect" else [given(image)]
+    assert found.heat.shape == (32, 43)
+    assert found.said.startswith(SHORT_SAID)
+    np.testing.assert_array_equal(found.heat, expected.heat)
+    fits = open_explainer(file, Method.occlusion, window=32)
+    assert isinstance(fits, (ObjectExplainer, PixelExplainer))
+    with pytest.raises(InputError, match="--window 33: larger than the model's input, 32 x 43"):
+        open_explainer(file, Method.occlusion, window=33)(image)
+    with pytest.raises(InputError, match="--stride 9: larger than the window of 8 pixels"):
+        open_explainer(file, Method.occlusion, stride=9)(image)
+
+
+def test_an_image_too_small_for_the_window_leaves_the_others(place: Path, tmp_path: Path) -> None:
+    for name, size in (("flat.png", (64, 8)), ("whole.png", (64, 60))):
+        Image.new("RGB", size, "gray").save(tmp_path / name)
+    flags = ["--method=occlusion", "--window=30", "--stride=30", "--out", tmp_path / "maps"]
+    told = call("explain", place / "segment.safetensors", tmp_path, *flags, "--threads=1")
+    assert told.code == 2
+    assert told.error == [
+        f"skipway: {tmp_path / 'flat.png'}: --window 30: larger than the model's input, 8 x 64 pixels"
+    ]
+    assert [p.name for p in (tmp_path / "maps").iterdir()] == ["whole-occlusion.png"]
 
 
 # --- one image ------------------------------------------------------------------------------------

@@ -137,6 +137,9 @@ def test_no_more_views_than_epochs_are_computed(
     two = train(data, pretrained, tmp_path / "two", **settings | {"data.views": 2})
     losses = [[row["train_loss"] for row in rows(run)] for run in (tmp_path / "nine", two)]
     assert losses[0] == losses[1]
+    record = json.loads((tmp_path / "nine" / "run.json").read_text())
+    assert record["config"]["data"]["views"] == 2  # a resume computes as many
+    assert "data.views=2" in record["command"]
 
 
 def test_exact_norm_leaves_the_frozen_network_as_it_was(

@@ -125,6 +125,14 @@ def test_plan_answers_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_recipes_warmup_that_is_longer_than_the_run_is_told(tmp_path: Path) -> None:
+    draw(tmp_path / "data", ["a", "b"], n=20)
+    flags = ["--recipe=rsb-a3", "--epochs=1", "--batch-size=8", "--measure=1"]
+    answer = call("plan", tmp_path / "data", *SMALL, *flags)
+    assert answer.code == 0, answer.err
+    assert "the warm-up takes 20 steps and the run 4: the rate does not" in answer.err
+
+
 def test_minutes_plan_the_length(tmp_path: Path) -> None:
     draw(tmp_path / "data", ["a", "b"], n=20)
     answer = call(

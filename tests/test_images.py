@@ -710,6 +710,34 @@ def test_json_round_trip(spec: Preprocess) -> None:
     assert hash(again) == hash(spec)
 
 
+@given(specifications(), st.floats(0.01, 4), st.integers(1, 600))
+@settings(deadline=None)
+def test_another_size_is_a_valid_specification_of_the_same_view(
+    spec: Preprocess, ratio: float, side: int
+) -> None:
+    scaled, square = spec.scaled(ratio), spec.at_size(side)
+    assert square.size == (side, side)
+    for changed, times in ((scaled, ratio), (square, side / min(spec.size))):
+        assert Preprocess.model_validate(changed.model_dump()) == changed
+        kept = {"size": spec.size, "short_side": spec.short_side}
+        assert changed.model_copy(update=kept) == spec
+        assert (changed.short_side is None) == (spec.short_side is None)
+        if spec.short_side is not None:
+            assert changed.short_side == max(round(spec.short_side * times), 1)
+    assert all(abs(a - b * ratio) <= 1 for a, b in zip(scaled.size, spec.size, strict=True))
+    assert spec.scaled(1) == spec
+
+
+def test_what_fits_is_scaled_by_its_short_side_too() -> None:
+    spec = preprocess(2080, resize="fit", short_side=520)
+    assert spec.fitted(375, 500) == (520, 693)
+    for ratio in (0.5, 0.75, 1.25, 1.75):
+        expected = [round(side * ratio * 520 / 375) for side in (375, 500)]
+        assert [*spec.scaled(ratio).fitted(375, 500)] == expected
+    with pytest.raises(ValueError, match="one size"):
+        preprocess((2, 2)).with_pixel_mean(np.zeros((3, 2, 2), np.float32)).scaled(2)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

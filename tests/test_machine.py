@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from commands import SMALL, call, draw
+from skipway.errors import InputError
+from skipway.training.plan import make_plan
+from test_detect import scene_folder
 
 FAULTS = """
 import resource, sys
@@ -50,3 +55,18 @@ def test_workers_need_room_for_what_they_hand_over(
     assert len(found.error) <= 3
     assert not (tmp_path / "run").exists()
     assert call("plan", data, *flags, "--workers=0").code == 0
+
+
+def test_workers_hand_over_masks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each object as many bytes as the image has pixels."""
+    data = scene_folder(tmp_path / "data")
+    objects = len(json.loads((data / "train.json").read_text())["annotations"])
+    images = len(json.loads((data / "train.json").read_text())["images"])
+    needed = int(4 * 64**2 * (3 + objects / images)) * 2 * 2
+    given = {"data.size": 64, "batch_size": 4, "data.workers": 2, "threads": 1}
+    for task, room, refused in (
+        ("instance", needed - 1, True), ("instance", needed, False), ("detect", needed - 1, False),
+    ):  # fmt: skip
+        monkeypatch.setattr("skipway.training.plan.free_shared_memory", lambda room=room: room)
+        with pytest.raises(InputError, match="shared memory") if refused else nullcontext():
+            make_plan(str(data), given | {"task": task})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torchvision.datasets import CocoDetection, VOCDetection
 
+from commands import call
 from skipway.data import DataSet
 from skipway.data.objects import (
     KINDS,
@@ -31,6 +34,7 @@ from skipway.data.objects import (
     form_of,
     open_objects,
     problems,
+    undivided_objects,
 )
 from skipway.data.objects.shapes import ShapeList, decode_texts, decoded
 from skipway.data.problems import Problem
@@ -370,9 +374,9 @@ def test_what_holds_no_annotations_is_refused(tmp_path: Path, what: str) -> None
 def test_two_files_for_one_split_are_refused(tmp_path: Path, data: dict[str, Json]) -> None:
     root = write(tmp_path, data)
     (root / "valid.json").write_text("{}")
-    for call in (open_objects, form_of):
+    for act in (open_objects, form_of):
         with pytest.raises(InputError, match="both be the annotations of val"):
-            call(str(root))
+            act(str(root))
     for split, name in (("train", "some"), ("val", "other"), ("valid", "third")):
         (root / f"{split}.json").rename(root / f"{name}.json")
     (root / "third.json").unlink()
@@ -1192,7 +1196,13 @@ def test_difficult_objects_count_as_crowd(tmp_path: Path) -> None:
     edit("</bndbox>", "</bndbox><difficult>1</difficult>")(root)
     found = open_objects(str(root), val="none")
     assert annotated(found).target(0).crowd.tolist() == [True, False]
-    assert any("difficult" in note for note in found.notes)
+    (note,) = (note for note in found.notes if "difficult" in note)
+    assert note == (
+        "difficult objects are neither learned nor judged, as COCO's crowds (1); figures are "
+        "COCO's, not VOC's"
+    )
+    plain = open_objects(str(write_voc(tmp_path / "plain", SCENE, NAMES)), val="none")
+    assert not any("difficult" in note for note in plain.notes)
 
 
 WRONG_YOLO: dict[str, tuple[Callable[[Path], Any], str, int | None, str]] = {
@@ -1415,6 +1425,175 @@ def test_content_changes_with_any_object(tmp_path: Path, data: dict[str, Json]) 
         assert content(n) != first
         row.clear()
         row.update(before)
+
+
+# --- what is scored ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_before_anything_is_held_out(tmp_path: Path, data: dict[str, Json], masks: bool) -> None:
+    """A model of the data's own classes finds the data that it was trained on."""
+    data["train"]["categories"].append({"id": 0, "name": "all", "supercategory": "none"})
+    for category in data["train"]["categories"][:2]:
+        category["supercategory"] = "all"
+    root = write(tmp_path / "two", data)
+    made = open_objects(str(root), masks=masks)
+    found = undivided_objects(str(root), masks=masks, classes=made.classes)
+    assert found.divide().digest() == made.digest()
+    assert (found.held_out(made.digest()), found.held_out("other")) == (("val",), None)
+    assert [found.take(name)[0] for name in (None, "train", "val")] == ["val", "train", "val"]
+    name, split, notes = found.take()
+    assert list(split.names) == list(made.splits["val"].names)
+    assert "val: 1 of 3 images hold no object" in notes
+    assert not any(note.startswith("train: 1 of 3") for note in notes)
+    for name in ("test", "all"):
+        with pytest.raises(InputError, match=f"--split {name}: .* has train, val"):
+            found.take(name)
+
+
+def test_one_file_without_splits_is_scored_whole(tmp_path: Path) -> None:
+    file = single(tmp_path, 40, empty=10)
+    found, made = undivided_objects(str(file), seed=2), open_objects(str(file), seed=2)
+    for asked in (None, "all"):
+        name, split, notes = found.take(asked)
+        assert (name, len(split)) == ("all", 40)
+        assert notes[-1] == "all: 10 of 40 images hold no object"
+    for asked, part in made.splits.items():
+        name, split, notes = found.take(asked)
+        assert (name, list(split.names), notes) == (asked, list(part.names), made.notes)
+    assert found.held_out(made.digest()) == ("test", "val")
+    whole = undivided_objects(str(file), val="none")
+    assert whole.held_out(open_objects(str(file), val="none").digest()) == ()
+    with pytest.raises(InputError, match="has all, train"):
+        whole.take("val")
+    file.rename(tmp_path / "train.json")  # all of it too, unless a part is asked for
+    alone = undivided_objects(str(tmp_path))
+    assert [(name, len(split)) for name, split, _ in map(alone.take, (None, "val"))] == [
+        ("train", 40),
+        ("val", 4),
+    ]
+    few = undivided_objects(str(single(tmp_path / "one", 1)))  # too few to hold any out
+    assert few.take()[0] == "all"
+    assert few.held_out("") is None
+
+
+# --- check-data -------------------------------------------------------------------------------
+
+
+def two_splits(form: str, root: Path) -> tuple[Path, Path, Path]:
+    """Data in which all images differ, one of them in train, and one in val."""
+    if form == "COCO":
+        write(root, {"train": small("train"), "val": small("val")})
+        one, two = root / "train" / "train0.png", root / "val" / "val7.png"
+    elif form == "VOC":
+        voc_with_sets(root)
+        one, two = root / "JPEGImages" / "a.png", root / "JPEGImages" / "b.png"
+    else:
+        write_yolo(root, SCENE, NAMES)
+        for kind, suffix in (("images", ".png"), ("labels", ".txt")):
+            (root / kind / "val").mkdir()
+            (root / kind / "train" / f"b{suffix}").rename(root / kind / "val" / f"b{suffix}")
+        with (root / "data.yaml").open("a") as yaml:
+            yaml.write("val: images/val\n")
+        one, two = root / "images" / "train" / "a.png", root / "images" / "val" / "b.png"
+    for i, file in enumerate(sorted(root.rglob("*.png"))):
+        Image.new("RGB", Image.open(file).size, (9 * i, 0, 0)).save(file)
+    return root, one, two
+
+
+@pytest.mark.parametrize("form", ["COCO", "VOC", "YOLO"])
+def test_check_data_tells_images_in_two_splits(tmp_path: Path, form: str) -> None:
+    root, one, two = two_splits(form, tmp_path / "data")
+    found = call("check-data", root)
+    assert found.code == 0, found.out
+    assert found.out.splitlines()[-1] == "nothing is wrong"
+    shutil.copy(one, two)
+    found = call("check-data", root)
+    assert found.code == 1
+    assert found.out.splitlines()[-3:] == [
+        "PROBLEM: 1 images that are in two splits",
+        f"  {two}: in val, the same file as {os.path.relpath(one, image_root(root))} in train",
+        "scores on the later split will be too good",
+    ]
+    value = call("check-data", root, "--json").value
+    assert value["ok"] is False
+    (problem,) = value["problems"]
+    assert (problem["kind"], problem["file"]) == ("leak", str(two))
+    picture(one, 3, 2)  # of another size than annotated: left out, and no longer in both
+    lines = call("check-data", root).out.splitlines()
+    if form == "YOLO":
+        assert lines[-1] == "nothing is wrong"
+    else:
+        assert lines[-1].startswith("train stops at these")
+        assert not any("two splits" in line for line in lines)
+
+
+def image_root(root: Path) -> Path:
+    """The folder that the names of training images are relative to."""
+    return next(root / name for name in ("train", "JPEGImages", ".") if (root / name).is_dir())
+
+
+def slips(root: Path) -> list[str]:
+    return [note for note in open_objects(str(root), val="none").notes if "only this" in note]
+
+
+@pytest.mark.parametrize("form", [write_coco, write_voc, write_yolo])
+def test_a_class_that_is_a_slip_of_another(
+    tmp_path: Path, form: Callable[[Path, dict[str, Any], list[str]], Path]
+) -> None:
+    """One of 200 platelets."""
+    boxes = [(0, (i, i, i + 5, i + 6)) for i in range(20)]
+    images = {f"im{i}": (40, 30, boxes) for i in range(10)}
+    images["im7"] = (40, 30, [*boxes[:3], (1, (0, 0, 9, 9)), *boxes[4:]])
+    root = form(tmp_path / "data", images, ["platelet", "platlet"])
+    (note,) = slips(root)
+    file, row = {
+        write_coco: (root / "train.json", 143),
+        write_voc: (root / "Annotations" / "im7.xml", 4),
+        write_yolo: (root / "labels" / "train" / "im7.txt", 4),
+    }[form]
+    image = "images/train/im7.png" if form is write_yolo else "im7.png"
+    assert note == (
+        f"{file}, annotation {row} ({image}): only this in training of the class 'platlet'. "
+        "Did you mean 'platelet'?"
+    )
+    told = call("check-data", root, "--val=none")
+    assert f"  {note}" in told.out.splitlines()
+    assert note in call("check-data", root, "--val=none", "--json").value["notes"]
+    made = undivided_objects(str(root), classes=("platelet", "platlet"))  # of a model
+    assert not any("only this" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("counts", "pairs"),
+    [
+        ({"cat": 90, "car": 80}, 0),  # both are frequent
+        ({"cat": 90, "car": 5}, 0),
+        ({"cat": 300, "car": 3}, 1),
+        ({"cat": 299, "car": 3}, 0),
+        ({"cat": 40, "cats": 2}, 1),
+        ({"cat": 39, "cats": 2}, 0),
+        ({"class 1": 100, "class 2": 1}, 0),  # numbers tell them apart
+        ({"1": 100, "12": 1, "3": 1}, 0),
+        ({"grade 1a": 100, "grade 1b": 1}, 1),
+        ({"cell": 100, "zebra": 1}, 0),
+        ({"Zebra": 100, "zebra": 1}, 1),
+        ({"zebra": 100, "zebre": 1, "zebrra": 2, "zzebra": 1, "zebras": 1, "zebr": 1}, 4),
+    ],
+)
+def test_what_is_no_slip(tmp_path: Path, counts: dict[str, int], pairs: int) -> None:
+    labels = [label for label, n in enumerate(counts.values()) for _ in range(n)]
+    images = {"a": (40, 30, [(label, (0, 0, 9, 9)) for label in labels])}
+    root = write_coco(tmp_path, images, list(counts))
+    found = slips(root)
+    assert len(found) == min(pairs, 3)
+    notes = open_objects(str(root), val="none").notes
+    more = [note for note in notes if "called almost as" in note]
+    assert more == (
+        ["2 more classes are called almost as one of many more objects"] if pairs > 3 else []
+    )
+    if "cats" in counts and found:
+        assert "annotation 40 (a.png): only this and 1 more object in training" in found[0]
 
 
 def test_without_its_optional_packages(tmp_path: Path, data: dict[str, Json]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from skipway.config import OptimConfig
+from skipway.training.lamb import Lamb
 from skipway.training.muon import Muon, orthogonalised
 from skipway.training.optim import make_optimizer
 from skipway.weights import create_model
@@ -145,6 +146,25 @@ def test_lamb_is_timms(decay: float) -> None:
         oracle.step()
         for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=f"{name} at step {step}")
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+def test_lamb_counts_the_steps_of_a_weight_that_was_frozen(decay: float) -> None:
+    """It goes as timm's that begins where the weight is freed."""
+    timm_optim = pytest.importorskip("timm.optim")
+    torch.manual_seed(4)
+    early, late = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5, 2))
+    mine = Lamb([{"params": [early, late], "weight_decay": decay}], 0.01, (0.9, 0.999), 1e-6)
+    freed = nn.Parameter(late.detach().clone())
+    oracle = timm_optim.Lamb([freed], 0.01, eps=1e-6, weight_decay=decay, max_grad_norm=None)
+    for step in range(40):
+        early.grad = torch.randn_like(early)
+        late.grad = torch.randn_like(late) if step >= 30 else None
+        mine.step()
+        if late.grad is not None:
+            freed.grad = late.grad.clone()
+            oracle.step()
+        torch.testing.assert_close(late, freed, rtol=1e-5, atol=1e-7)
 
 
 def test_adamw_is_torchs_with_decay_on_weights_alone() -> None:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ from skipway.pixel_predictor import (
     STRIDE,
     PixelPredictor,
     PixelViews,
+    load_pixel_predictor,
     score_pixels,
     tiles,
     write_mask,
@@ -49,6 +51,8 @@ from skipway.weights import save_weights
 
 CLASSES = ("road", "sky", "tree", "car")
 FIT = Preprocess(size=(48, 64), resize="fit", mean=(0.5,) * 3, std=(0.25,) * 3)
+SHORT = FIT.model_copy(update={"size": (192, 192), "short_side": 48})
+"""As of torchvision's files, where the size bounds long images alone."""
 
 
 def card(preprocess: Preprocess = FIT, **fields: Any) -> Card:
@@ -188,6 +192,25 @@ def test_tiles_are_averaged_by_their_windows() -> None:
     np.testing.assert_allclose(found, above / below, rtol=1e-3, atol=1e-3)
 
 
+def test_tiles_are_as_large_as_a_short_side_that_is_limited() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def kept(x: np.ndarray) -> Tensor:
+        shapes.append(x.shape[2:])
+        return around(x)
+
+    image = noise(101, 173)
+    square = FIT.model_copy(update={"size": (48, 48)})
+    found = predictor(kept, preprocess=SHORT).scores(image, PixelViews.slide)
+    assert {*shapes} == {(48, 48)}
+    expected = predictor(preprocess=square).scores(image, PixelViews.slide)
+    np.testing.assert_array_equal(found, expected)
+    squash = SHORT.model_copy(update={"resize": "squash"})  # which has no use for a short side
+    shapes.clear()
+    predictor(kept, preprocess=squash).scores(image, PixelViews.slide)
+    assert {*shapes} == {(101, 173)}
+
+
 def test_no_seam_is_seen_between_tiles() -> None:
     """Each tile says something else of all its pixels; the answer glides from one to the next."""
     said: Iterator[float] = itertools.cycle([0.0, 1.0])
@@ -239,14 +262,15 @@ def test_flip_is_the_mean_of_probabilities() -> None:
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
 
 
-def test_scales_are_the_mean_of_probabilities_at_six_sizes() -> None:
+@pytest.mark.parametrize("preprocess", [FIT, SHORT])
+def test_scales_are_the_mean_of_probabilities_at_six_sizes(preprocess: Preprocess) -> None:
     image = noise(150, 200)
     total = torch.zeros(4, 48, 64)
     for height, width in [(24, 32), (36, 48), (48, 64), (60, 80), (72, 96), (84, 112)]:
         picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         total += probabilities(np.asarray(picture), (48, 64)) / 6
     assert len(SCALES) == 6
-    found = predictor().scores(image, PixelViews.scales)
+    found = predictor(preprocess=preprocess).scores(image, PixelViews.scales)
     np.testing.assert_allclose(found, resized(total, (150, 200)), atol=1e-5)
 
 
@@ -596,6 +620,43 @@ def test_eval_tells_each_class(places: Path) -> None:
     assert text[1] == f"mIoU {miou:.2%}  (95 % interval {low:.2%} to {high:.2%})"
     assert [line.split()[0] for line in text[-4:]] == [*CLASSES]
     assert max(map(len, text[1:])) <= 100
+
+
+def test_eval_of_a_segmenter_where_there_are_no_splits(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All images, but what was held out of them for a run that was trained on them."""
+    root = masked_folder(tmp_path, n=12) / "val"
+    shutil.copy(tmp_path / "classes.json", root)
+    made = open_pixels(str(root), seed=3)
+    fields: dict[str, Any] = {"recipe": {"seed": 3, "data_path": str(root)}}
+
+    def loaded(*given: Any) -> PixelPredictor:
+        found = load_pixel_predictor(*given)
+        found.card = found.card.model_copy(update=fields)
+        return found
+
+    monkeypatch.setattr("skipway.pixel_predictor.load_pixel_predictor", loaded)
+
+    def scored(*flags: str) -> tuple[str, int, str]:
+        told = call("eval", places / "m.safetensors", root, *flags, "--json", "--threads=1")
+        assert told.code == 0, told.err
+        return told.value["split"], told.value["n"], told.err
+
+    assert scored()[:2] == scored("--split=all")[:2] == ("all", 12)
+    for name, split in made.splits.items():
+        assert scored(f"--split={name}")[:2] == (name, len(split))
+    text = call("eval", places / "m.safetensors", root, "--threads=1").out.splitlines()
+    assert text[0].endswith(f"{root}, all: 12 images")
+    assert scored(f"--against={places / 'n.safetensors'}")[:2] == ("all", 12)
+    fields["provenance"] = {"data": made.digest()}
+    name, n, err = scored()
+    assert (name, n) == ("test", len(made.splits["test"]))
+    assert "became test" in err
+    fields["recipe"] |= {"seed": 5}
+    name, n, err = scored()
+    assert (name, n) == ("all", 12)
+    assert "may have been trained on" in err
 
 
 @pytest.mark.parametrize("views", ["one", "slide"])

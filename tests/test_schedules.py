@@ -28,7 +28,7 @@ from skipway.errors import InputError
 from skipway.images import Preprocess
 from skipway.resnet import ResNet
 from skipway.tasks.classify import Classify
-from skipway.training import Interrupted, TrainingProgress, checkpoint, resume, run, start
+from skipway.training import Interrupted, TrainingProgress, checkpoint, resume, start, trainer
 from skipway.training.clock import Clock, Schedule
 from skipway.training.loop import Loop
 from skipway.training.optim import Frozen, freeze, make_optimizer
@@ -336,7 +336,7 @@ def test_a_run_that_died_after_its_stop_ends_there(
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr(run._Training, "_finish", die)
+        patch.setattr(trainer.Trainer, "_finish", die)
         with pytest.raises(Died):
             train(data, tmp_path / "died")
     assert_alike(whole, resume(tmp_path / "died", TrainingProgress(quiet=True)).run)

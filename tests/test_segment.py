@@ -21,6 +21,7 @@ from skipway.architecture import architecture
 from skipway.config import AugmentConfig
 from skipway.data import Key
 from skipway.data.feed import Batch
+from skipway.errors import InputError
 from skipway.heads import SegmenterConfig
 from skipway.images import Preprocess
 from skipway.segmentations import IGNORED
@@ -28,6 +29,7 @@ from skipway.tasks import Evaluator, Task
 from skipway.tasks.maps import class_map
 from skipway.tasks.segment import PixelLoss, Segment, SegmentationEvaluator, dice
 from skipway.training.clock import Clock
+from skipway.training.plan import make_plan
 from skipway.training.progress import TrainingProgress
 
 PREPROCESS = Preprocess(
@@ -331,6 +333,18 @@ def test_a_resume_is_exact(workers: int, tmp_path: Path) -> None:
     states = [checkpoint.newest(run)[0]["loop"] for run in (whole, cut)]
     for name, tensor in states[0]["model"].items():
         assert torch.equal(tensor, states[1]["model"][name]), name
+
+
+def test_colours_are_left_alone_where_there_are_four_channels(tmp_path: Path) -> None:
+    data = street(tmp_path / "data")
+    plan = make_plan(str(data), {"task": "segment", "data.channels": 4, "threads": 1})
+    assert plan.config.augment.jitter == 0
+    assert "augment.jitter" in {choice.key for choice in plan.choices}
+    assert "augment.flip" in {choice.key for choice in plan.choices}
+    assert make_plan(str(data), {"task": "segment"}).config.augment.jitter > 0
+    asked = {"task": "segment", "data.channels": 4, "augment.jitter": 0.2}
+    with pytest.raises(InputError, match="of 1 or 3 channels"):
+        make_plan(str(data), asked)
 
 
 def test_a_changed_mask_is_refused_on_resume(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class Killed(BaseException):
 def test_what_dies_while_it_scores_loses_no_epoch(
     scored: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import skipway.training.run as module
+    import skipway.training.trainer as module
 
     evaluate, calls = module.evaluate, 0
 
@@ -111,6 +112,87 @@ def test_a_stop_at_the_end_of_an_epoch_does_not_wait_for_its_score(
     assert newest(tmp_path / "run")["unscored"]
     skipway.train(resume=tmp_path / "run", quiet=True)
     same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("scored", [1, 4])
+def test_a_stop_in_the_middle_of_scoring_does_not_wait_for_its_end(
+    scored: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an epoch, and of the finished training: the fourth scoring of three epochs."""
+    import skipway.training.trainer as module
+
+    few = SMALL | {"batch_size": 64, "checkpoint_every": "5 epochs"}
+    skipway.train("digits", out=tmp_path / "whole", **few)
+    evaluate, calls, seen = module.evaluate, 0, 0
+
+    def stopped(task: Any, net: Any, batches: Any, *others: Any) -> Any:
+        nonlocal calls, seen
+        calls += 1
+
+        def until() -> Any:
+            nonlocal seen
+            for batch in batches:
+                if calls == scored:
+                    seen += 1
+                    signal.raise_signal(signal.SIGTERM)
+                yield batch
+
+        return evaluate(task, net, until(), *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluate", stopped)
+        with pytest.raises(Interrupted) as found:
+            skipway.train("digits", out=tmp_path / "run", **few)
+    assert (found.value.exit_code, seen) == (143, 1)
+    assert len(untimed(tmp_path / "run")) == scored - 1
+    assert newest(tmp_path / "run")["unscored"]
+    skipway.train(resume=tmp_path / "run", quiet=True)
+    same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_long_scoring_is_not_repeated(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import skipway.training.trainer as module
+
+    def dies(self: TrainingProgress, at: int, tally: Any) -> None:
+        if at > untimed(whole)[0]["step"]:
+            raise Killed
+
+    for long, repeated in ((-1.0, False), (1e9, True)):
+        run = tmp_path / str(long)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_LONG", long)
+            patch.setattr(TrainingProgress, "step", dies)
+            with pytest.raises(Killed):
+                skipway.train("digits", out=run, **SMALL)
+        assert newest(run)["unscored"] == repeated
+        skipway.train(resume=run, quiet=True)
+        same(whole, run)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_before_the_next_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    step, write = TrainingProgress.step, checkpoint.write_packed
+
+    def heard(self: TrainingProgress, at: int, tally: Any) -> None:
+        step(self, at, tally)
+        steps.append(at)
+        time.sleep(0.05)
+
+    def refused(path: Path, payload: memoryview) -> None:
+        if path.name != "step-00000000":
+            raise InputError(f"{path}: cannot be written: No space left on device")
+        write(path, payload)
+
+    monkeypatch.setattr(TrainingProgress, "step", heard)
+    monkeypatch.setattr(checkpoint, "write_packed", refused)
+    with pytest.raises(InputError, match="cannot be written"):
+        skipway.train("digits", out=tmp_path / "run", **SMALL | {"checkpoint_every": "4 steps"})
+    assert 4 < steps[-1] < 8
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
 def test_a_second_sigint_ends_at_once_and_a_second_sigterm_does_not() -> None:
@@ -182,6 +264,39 @@ def test_settings_that_decide_nothing_may_change(
     (run / "run.json").write_text(json.dumps(record))
     skipway.train(resume=run, quiet=True)
     same(whole, run)
+
+
+def test_a_resume_takes_settings_of_the_machine_alone(
+    stopped: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    with pytest.raises(InputError, match="leave out --set optim.clip, --lr\n") as refused:
+        skipway.train(resume=run, lr=0.1, settings={"optim.clip": 1.0}, threads=2, quiet=True)
+    assert "--threads, --workers, --device" in str(refused.value)
+    with pytest.raises(InputError, match="leave out --out"):
+        skipway.train(resume=run, out=tmp_path / "other")
+    skipway.train(resume=run, threads=2, checkpoint_every="2 steps")
+    assert "threads was 1 and is 2: bits may differ" in " ".join(capsys.readouterr().err.split())
+    record = json.loads((run / "run.json").read_text())
+    assert record["resumed"][-1]["threads"] == 2
+    assert (record["config"]["threads"], record["config"]["checkpoint_every"]) == (2, "2 steps")
+    assert [row["step"] for row in untimed(run)] == [row["step"] for row in untimed(whole)]
+
+
+@pytest.mark.parametrize("key", ["cpu", "torch", "instruction_set"])
+def test_another_machine_is_said(
+    key: str, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    record = json.loads((run / "run.json").read_text())
+    record["environment"][key] = "another"
+    (run / "run.json").write_text(json.dumps(record))
+    skipway.train(resume=run)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{key} was another and is" in said
+    assert said.count("bits may differ") == 1
 
 
 class Spoils:

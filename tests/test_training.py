@@ -545,17 +545,20 @@ def test_the_one_before_a_damaged_checkpoint_is_taken_and_it_is_said(tmp_path: P
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_damaged_checkpoint_takes_no_sound_ones_place(tmp_path: Path, keep: int) -> None:
+@pytest.mark.parametrize("step", [25, 35])
+def test_a_damaged_checkpoint_takes_no_sound_ones_place(
+    tmp_path: Path, keep: int, step: int
+) -> None:
     """Found damaged, it is of a later step than the run has gone on from, and goes."""
     folder = tmp_path / "checkpoints"
-    for step in (10, 20, 30):
-        checkpoint.write(folder / f"step-{step:08}", {"step": step})
+    for earlier in (10, 20, 30):
+        checkpoint.write(folder / f"step-{earlier:08}", {"step": earlier})
     (folder / "step-00000030").write_bytes(b"skipway")
-    with checkpoint.Writer(folder, keep) as writer:
-        writer.save(25, {"step": 25})
-    names = ["step-00000020", "step-00000025"][-keep:]
+    with checkpoint.Writer(folder, keep, start=20) as writer:
+        writer.save(step, {"step": step})
+    names = ["step-00000020", f"step-{step:08}"][-keep:]
     assert [p.name for p in checkpoint.saved(folder)] == names
-    assert checkpoint.newest(tmp_path) == ({"step": 25}, ())
+    assert checkpoint.newest(tmp_path) == ({"step": step}, ())
 
 
 def test_training_does_not_wait_for_the_disk(

@@ -52,30 +52,30 @@ def train(
 
     data: a folder, zip or tar of class folders, a CSV or parquet of paths, a parquet of images, an
     npz, or a name (digits, mnist, fashion-mnist, cifar10, cifar100); see `data.open_data`. out:
-    where the run goes; None makes a dated name under ``runs``. resume: a run to go on with, in
-    place of all else but data, where that has moved. flags: those of ``skipway train`` (model,
-    recipe, epochs, minutes, patience, batch_size, lr, seed, val, weights, freeze, device, workers,
-    threads, precision, on_bad, checkpoint_every). settings: any key of `config.RunConfig`, dotted,
-    as ``--set`` takes them. callbacks: who else is told how it goes (`training.Callback`,
+    where the run goes; None makes a dated name under ``runs``. resume: a run to go on with; then
+    data is where that has moved, and of the settings only those of the machine may be given:
+    threads, workers, device and checkpoints. flags: those of ``skipway train`` (model, recipe,
+    epochs, minutes, patience, batch_size, lr, seed, val, weights, freeze, device, workers, threads,
+    precision, on_bad, checkpoint_every). settings: any key of `config.RunConfig`, dotted, as
+    ``--set`` takes them. callbacks: who else is told how it goes (`training.Callback`,
     ``docs/callbacks.md``). Returns the run, its metrics and speed. Raises InputError for what
     cannot be used and `training.Interrupted` where a signal ended it.
+
+    The process stays as training sets it: its number of threads, torch's seed, small numbers
+    flushed to 0, and memory that is freed kept for what comes next.
     """
     from skipway import training
-    from skipway.config import flag_of, from_flags
-    from skipway.errors import InputError, harmless
+    from skipway.config import from_flags
+    from skipway.errors import InputError
     from skipway.report import write_report
 
     given = dict(settings or {}) | from_flags(flags)
     progress = training.TrainingProgress(quiet)
     if resume is not None:
-        if out is not None or given:
-            named = ["--out"] if out is not None else []
-            raise InputError(
-                "--resume: a run goes on as it began, on as many threads; leave out "
-                f"{', '.join([*named, *(harmless(flag_of(key)) for key in given)])}"
-            )
+        if out is not None:
+            raise InputError("--resume: a run goes on where it is; leave out --out")
         moved = None if data is None else os.fspath(data)
-        result = training.resume(resume, progress, callbacks, moved)
+        result = training.resume(resume, progress, callbacks, moved, given)
     elif data is None or not os.fspath(data):
         raise InputError(
             "DATA is missing: a folder, zip or tar of class folders, a CSV, a parquet or an .npz,\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,12 +12,15 @@ import numpy as np
 
 from skipway.data import DataSet
 from skipway.data.objects import KINDS, AnnotatedSplit, Problem, form_of, open_objects, problems
-from skipway.data.preflight import scan
+from skipway.data.preflight import Scan, find_copies, scan
+from skipway.data.split import FolderReader
 from skipway.errors import InputError, harmless
 from skipway.images import verify
 
 SHOWN = 5
 """Problems of a kind in the terminal; JSON has all."""
+LEAK = {"leak": "images that are in two splits"}
+"""What is only seen when every image is read, and does not stop a training."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class ObjectReport:
 
     @property
     def ok(self) -> bool:
-        """Whether a training would take the data as they are."""
+        """Whether a training would take the data as they are, and its scores could be trusted."""
         return not self.problems
 
     def _splits(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -69,20 +73,45 @@ class ObjectReport:
         yield from problem_lines(self.problems, KINDS)
 
 
-def problem_lines(
-    problems: Sequence[Problem],
-    kinds: Mapping[str, str],
-    so: str = "train stops at these; --on-bad skip leaves out what is at fault",
-) -> Iterator[str]:
-    """Problems by kind for a terminal, the most frequent first, and what follows from them. kinds:
-    what each is called."""
+def problem_lines(problems: Sequence[Problem], kinds: Mapping[str, str]) -> Iterator[str]:
+    """Problems for a terminal, images in two splits before what training stops at, and what follows
+    from them. kinds: what each is called."""
+    twice = [problem for problem in problems if problem.kind in LEAK]
+    stopping = [problem for problem in problems if problem.kind not in LEAK]
+    if twice:
+        yield from _by_kind(twice, LEAK)
+        yield "scores on the later split will be too good"
+    if stopping:
+        yield from _by_kind(stopping, kinds)
+        yield "train stops at these; --on-bad skip leaves out what is at fault"
+    if not problems:
+        yield "nothing is wrong"
+
+
+def _by_kind(problems: Sequence[Problem], kinds: Mapping[str, str]) -> Iterator[str]:
+    """The most frequent kind first."""
     for kind, n in Counter(problem.kind for problem in problems).most_common():
         yield f"PROBLEM: {n:,} {kinds[kind]}"
         of_kind = [problem for problem in problems if problem.kind == kind]
         yield from (f"  {problem}" for problem in of_kind[:SHOWN])
         if n > SHOWN:
             yield f"  and {n - SHOWN:,} more; --json lists all"
-    yield so if problems else "nothing is wrong"
+
+
+def leaks(data: DataSet, scans: Mapping[str, Scan]) -> Iterator[Problem]:
+    """The images of each split that are in an earlier one too, by the scans of all of them."""
+    for leak in find_copies(data, scans).leaks():
+        for earlier, later in leak.pairs.tolist():
+            twin = harmless(data.splits[leak.first].names[earlier])
+            what = f"in {leak.second}, the same file as {twin} in {leak.first}"
+            yield Problem(image_file(data, leak.second, later), None, "", "leak", what)
+
+
+def image_file(data: DataSet, split: str, i: int) -> str:
+    """The path of image i of a split."""
+    reader = data.splits[split].reader
+    assert isinstance(reader, FolderReader)
+    return os.path.join(reader.root, data.splits[split].names[i])
 
 
 def check_objects(
@@ -100,9 +129,12 @@ def check_objects(
         if not found:
             raise
         data = None
-    for split in data.splits.values() if data else ():
+    if data is not None:
+        scans = {name: scan(split, threads, verify) for name, split in data.splits.items()}
         found += [
-            Problem(path, None, split.names[i], "unreadable-image", why)
-            for i, why in scan(split, threads, verify).failed
+            Problem(path, None, data.splits[name].names[i], "unreadable-image", why)
+            for name, one in scans.items()
+            for i, why in one.failed
         ]
+        found += leaks(data, scans)
     return ObjectReport(path, form, found, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.check import LISTED, Looks, size_rows, table, wrapped
-from skipway.check_objects import problem_lines
+from skipway.check_objects import image_file, leaks, problem_lines
 from skipway.data import DataSet
 from skipway.data.pixels import (
     KINDS,
@@ -21,15 +20,11 @@ from skipway.data.pixels import (
     mask_problems,
     open_pixels,
 )
-from skipway.data.preflight import Scan, balance, find_copies, scan
-from skipway.data.split import FolderReader
+from skipway.data.preflight import Scan, balance, scan
 from skipway.errors import InputError, harmless
 from skipway.images import verify
 
 Array = npt.NDArray[Any]
-
-LEAK = {"leak": "images that are in two splits"}
-"""What is only seen when every image is read, and does not stop a training."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +81,7 @@ class PixelReport:
             train = self._splits["train"].per_class(len(self.data.classes))
             yield from wrapped(balance(self.data.classes, train, "pixels"), "")
             yield ""
-        stopping = [problem for problem in self.problems if problem.kind not in LEAK]
-        leaks = [problem for problem in self.problems if problem.kind in LEAK]
-        if leaks:
-            yield from problem_lines(leaks, LEAK, "scores on the later split will be too good")
-        if stopping or not leaks:
-            yield from problem_lines(stopping, KINDS)
+        yield from problem_lines(self.problems, KINDS)
 
     def _rows(self, classes: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         """The table: a title, and a cell for each split."""
@@ -145,7 +135,7 @@ def check_pixels(path: str, val: Any, seed: int, threads: int) -> PixelReport:
         data = None
     if data is not None:
         scans = {name: scan(split, threads, verify) for name, split in data.splits.items()}
-        found += [*_unreadable(data, scans), *_leaks(data, scans)]
+        found += [*_unreadable(data, scans), *leaks(data, scans)]
     return PixelReport(path, str(form_of_masks(path)), found, data)
 
 
@@ -154,18 +144,4 @@ def _unreadable(data: DataSet, scans: dict[str, Scan]) -> Iterator[Problem]:
         for i, why in found.failed:
             image = data.splits[name].names[i]
             why = why.removeprefix(f"{harmless(image)}: ")
-            yield Problem(_file(data, name, i), None, "", "unreadable-image", why)
-
-
-def _leaks(data: DataSet, scans: dict[str, Scan]) -> Iterator[Problem]:
-    for leak in find_copies(data, scans).leaks():
-        for earlier, later in leak.pairs.tolist():
-            twin = harmless(data.splits[leak.first].names[earlier])
-            what = f"in {leak.second}, the same file as {twin} in {leak.first}"
-            yield Problem(_file(data, leak.second, later), None, "", "leak", what)
-
-
-def _file(data: DataSet, split: str, i: int) -> str:
-    reader = data.splits[split].reader
-    assert isinstance(reader, FolderReader)
-    return os.path.join(reader.root, data.splits[split].names[i])
+            yield Problem(image_file(data, name, i), None, "", "unreadable-image", why)

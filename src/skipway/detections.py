@@ -19,8 +19,6 @@ from skipway.errors import missing_part
 
 Array = npt.NDArray[Any]
 
-MOST = 100
-"""Objects of an image that are judged, the most certain ones."""
 SIZES = ("small", "medium", "large")
 """Up to 32 by 32 pixels, up to 96 by 96, and above (1405.0312, section 5)."""
 Kind = Literal["box", "mask"]
@@ -111,10 +109,15 @@ class Judged:
     ap75: float
     by_size: dict[str, float]
     """AP by size of the object, of those sizes that there are."""
+    objects: dict[str, int]
+    """Of those sizes, the objects that are judged; one of just 32 by 32 pixels has two sizes."""
     by_class: dict[int, tuple[float, float]]
     """AP and AP50 of each class that has an object."""
     curves: dict[int, Array]
     """Of each such class: precision at IoU 0.5 at recall 0, 0.01, …, 1, [101]."""
+    scores: dict[int, Array]
+    """Of each such class: the score of the detection with which each of these recalls is reached,
+    [101]; 0 where none is."""
     recall: dict[int, float]
     """Of each such class: the largest recall at IoU 0.5."""
     matches: Matches
@@ -151,8 +154,7 @@ def judged(
         evaluation = COCOeval(true, guessed, "segm" if kind == "mask" else "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    matches = Matches.of(evaluation)
-    return _judged(evaluation.eval["precision"], evaluation.eval["recall"], matches)
+    return _judged(evaluation)
 
 
 def _true_rows(
@@ -211,9 +213,10 @@ def _row(row: dict[str, Any], size: tuple[int, int], kind: Kind) -> dict[str, An
     return row
 
 
-def _judged(precision: Array, recall: Array, matches: Matches) -> Judged:
-    """From COCOeval's arrays: precision [IoU, recall, class, size, detections] and recall
-    [IoU, class, size, detections], -1 where a class has no object."""
+def _judged(evaluation: Any) -> Judged:
+    """From a COCOeval whose figures are accumulated: precision and scores [IoU, recall, class,
+    size, detections] and recall [IoU, class, size, detections], -1 where a class has no object."""
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     every = precision[:, :, :, 0, -1]  # all sizes, the most detections
     there = np.flatnonzero(every[0, 0] >= 0)
     mean = every[:, :, there].mean(axis=1)  # [IoU, class]
@@ -221,18 +224,28 @@ def _judged(precision: Array, recall: Array, matches: Matches) -> Judged:
     def average(values: Array) -> float:
         return float(values.mean()) if values.size else 0.0
 
-    by_size = {}
+    by_size, objects = {}, {}
     for i, name in enumerate(SIZES, 1):
         of_size = precision[:, :, :, i, -1]
         if (of_size >= 0).any():
             by_size[name] = average(of_size[of_size >= 0])
+            objects[name] = _objects(evaluation, i)
     return Judged(
         average(mean),
         average(mean[0]),
         average(mean[5]),
         by_size,
+        objects,
         {int(k): (float(mean[:, j].mean()), float(mean[0, j])) for j, k in enumerate(there)},
         {int(k): every[0, :, k] for k in there},
+        {int(k): evaluation.eval["scores"][0, :, k, 0, -1] for k in there},
         {int(k): float(recall[0, k, 0, -1]) for k in there},
-        matches,
+        Matches.of(evaluation),
     )
+
+
+def _objects(evaluation: Any, size: int) -> int:
+    """The objects that count in a range of areas."""
+    within = evaluation.params.areaRng[size]
+    rows = (row for row in evaluation.evalImgs if row is not None and row["aRng"] == within)
+    return sum(int(np.count_nonzero(row["gtIgnore"] == 0)) for row in rows)

@@ -111,9 +111,9 @@ def _check_pixels(X: Array) -> None:
 class SkipwayFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Images to the features of a model, float32 [N, D]: a transformer of scikit-learn.
 
-    model: a run, a weight file, or a name of a shipped model or of a hub's. stage, pooling, gem_p,
-    normalise (to length 1), threads, device: as `embedding.load_embedder` takes them. batch_size:
-    images at once.
+    model: a run, a weight file, or a name of a shipped model or of a hub's. stage, pooling (None:
+    average, or what a model of the task embed has learned its vectors with), gem_p, normalise (to
+    length 1), threads, device: as `embedding.load_embedder` takes them. batch_size: images at once.
 
     The model is opened when it is first used and is no part of a pickle: that holds its name, and
     whoever unpickles it needs the file. Nothing is learned from X, so `transform` needs no `fit`.
@@ -124,7 +124,7 @@ class SkipwayFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         model: str | os.PathLike[str],
         *,
         stage: str | None = None,
-        pooling: str = "average",
+        pooling: str | None = None,
         gem_p: float = 3.0,
         normalise: bool = True,
         batch_size: int = _BATCH,

@@ -37,6 +37,17 @@ _USUAL: dict[str, dict[str, Any]] = {
 """What is not given, where it is not the default of the fields: RetinaNet's after 1708.02002,
 section 4, FCOS's after 1904.01355 (both as torchvision has them), C4's after Mask R-CNN, section
 3.1, and the candidates of Faster R-CNN's code."""
+_ON_FPN = ("faster-rcnn", "mask-rcnn")
+_TWO_STAGES = (*_ON_FPN, "faster-rcnn with c4", "mask-rcnn with c4")
+_OF_DETECTORS = {
+    "channels": (*_ON_FPN, "mask-rcnn with c4", "retinanet", "fcos"),
+    "candidates_train": _TWO_STAGES,
+    "proposals_train": _TWO_STAGES,
+    "proposals_test": _TWO_STAGES,
+    "rois": _TWO_STAGES,
+    "box_width": _ON_FPN,
+}
+"""Settings that not every head has a use for, and whose they are, as `DetectorConfig.kind`."""
 
 
 class DetectorConfig(BaseModel):
@@ -69,7 +80,8 @@ class DetectorConfig(BaseModel):
     """The stage at which the pyramid begins; it has all that follow. None: c2 for the R-CNNs, c3
     for RetinaNet and FCOS. Strides are the network's: a CIFAR stem's c2 has stride 1."""
     channels: Count = 256
-    """Channels of the pyramid, and of the convolutions of the heads on it."""
+    """Channels of the pyramid, and of the convolutions of the heads on it; of C4, of the mask head
+    alone."""
     anchor_scales: tuple[Positive, ...] = Field((8.0,), min_length=1)
     """Sides of the square anchors, over the stride of their level; cut to whole pixels. RetinaNet:
     4, 5.04, 6.35; C4: 2 to 32; FCOS: its points' reach, one."""
@@ -80,14 +92,15 @@ class DetectorConfig(BaseModel):
     candidates_test: Count = 1000
     """The same in use; in RetinaNet and FCOS the boxes per level that theirs sees."""
     proposals_train: Count = 2000
-    """Boxes per image that the RPN passes on in training."""
+    """Boxes per image that the RPN passes on in training. This and what follows up to `box_width`
+    is of the R-CNNs alone."""
     proposals_test: Count = 1000
     """The same in use; C4: 300."""
     rois: Count = 512
     """Proposals per image that the second stage trains on, at most a quarter of them objects; C4:
     64."""
     box_width: Count = 1024
-    """Width of the box head's hidden layers; without fpn the last stage's channels count."""
+    """Width of the box head's hidden layers; with c4 that is the last stage, of its own width."""
     score_threshold: Overlap = 0.05
     """Detections at or below this score are left out; FCOS: 0.2."""
     nms: Overlap = 0.5
@@ -113,7 +126,23 @@ class DetectorConfig(BaseModel):
             raise ValueError("anchor_scales, anchor_ratios: FCOS has one scale and the ratio 1")
         if self.frozen_eps is not None and self.norm != "frozen":
             raise ValueError("frozen_eps: is of norm frozen alone")
+        own = _USUAL.get("c4" if self.neck == "c4" else self.head, {})
+        for name, kinds in _OF_DETECTORS.items():
+            if name == "channels":  # of weights with a mask head they come to one without
+                continue
+            usual = own.get(name, type(self).model_fields[name].default)
+            if not self.reads(name) and getattr(self, name) != usual:
+                raise ValueError(f"{name}: is of head {', '.join(kinds)}, not of {self.kind}")
         return self
+
+    @property
+    def kind(self) -> str:
+        """The head, and its neck where that is not a pyramid."""
+        return self.head if self.neck == "fpn" else f"{self.head} with {self.neck}"
+
+    def reads(self, name: str) -> bool:
+        """Whether a setting of that name is one of these heads."""
+        return self.kind in _OF_DETECTORS.get(name, (self.kind,))
 
     @property
     def one_stage(self) -> bool:
@@ -126,14 +155,14 @@ def light(config: DetectorConfig) -> DetectorConfig:
 
     64 RoIs per image, as in Fast R-CNN (1504.08083, section 2.3); 300 proposals in use, as Faster
     R-CNN has (1506.01497, section 3.3); a box head 256 wide instead of 1024 and a pyramid of 128
-    channels instead of 256, chosen here.
+    channels instead of 256, chosen here. Of these a head gets what it reads.
     """
-    return config.model_copy(
-        update={
-            "channels": 128, "box_width": 256, "rois": 64, "candidates_train": 500,
-            "candidates_test": 500, "proposals_train": 500, "proposals_test": 300,
-        }
-    )  # fmt: skip
+    lighter = {
+        "channels": 128, "box_width": 256, "rois": 64, "candidates_train": 500,
+        "candidates_test": 500, "proposals_train": 500, "proposals_test": 300,
+    }  # fmt: skip
+    read = {name: value for name, value in lighter.items() if config.reads(name)}
+    return config.model_copy(update=read)
 
 
 _SEGMENTERS: dict[str, dict[str, int]] = {

@@ -396,13 +396,20 @@ class Preprocess(BaseModel):
 
         Raises ValueError where there is a mean of each pixel, which has one size.
         """
+        return self.scaled(size / min(self.size)).model_copy(update={"size": (size, size)})
+
+    def scaled(self, ratio: float) -> Preprocess:
+        """This specification for inputs with that many times the pixels along each side: size and,
+        where it is given, short side. Raises ValueError as `at_size` does."""
         if self.pixel_mean is not None:
             raise ValueError("the mean of each pixel has one size")
-        ratio = size / min(self.size)
-        short = None if self.short_side is None else max(round(self.short_side * ratio), size)
-        return Preprocess.model_validate(
-            self.model_dump() | {"size": (size, size), "short_side": short}
-        )
+
+        def times(side: int) -> int:
+            return max(round(side * ratio), 1)
+
+        size = times(self.size[0]), times(self.size[1])
+        short = None if self.short_side is None else times(self.short_side)
+        return self.model_copy(update={"size": size, "short_side": short})
 
     def _centre(self, height: int, width: int) -> tuple[int, int]:
         """Top and left of the centre crop of an image of that size."""

@@ -50,8 +50,9 @@ class PixelViews(enum.StrEnum):
     scales = "scales"
     """All of it at `SCALES`, each mirrored too: the mean of the probabilities."""
     slide = "slide"
-    """Tiles of the input's size at the resolution of the image, which overlap: the mean of their
-    logits, in which the middle of a tile counts more than its border."""
+    """Tiles of the input's size, or squares of its short side where that has a limit, at the
+    resolution of the image, which overlap: the mean of their logits, in which the middle of a tile
+    counts more than its border."""
 
 
 def pixel_views(name: str) -> PixelViews:
@@ -154,8 +155,7 @@ class PixelPredictor:
             return self._with_mirror(frame, own)
         total = torch.zeros(())
         for ratio in SCALES:
-            size = tuple(max(round(side * ratio), 1) for side in preprocess.size)
-            scaled, _ = preprocess.model_copy(update={"size": size}).frame(image)
+            scaled, _ = preprocess.scaled(ratio).frame(image)
             seen = self._with_mirror(scaled, own)
             total = total.to(seen) + seen / len(SCALES)
         return total
@@ -169,10 +169,19 @@ class PixelPredictor:
         )
         return (plain + mirrored) / 2
 
+    def _tile(self) -> tuple[int, int]:
+        """Height and width of a tile: the input's, and where its short side has a limit that, for
+        then the size bounds long images alone."""
+        preprocess = self.card.preprocess
+        height, width = preprocess.size
+        if preprocess.resize == "fit" and preprocess.short_side is not None:
+            height, width = (min(side, preprocess.short_side) for side in preprocess.size)
+        return height, width
+
     def _slide(self, image: Array) -> Iterator[Tensor]:
         """A row of tiles after the other; the rows of pixels that none of the next reaches are
         done. So float32 [K, height of a tile, W] is held."""
-        height, width = self.card.preprocess.size
+        height, width = self._tile()
         tops, of_rows = tiles(image.shape[0], height)
         lefts, of_columns = tiles(image.shape[1], width)
         height, width = of_rows.shape[1], of_columns.shape[1]

@@ -81,7 +81,7 @@ def _opened(model: str | os.PathLike[str], form: Form) -> tuple[ResNet, Card]:
         return net, card
     with torch.no_grad():
         for tensor in net.fc.parameters():
-            tensor /= card.temperature
+            tensor.div_(card.temperature)
     return net, card.model_copy(update={"temperature": 1.0})
 
 

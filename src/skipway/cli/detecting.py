@@ -11,7 +11,9 @@ from skipway.errors import InputError, harmless
 
 if TYPE_CHECKING:
     from skipway.bootstrap import ComparedFigures
-    from skipway.data import DataSet, Split
+    from skipway.card import Card
+    from skipway.data import Split
+    from skipway.data.split import Undivided
     from skipway.locator import Locator
     from skipway.pixel_predictor import PixelPredictor
     from skipway.tasks.detect import DetectionEvaluator
@@ -56,7 +58,7 @@ def evaluate_objects(
 ) -> None:
     """Score a detector on annotated images, and another one on the same. Raises InputError."""
     from skipway.accumulation import resamples_of
-    from skipway.data.objects import AnnotatedSplit, open_objects
+    from skipway.data.objects import AnnotatedSplit, undivided_objects
     from skipway.locator import load_locator, score_objects
 
     def loaded(name: str) -> Locator:
@@ -67,8 +69,8 @@ def evaluate_objects(
     setting = locator.card.setting
     policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
 
-    def opened(scored: Locator) -> DataSet:
-        return open_objects(
+    def opened(scored: Locator) -> Undivided[AnnotatedSplit]:
+        return undivided_objects(
             data,
             setting("data.val", "auto"),
             setting("seed", 0),
@@ -83,15 +85,14 @@ def evaluate_objects(
         _tell_skipped(skipped)
         return evaluator, len(images) - len(skipped)
 
-    made = opened(locator)
-    name = _split_of(made, data, split)
-    evaluator, n = score(locator, made.splits[name])
+    name, images = _scored(opened(locator), locator.card, data, split)
+    evaluator, n = score(locator, images)
     metrics, ends = evaluator.metrics(), evaluator.intervals
     rows: list[dict[str, Any]] = evaluator.per_class(locator.classes)
     found = None
     if rival is not None:
-        theirs = opened(rival).splits[name]
-        if [*theirs.names] != [*made.splits[name].names]:
+        _, theirs, _ = opened(rival).take(name)
+        if [*theirs.names] != [*images.names]:
             raise InputError(f"--against {harmless(against)}: its images are not those of MODEL")
         places = [locator.classes.index(name) for name in rival.classes]
         found = evaluator.against(score(rival, theirs)[0].relabelled(places))
@@ -179,7 +180,7 @@ def evaluate_pixels(
 ) -> None:
     """Score a semantic segmenter on images with masks, and another one on the same. Raises
     InputError."""
-    from skipway.data.pixels import MaskedSplit, open_pixels
+    from skipway.data.pixels import MaskedSplit, undivided_pixels
     from skipway.pixel_predictor import load_pixel_predictor, pixel_views, score_pixels
 
     asked = pixel_views(views)
@@ -191,15 +192,14 @@ def evaluate_pixels(
     rival = None if against is None else _rival(predictor, against, loaded)
     setting = predictor.card.setting
     policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
-    opened = open_pixels(
+    opened = undivided_pixels(
         data,
         setting("data.val", "auto"),
         setting("seed", 0),
         policy,
         classes=predictor.classes,
     )
-    name = _split_of(opened, data, split)
-    images = opened.splits[name]
+    name, images = _scored(opened, predictor.card, data, split)
     assert isinstance(images, MaskedSplit)
 
     def score(scored: PixelPredictor) -> tuple[SegmentationEvaluator, int]:
@@ -235,17 +235,23 @@ def evaluate_pixels(
         print("\n".join(_comparison(found, harmless(against), PIXEL_METRICS.__getitem__)))
 
 
-def _split_of(opened: DataSet, data: str, split: str | None) -> str:
-    """The split that is scored, by default the first that was held out. What the data must be known
-    for goes to stderr."""
-    name = split or next(n for n in ("test", "val", "train") if n in opened.splits)
-    if name not in opened.splits:
-        raise InputError(
-            f"--split {harmless(name)}: {harmless(data)} has {', '.join(opened.splits)}"
-        )
-    for note in opened.notes:
+def _scored(opened: Undivided[Any], card: Card, data: str, split: str | None) -> tuple[str, Split]:
+    """The split that is scored, by default what the model's training held out, where this is its
+    data, else as `Undivided.take`. What must be known of it goes to stderr."""
+    said = []
+    if split is None and card.provenance.get("data") is not None:
+        held = opened.held_out(str(card.provenance["data"]))
+        if held:
+            split = held[0]
+        elif held is not None:
+            said.append("nothing was held out; these images were trained on")
+        elif card.recipe.get("data_path") == data:
+            told = "the images are not those of training; where there are no splits, those that "
+            said.append(told + "are scored may have been trained on")
+    name, images, notes = opened.take(split)
+    for note in (*said, *notes):
         print(f"note: {note}", file=sys.stderr)
-    return name
+    return name, images
 
 
 def _tell_skipped(reasons: list[str]) -> None:

@@ -121,8 +121,9 @@ def explain(
         row: dict[str, Any] = {"path": path, "method": chosen.value, "error": None}
         try:
             found = explained(path)
-        except DecodeError as error:
-            row["error"] = str(error)
+        except InputError as error:  # as of a window that another image may be large enough for
+            named = isinstance(error, DecodeError)
+            row["error"] = str(error) if named else f"{harmless(path)}: {error}"
             found = []
         if not found:
             if number is not None and row["error"] is None:

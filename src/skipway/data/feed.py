@@ -99,6 +99,15 @@ class Feed(Protocol):
         ...
 
 
+class ImageFeed(Feed, Protocol):
+    """A feed of images, which are drawn by key."""
+
+    def order(self, epoch: int) -> tuple[Array, Array]:
+        """Which image a training epoch shows, and which copy of it: int64 [n] each, over all
+        processes."""
+        ...
+
+
 @dataclass(frozen=True)
 class Part:
     """The part of a training that one process has: of each batch, and of what is evaluated, every
@@ -227,6 +236,9 @@ class ResidentFeed:
     def steps(self) -> int:
         return len(batches(len(self), self.batch_size, self.part.size))
 
+    def order(self, epoch: int) -> tuple[Array, Array]:
+        return self._shown(epoch)
+
     def _batch(self, index: Array, repeat: Array | int = 0) -> Batch:
         rows = torch.from_numpy(index)
         images = self.frames[rows].permute(0, 3, 1, 2)
@@ -344,6 +356,9 @@ class DecodedFeed:
     @property
     def steps(self) -> int:
         return len(batches(self.n, self.batch_size, self.part.size))
+
+    def order(self, epoch: int) -> tuple[Array, Array]:
+        return self._shown(epoch)
 
     def _pass(self, plan: Iterable[tuple[Array, Array]], epoch: int) -> Iterator[Batch]:
         self._order.plan = [

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, overload
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -242,6 +242,46 @@ class DataSet:
             for image in split.names:
                 digest.update(image.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Undivided(Generic[S]):
+    """What data holds before anything is held out of it, for a model that is scored on it."""
+
+    path: str
+    splits: Mapping[str, S]
+    """Train, val and test as far as they are there, or only ``all``; what must be known of one
+    alone is in its notes."""
+    notes: tuple[str, ...]
+    divide: Callable[[], DataSet]
+    """The data set that a training would make of it. Raises InputError, see `divided`."""
+
+    def held_out(self, digest: str) -> tuple[str, ...] | None:
+        """What a training held out of the data of that digest, test before val; None where this is
+        other data."""
+        with contextlib.suppress(InputError):  # not a set to train on: then other data
+            made = self.divide()
+            if made.digest() == digest:
+                return tuple(name for name in ("test", "val") if name in made.splits)
+        return None
+
+    def take(self, name: str | None = None) -> tuple[str, Split, tuple[str, ...]]:
+        """One split, by the rules of `open_split`: its name, the images, and what was decided.
+
+        name: None takes test, else val, else every image (``all``), else train; splits that are
+        not there are made as a training would. Raises InputError.
+        """
+        name = name or next(n for n in ("test", "val", "all", "train") if n in self.splits)
+        known = [*self.splits]
+        if name in self.splits:
+            split = self.splits[name]
+            return name, split, (*self.notes, *split.notes)
+        if "all" in self.splits or (name == "val" and "train" in self.splits):
+            made = self.divide()
+            if name in made.splits:
+                return name, made.splits[name], made.notes
+            known += [other for other in made.splits if other not in known]
+        raise InputError(f"--split {harmless(name)}: {harmless(self.path)} has {', '.join(known)}")
 
 
 def check_val(val: Val) -> None:

@@ -105,20 +105,24 @@ def object_cam(
 class ObjectOcclusion:
     """The best match's score times IoU, as squares cover the input."""
 
-    def __init__(
-        self, net: Detector, size: tuple[int, int], window: int | None, stride: int | None
-    ) -> None:
-        """size: the model's input. Raises InputError where the windows do not fit it."""
-        self.net, self.squares = net, Squares.of(size, window, stride)
+    def __init__(self, net: Detector, window: int | None, stride: int | None) -> None:
+        """window, stride: as `Squares.of` takes them, of each input: they differ in size."""
+        self.net, self.window, self.stride = net, window, stride
 
     def __call__(self, x: Array, found: Found, chosen: Sequence[int]) -> Array:
+        """Raises InputError where the windows do not fit x."""
+
         def measure(views: Array) -> Array:
             return np.stack([similarity(seen, found, chosen) for seen in run(self.net, views)])
 
-        return self.squares.falls(x, measure, batch_size=4)
+        return self._squares(x[0]).falls(x, measure, batch_size=4)
 
     def said(self, heat: Array) -> str:
-        return self.squares.said(heat, "score x IoU of the best match")
+        return self._squares(heat).said(heat, "score x IoU of the best match")
+
+    def _squares(self, of: Array) -> Squares:
+        """of: an input or its map, [H, W]."""
+        return Squares.of((of.shape[0], of.shape[1]), self.window, self.stride)
 
 
 def similarity(seen: Found, found: Found, chosen: Sequence[int]) -> Array:
@@ -239,5 +243,5 @@ def open_object_explainer(
     if squares is None:
         look = ObjectCam(net, stage)
     else:
-        look = ObjectOcclusion(net, card.preprocess.size, *squares)
+        look = ObjectOcclusion(net, *squares)
     return ObjectExplainer(net, card, os.fspath(model), look)

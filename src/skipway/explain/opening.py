@@ -45,7 +45,8 @@ def open_explainer(
     Grad-CAM takes weights alone, for it needs gradients; stage: None is the last. Occlusion takes
     any model and of a classifier needs no torch where predicting needs none; window, stride: in
     pixels of the model's input, None is about a seventh of its side, 8 at least, and half the
-    window. of: of classifiers. Raises InputError.
+    window. of: of classifiers. Raises InputError; where windows do not fit an input whose size is
+    the image's, the call does.
     """
     squares = (window, stride) if method is Method.occlusion else None
     task = task_of(model)

@@ -103,21 +103,25 @@ class PixelCam:
 class PixelOcclusion:
     """The mean probability of the class over the pixels, as squares cover the input."""
 
-    def __init__(
-        self, net: Segmenter, size: tuple[int, int], window: int | None, stride: int | None
-    ) -> None:
-        """size: the model's input. Raises InputError where the windows do not fit it."""
-        self.net, self.squares = net, Squares.of(size, window, stride)
+    def __init__(self, net: Segmenter, window: int | None, stride: int | None) -> None:
+        """window, stride: as `Squares.of` takes them, of each input: they differ in size."""
+        self.net, self.window, self.stride = net, window, stride
 
     def __call__(self, x: Array, k: int, pixels: Array) -> Array:
+        """Raises InputError where the windows do not fit x."""
+
         def measure(views: Array) -> Array:
             found: Array = logits_of(self.net, views).softmax(1)[:, k].numpy()
             return found[:, pixels].mean(axis=1, dtype=np.float64)[:, None]
 
-        return self.squares.falls(x, measure, batch_size=4)[0]
+        return self._squares(x[0]).falls(x, measure, batch_size=4)[0]
 
     def said(self, heat: Array) -> str:
-        return self.squares.said(heat, "the mean probability of these pixels")
+        return self._squares(heat).said(heat, "the mean probability of these pixels")
+
+    def _squares(self, of: Array) -> Squares:
+        """of: an input or its map, [H, W]."""
+        return Squares.of((of.shape[0], of.shape[1]), self.window, self.stride)
 
 
 def logits_of(net: Segmenter, views: Array) -> Tensor:
@@ -205,5 +209,5 @@ def open_pixel_explainer(
     if squares is None:
         look = PixelCam(net, stage)
     else:
-        look = PixelOcclusion(net, card.preprocess.size, *squares)
+        look = PixelOcclusion(net, *squares)
     return PixelExplainer(net, card, os.fspath(model), look)

@@ -183,10 +183,16 @@ class DetectionEvaluator:
             "intervals": self.intervals,
             "resamples": resamples_of(len(self._seen)),
             "curves": [
-                {"label": harmless(classes[k]), "precision": np.round(curve, 4).tolist()}
+                {
+                    "label": harmless(classes[k]),
+                    "precision": np.round(curve, 4).tolist(),
+                    "scores": np.round(first.scores[k], 4).tolist(),
+                }
                 for k, curve in first.curves.items()
             ],
-            "sizes": {size: {"ap": ap} for size, ap in first.by_size.items()},
+            "sizes": {
+                size: {"n": first.objects[size], "ap": ap} for size, ap in first.by_size.items()
+            },
             "pictures": self._pictures(split, classes),
         }
 

@@ -2,7 +2,8 @@
 
 from skipway.training.callbacks import Callback, TensorBoard
 from skipway.training.progress import TrainingProgress
-from skipway.training.run import Interrupted, Result, expect, find_rate, resume, start
+from skipway.training.run import expect, find_rate, resume, start
+from skipway.training.trainer import Interrupted, Result
 
 __all__ = [
     "Callback",

@@ -27,7 +27,7 @@ _DIGEST = 32
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state whole or not at all, its folder made. Raises InputError."""
-    _write(path, _packed(state))
+    write_packed(path, _packed(state))
 
 
 def _packed(state: Mapping[str, Any]) -> memoryview:
@@ -36,7 +36,8 @@ def _packed(state: Mapping[str, Any]) -> memoryview:
     return buffer.getbuffer()
 
 
-def _write(path: Path, payload: memoryview) -> None:
+def write_packed(path: Path, payload: memoryview) -> None:
+    """As `write`, of a state that `torch.save` has written to memory."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,12 +51,14 @@ def _write(path: Path, payload: memoryview) -> None:
 class Writer:
     """Writes ``step-N`` into a folder in the background and keeps the newest `keep`.
 
-    An older one is removed after the newer is safe on the disk. As a context it waits at the end
-    for what is being written.
+    start: the step that a run goes on from. What lies there of a later one is damaged, or the run
+    would have gone on from that: it takes no sound one's place. An older one is removed after the
+    newer is safe on the disk. As a context it waits at the end for what is being written.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, start: int = 0) -> None:
         self.folder, self.keep = folder, keep
+        self._sound = {step_of(path) for path in saved(folder) if step_of(path) <= start}
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -69,12 +72,17 @@ class Writer:
         self._pending = self._thread.submit(self._save, step, _packed(state))
 
     def _save(self, step: int, payload: memoryview) -> None:
-        _write(self.folder / f"step-{step:08}", payload)
-        # What is of a later step is damaged, or the run would have gone on from there.
-        older = [path for path in saved(self.folder) if step_of(path) <= step]
-        for path in {*saved(self.folder)} - {*older[-self.keep :]}:
-            with contextlib.suppress(OSError):  # it takes room, no more
-                path.unlink()
+        write_packed(self.folder / f"step-{step:08}", payload)
+        self._sound = {*sorted({*self._sound, step})[-self.keep :]}
+        for path in saved(self.folder):
+            if step_of(path) not in self._sound:
+                with contextlib.suppress(OSError):  # it takes room, no more
+                    path.unlink()
+
+    def check(self) -> None:
+        """Raise InputError where what was saved could not be written; waits for nothing."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Until what was saved is on the disk. Raises InputError where it could not be written."""

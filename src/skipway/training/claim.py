@@ -17,8 +17,8 @@ _HELD: set[int] = set()
 
 
 def _drop_locks() -> None:
-    for handle in _HELD:
-        os.close(handle)
+    while _HELD:  # what is forked from a worker has none of them left
+        os.close(_HELD.pop())
 
 
 os.register_at_fork(after_in_child=_drop_locks)

@@ -35,7 +35,6 @@ class Lamb(torch.optim.Optimizer):
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
                 continue
-            group["steps"] = group.get("steps", 0) + 1
             for update, weight in zip(self._updates(weights, group), weights, strict=True):
                 if group["weight_decay"]:
                     update = update.add(weight, alpha=group["weight_decay"])
@@ -44,21 +43,24 @@ class Lamb(torch.optim.Optimizer):
 
     def _updates(self, weights: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
         """Adam's direction for each weight."""
-        (first, second), steps = group["betas"], group["steps"]
+        first, second = group["betas"]
         gradients = [p.grad for p in weights if p.grad is not None]
         for weight in weights:
             state = self.state[weight]
             if not state:
-                state |= {"mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
+                zeros = {name: torch.zeros_like(weight) for name in ("mean", "square")}
+                state |= {"steps": 0} | zeros
+            state["steps"] += 1  # of this weight: it may have been frozen when others began
+        steps = [self.state[p]["steps"] for p in weights]
         means = [self.state[p]["mean"] for p in weights]
         squares = [self.state[p]["square"] for p in weights]
         torch._foreach_lerp_(means, gradients, 1 - first)
         torch._foreach_mul_(squares, second)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
         scales = torch._foreach_sqrt(squares)
-        torch._foreach_div_(scales, (1 - second**steps) ** 0.5)
+        torch._foreach_div_(scales, [(1 - second**n) ** 0.5 for n in steps])
         torch._foreach_add_(scales, group["eps"])
-        updates = torch._foreach_div(means, 1 - first**steps)
+        updates = torch._foreach_div(means, [1 - first**n for n in steps])
         torch._foreach_div_(updates, scales)
         return tuple(updates)
 

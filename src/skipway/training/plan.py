@@ -23,7 +23,7 @@ from skipway.card import Card
 from skipway.config import RunConfig, resolve
 from skipway.data import DataSet, open_data
 from skipway.data.feed import batches
-from skipway.data.objects import open_objects
+from skipway.data.objects import AnnotatedSplit, open_objects
 from skipway.data.pixels import open_pixels
 from skipway.dialects import State, guess_architecture, translate
 from skipway.errors import InputError, harmless, nearest
@@ -70,6 +70,9 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
         raise InputError("--minutes: plans the length of the run; leave out --epochs")
     of_recipe = _fitting(recipe(name).settings, given)
     shared: list[Choice] = []
+    if given.get("data.channels") == 4 and of_recipe.pop("augment.jitter", 0):
+        why = "of colours, and 4 channels are not colours alone"
+        choices.append(Choice("augment.jitter", 0.0, why))
     if world.size > 1 and "batch_size" in of_recipe and "batch_size" not in given:
         whole = of_recipe.pop("batch_size")
         why = f"{whole:,} of the recipe, over {world.size} processes"
@@ -118,7 +121,7 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     _check_unfreeze(final, len(arch.depths))
     _check_optimizer(final, arch)
     check_batch(final, arch, len(data.splits["train"]))
-    check_workers(final, world)
+    check_workers(final, data, world)
     _check_memory(arch)
     preprocess = _preprocess(final, arch, card) if base is not None else None
     return Plan(final, data, arch, preprocess, kept, teacher_of(final, data))
@@ -286,6 +289,12 @@ def _check_task(config: RunConfig, card: Card | None) -> None:
                 f"batch_size = {batch}: of {k} images of each class (embedder.per_class); take a "
                 f"multiple of {k}, {2 * k} at least"
             )
+        if config.accumulate > 1 and compares_images(config):
+            raise InputError(
+                f"accumulate = {config.accumulate}: {config.embedder.loss} compares the images of "
+                "a batch with one another\nLeave it out, and take a smaller --batch-size where "
+                "memory asks for it."
+            )
         return
     if config.data.resize != "fit":
         raise InputError(f"data.resize = {config.data.resize}: the task {task} takes fit")
@@ -302,6 +311,11 @@ def _check_task(config: RunConfig, card: Card | None) -> None:
         )
     if norm == "frozen" and config.model.weights is None:
         raise InputError(f"{head}.norm = frozen: only of a network that starts from --weights")
+
+
+def compares_images(config: RunConfig) -> bool:
+    """Whether the loss of an image is another among other images of the batch."""
+    return config.task == "embed" and config.embedder.loss in ("triplet", "proxy-anchor")
 
 
 _USUAL = RunConfig(data_path="", recipe="")
@@ -440,12 +454,16 @@ _AHEAD = 2
 """Batches that PyTorch has each worker make ahead."""
 
 
-def check_workers(config: RunConfig, world: World) -> None:
+def check_workers(config: RunConfig, data: DataSet, world: World) -> None:
     """Raise InputError where the batches of the decoding workers of one machine do not fit into
     what they are handed over through: they would die of it in the middle of a step."""
     if not config.data.workers or config.data.resident:
         return
-    batch = config.batch_size * (config.data.size or SMALL_IMAGE) ** 2 * config.data.channels
+    layers: float = config.data.channels
+    training = data.splits["train"]
+    if config.task == "instance" and isinstance(training, AnnotatedSplit):
+        layers += len(training.table) / len(training)  # a mask of each object
+    batch = int(config.batch_size * (config.data.size or SMALL_IMAGE) ** 2 * layers)
     needed = world.local_size * config.data.workers * _AHEAD * batch
     if needed > (free := free_shared_memory()):
         raise InputError(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from skipway.config import RunConfig
 from skipway.data import DataSet, Skipped
-from skipway.data.feed import WHOLE, DecodedFeed, Feed, Part, ResidentFeed, pixel_mean
+from skipway.data.feed import WHOLE, DecodedFeed, ImageFeed, Part, ResidentFeed, pixel_mean
 from skipway.data.preflight import remarks
 from skipway.errors import InputError, harmless
 from skipway.images import Preprocess, plain_preprocess
@@ -35,7 +35,7 @@ class Prepared:
     data: DataSet
     """Without the images that were skipped, and with the preflight's remarks after the notes."""
     task: ImageTask
-    feeds: dict[str, Feed]
+    feeds: dict[str, ImageFeed]
     """By split."""
     contents: dict[str, Array]
     """By split that was read: a digest of each image's content, uint8 [N, 8]."""
@@ -68,7 +68,7 @@ def prepare(plan: Plan, part: Part = WHOLE, run: Path | None = None) -> Prepared
         preprocess = _measured(preprocess, frames["train"], config)
     task = _task(config, preprocess, data)
     per_class = config.embedder.per_class if config.task == "embed" else 0
-    feeds: dict[str, Feed] = {}
+    feeds: dict[str, ImageFeed] = {}
     for name, split in data.splits.items():
         if frames:
             feeds[name] = ResidentFeed(

@@ -10,7 +10,6 @@ import numpy as np
 from skipway.config import RunConfig
 from skipway.data import Key
 from skipway.data.feed import Batch, batches, widened
-from skipway.data.keyed import permutation
 from skipway.errors import harmless
 from skipway.images import DecodeError
 from skipway.training.prepare import Prepared
@@ -28,19 +27,22 @@ def write_samples(run: Path, prepared: Prepared, config: RunConfig) -> None:
     """
     data, task = prepared.data, prepared.task
     split = data.splits["train"]
-    first = batches(len(split), config.batch_size)[0][1]
-    samples, index = [], []
-    for i in permutation(len(split), config.seed, 0)[: min(first, SHOWN + 1)].tolist():
+    first = min(batches(len(split), config.batch_size)[0][1], SHOWN + 1)
+    samples, index, copies = [], [], []
+    order, repeat = prepared.feeds["train"].order(0)
+    for i, copy in zip(order[:first].tolist(), repeat[:first].tolist(), strict=True):
         with contextlib.suppress(DecodeError):  # the feed tells of it when its turn comes
             image = split.image(i, config.data.channels)
-            samples.append(task.augment(image, split.target(i), Key(config.seed, 0, i)))
+            samples.append(task.augment(image, split.target(i), Key(config.seed, 0, i, copy)))
             index.append(i)
+            copies.append(copy)
     if not samples:
         return
     if any(image.dtype == np.uint16 for image, _ in samples):
         samples = [(widened(image), target) for image, target in samples]
     places = np.array(index, np.int64)
-    batch = task.to_input(Batch(*task.collate(samples), places), Key(config.seed, 0, places))
+    key = Key(config.seed, 0, places, np.array(copies, np.int64))
+    batch = task.to_input(Batch(*task.collate(samples), places), key)
     names = [{"name": harmless(split.names[i])} for i in index]
     rows = [name | row for name, row in zip(names, task.shown(batch, data.classes), strict=True)]
     write_json(run / "samples.json", {"epoch": 1, "images": rows[:SHOWN]})

@@ -37,7 +37,7 @@ from skipway.training.forecast import (
 )
 from skipway.training.loop import Diverged, Loop
 from skipway.training.optim import Frozen, freeze, make_ema, make_optimizer
-from skipway.training.plan import Plan, check_batch
+from skipway.training.plan import Plan, check_batch, compares_images
 from skipway.training.prepare import prepare
 from skipway.training.progress import TrainingProgress
 from skipway.training.whitening import PATCHED, whiten
@@ -66,6 +66,8 @@ class Setup:
     ) -> None:
         self.plan, self.config, self.progress, self.began = plan, plan.config, progress, began
         self.world = world
+        self.settled: dict[str, Any] = {}
+        """Settings that time and memory decided, by dotted key."""
         torch.set_num_threads(plan.config.threads)
         keep_freed_memory()
         self.device = torch.device(plan.config.device)
@@ -82,14 +84,13 @@ class Setup:
         self.task: Task = self.prepared.task
         if plan.teacher is not None:
             self.task = self._distilled(plan.teacher)
-        self.feeds = self.prepared.feeds
+        self.feeds: Mapping[str, Feed] = self.prepared.feeds
         self.trained: nn.Module = self.net
         if self.config.on_features:
             self.trained, self.task = head(self.net), OnFeatures(self.task)
-            self.feeds = self._features(min(self.config.data.views, self._clock().epochs))
+            self._keep_views(min(self.config.data.views, self._clock().epochs))
+            self.feeds = self._features(self.config.data.views)
         self.expected: Forecast | None = None
-        self.settled: dict[str, Any] = {}
-        """Settings that time and memory decided, by dotted key."""
         if resumed is None:
             self._settle(trial)
         self._remark()
@@ -105,6 +106,13 @@ class Setup:
         say(f"  recipe {self.config.recipe}: {named.source}; {named.expected}")
         for choice in self.plan.choices:
             say(f"  {choice.key} = {harmless(choice.value)}  ({choice.reason})")
+
+    def _keep_views(self, views: int) -> None:
+        """So many views are computed, whatever length is planned later: a resume takes them too."""
+        if views < self.config.data.views:
+            self.settled["data.views"] = views
+            data = self.config.data.model_copy(update={"views": views})
+            self.config = self.config.model_copy(update={"data": data})
 
     def _features(self, views: int) -> dict[str, Feed]:
         begun, task = time.perf_counter(), self.prepared.task
@@ -219,6 +227,12 @@ class Setup:
             return max(world.gather(synced * of_step(-(-batch // parts))))
 
         accumulate, whole = config.accumulate, needed(config.accumulate)
+        if whole > room and compares_images(config):
+            raise InputError(
+                f"a step on {batch:,} images takes {whole / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
+                f"are free\n{config.embedder.loss} compares the images of a batch, which cannot be "
+                "taken in parts: take a smaller --batch-size."
+            )
         while needed(accumulate) > room and accumulate < batch:
             accumulate += 1
         if needed(accumulate) > room:
@@ -285,6 +299,12 @@ class Setup:
             self.progress.say(
                 f"  note: stopped early, the rate of {config.schedule.kind} does not reach 0; with "
                 "--set schedule.kind=plateau it follows the metric"
+            )
+        warmup = clock.steps(config.schedule.warmup)
+        if warmup > clock.total:  # a recipe's, of a longer run; a given one is refused
+            self.progress.say(
+                f"  note: the warm-up takes {warmup:,} steps and the run {clock.total:,}: the rate "
+                "does not get to optim.lr; try --set schedule.warmup='10 %'"
             )
         for milestone in self.config.schedule.milestones:
             if clock.steps(milestone) >= clock.total:

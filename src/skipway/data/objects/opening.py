@@ -8,7 +8,7 @@ matched by name, whatever their ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +19,27 @@ import numpy.typing as npt
 from skipway.data.objects import coco, voc, yolo
 from skipway.data.objects.annotated import AnnotatedSplit
 from skipway.data.objects.checking import KINDS, Checked, Listing, check
-from skipway.data.problems import Problem, left_out, refusal
-from skipway.data.split import DataSet, Skipped, Val, check_val, divided, hold_out, rarest
+from skipway.data.problems import Problem, count, left_out, refusal
+from skipway.data.split import (
+    DataSet,
+    Skipped,
+    Undivided,
+    Val,
+    check_val,
+    divided,
+    hold_out,
+    rarest,
+)
 from skipway.errors import InputError, harmless, nearest
 
 Form = Literal["COCO", "YOLO", "VOC"]
 Array = npt.NDArray[Any]
+
+_FEW, _RARE, _OFTEN = 2, 0.01, 20
+"""A class may be a slip of another one's name that has `_OFTEN` times its objects at least, where
+they are `_FEW` at most or no larger share than `_RARE` of the other's."""
+SHOWN = 3
+"""Such classes that are named."""
 
 
 def form_of(path: str) -> Form | None:
@@ -61,6 +76,19 @@ def open_objects(
     ``none`` holds no val out. They are drawn by image, stratified by the rarest class in it.
     Raises InputError.
     """
+    return undivided_objects(path, val, seed, on_bad, masks, classes).divide()
+
+
+def undivided_objects(
+    path: str,
+    val: Val = "auto",
+    seed: int = 0,
+    on_bad: Literal["error", "skip"] = "error",
+    masks: bool = False,
+    classes: Sequence[str] | None = None,
+) -> Undivided[AnnotatedSplit]:
+    """The same before anything is held out: for a model that is scored on the splits as they are,
+    or on all images. Raises InputError."""
     check_val(val)
     found = _gathered(path, masks, classes)
     fatal = [p for p in found.problems if p.kind == "no-objects"]
@@ -81,17 +109,26 @@ def open_objects(
             )
         return parts
 
-    how = "stratified by the rarest class in an image"
-    splits, notes = divided(path, found.splits, val, seed, hold, how)
-    for name, split in splits.items():
-        absent = int((split.per_class(k) == 0).sum())
-        if absent:
-            notes.append(f"{name}: no object of {absent} of the {k} classes")
-        empty = int((np.diff(split.table.offsets) == 0).sum())
-        if empty:
-            notes.append(f"{name}: {empty:,} of {len(split):,} images hold no object")
-    skipped = tuple(Skipped(p.image or p.file, str(p)) for p in found.problems)
-    return DataSet(path, found.classes, dict(splits), (*found.notes, *notes), skipped)
+    def divide() -> DataSet:
+        how = "stratified by the rarest class in an image"
+        splits, notes = divided(path, found.splits, val, seed, hold, how)
+        for name, split in splits.items():
+            notes += _lacks(name, split, k)
+        skipped = tuple(Skipped(p.image or p.file, str(p)) for p in found.problems)
+        return DataSet(path, found.classes, dict(splits), (*found.notes, *notes), skipped)
+
+    alone = {name: replace(s, notes=(*_lacks(name, s, k),)) for name, s in found.splits.items()}
+    return Undivided(path, alone, tuple(found.notes), divide)
+
+
+def _lacks(name: str, split: AnnotatedSplit, classes: int) -> Iterator[str]:
+    """Notes on what a split holds nothing of."""
+    absent = int((split.per_class(classes) == 0).sum())
+    if absent:
+        yield f"{name}: no object of {absent} of the {classes} classes"
+    empty = int((np.diff(split.table.offsets) == 0).sum())
+    if empty:
+        yield f"{name}: {empty:,} of {len(split):,} images hold no object"
 
 
 def problems(path: str, masks: bool = False) -> list[Problem]:
@@ -126,6 +163,7 @@ def _gathered(path: str, masks: bool, classes: Sequence[str] | None) -> _Content
         if phantom:
             shown = ", ".join(repr(harmless(name)) for name in phantom[:3])
             notes.append(f"a category that only groups others is no class: {shown}")
+        notes += _slips(checked.get("train") or checked["all"])
     found: list[Problem] = []
     splits = {}
     for name, one in checked.items():
@@ -219,6 +257,35 @@ def _classes(
                 f"{where} has a name that is not UTF-8\nRename it: a card cannot hold the name."
             )
     return names, phantom
+
+
+def _slips(training: Checked) -> list[str]:
+    """Notes on classes of few objects that are called almost as one of many: slips, perhaps."""
+    table, names = training.split.table, training.categories
+    counts = np.bincount(table.labels, minlength=len(names))
+    found = []
+    for label in np.flatnonzero(counts).tolist():
+        n = int(counts[label])
+        enough = max(_OFTEN * n, 1 if n <= _FEW else n / _RARE)
+        name = harmless(names[label])
+        others = (harmless(names[k]) for k in np.flatnonzero(counts >= enough).tolist())
+        guess = nearest(name, (o for o in others if _undigited(o) != _undigited(name)))
+        if guess:
+            first = int(np.argmax(table.labels == label))
+            image = int(np.searchsorted(table.offsets, first, side="right")) - 1
+            where = training.file_of(image), int(table.ids[first]), training.split.names[image]
+            also = f" and {count(n - 1, 'more object')}" if n > 1 else ""
+            what = f"only this{also} in training of the class {name!r}.{guess}"
+            found.append(str(Problem(*where, "unknown-class", what)))
+    if len(found) > SHOWN:
+        more = count(len(found) - SHOWN, "more class is", "more classes are")
+        found[SHOWN:] = [f"{more} called almost as one of many more objects"]
+    return found
+
+
+def _undigited(name: str) -> str:
+    """A name without what numbers it."""
+    return "".join(char for char in name if not char.isdigit())
 
 
 def _counted(one: Checked, classes: Sequence[str]) -> tuple[AnnotatedSplit, list[Problem]]:

@@ -124,7 +124,10 @@ def _listing(path: Path, images: Path, files: list[Path]) -> Listing:
     if unnamed and path.is_dir():
         listing.notes.append(f"images without an xml are left out: {unnamed:,}")
     if difficult:
-        listing.notes.append(f"difficult objects count as crowd: {difficult:,}")
+        listing.notes.append(
+            f"difficult objects are neither learned nor judged, as COCO's crowds ({difficult:,}); "
+            "figures are COCO's, not VOC's"
+        )
     return listing
 
 

@@ -1,11 +1,18 @@
 """Images with a class for each pixel, for semantic segmentation: folders of masks. No torch.
 
-`open_pixels` gives a data set, `mask_problems` all that is wrong in one.
+`open_pixels` gives a data set, `undivided_pixels` one for models to be scored on, `mask_problems`
+all that is wrong in one.
 """
 
 from skipway.data.pixels.checking import KINDS
 from skipway.data.pixels.masked import MaskedSplit
-from skipway.data.pixels.opening import colours, form_of_masks, mask_problems, open_pixels
+from skipway.data.pixels.opening import (
+    colours,
+    form_of_masks,
+    mask_problems,
+    open_pixels,
+    undivided_pixels,
+)
 from skipway.data.problems import Problem
 
 __all__ = [
@@ -16,4 +23,5 @@ __all__ = [
     "form_of_masks",
     "mask_problems",
     "open_pixels",
+    "undivided_pixels",
 ]

@@ -7,8 +7,8 @@ file of their own, and are matched by name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,16 @@ from skipway.data.pixels.layouts import Form, Layout
 from skipway.data.pixels.legend import VOC, Legend, find_legend, found_in
 from skipway.data.pixels.masked import MaskedSplit
 from skipway.data.problems import Problem, left_out, refusal
-from skipway.data.split import DataSet, Skipped, Val, check_val, divided, hold_out, rarest
+from skipway.data.split import (
+    DataSet,
+    Skipped,
+    Undivided,
+    Val,
+    check_val,
+    divided,
+    hold_out,
+    rarest,
+)
 from skipway.errors import InputError, harmless
 from skipway.segmentations import IGNORED
 
@@ -75,6 +84,18 @@ def open_pixels(
     sets the share, ``none`` holds no val out. They are stratified by the rarest class in an image.
     Raises InputError.
     """
+    return undivided_pixels(path, val, seed, on_bad, classes).divide()
+
+
+def undivided_pixels(
+    path: str,
+    val: Val = "auto",
+    seed: int = 0,
+    on_bad: Literal["error", "skip"] = "error",
+    classes: Sequence[str] | None = None,
+) -> Undivided[MaskedSplit]:
+    """The same before anything is held out: for a model that is scored on the splits as they are,
+    or on all images. Raises InputError."""
     check_val(val)
     found = _gathered(path, classes)
     fatal = [p for p in found.problems if p.kind == "no-images"]
@@ -96,16 +117,28 @@ def open_pixels(
             )
         return parts
 
-    how = "stratified by the rarest class in an image"
-    splits, notes = divided(path, found.splits, val, seed, hold, how)
-    for name, split in splits.items():
-        absent = np.flatnonzero(split.counts.sum(axis=0) == 0)
-        if len(absent):
-            shown = ", ".join(repr(harmless(found.classes[k])) for k in absent[:SHOWN])
-            more = f" and {len(absent) - SHOWN:,} other classes" if len(absent) > SHOWN else ""
-            notes.append(f"{name}: no pixel of {shown}{more}")
-    skipped = tuple(Skipped(_name(found.root, p), str(p)) for p in found.problems)
-    return DataSet(path, found.classes, dict(splits), (*found.notes, *notes), skipped)
+    def divide() -> DataSet:
+        how = "stratified by the rarest class in an image"
+        splits, notes = divided(path, found.splits, val, seed, hold, how)
+        for name, split in splits.items():
+            notes += _lacks(name, split, found.classes)
+        skipped = tuple(Skipped(_name(found.root, p), str(p)) for p in found.problems)
+        return DataSet(path, found.classes, dict(splits), (*found.notes, *notes), skipped)
+
+    alone = {
+        name: replace(split, notes=(*_lacks(name, split, found.classes),))
+        for name, split in found.splits.items()
+    }
+    return Undivided(path, alone, tuple(found.notes), divide)
+
+
+def _lacks(name: str, split: MaskedSplit, classes: Sequence[str]) -> Iterator[str]:
+    """A note on what a split holds nothing of."""
+    absent = np.flatnonzero(split.counts.sum(axis=0) == 0)
+    if len(absent):
+        shown = ", ".join(repr(harmless(classes[k])) for k in absent[:SHOWN])
+        more = f" and {len(absent) - SHOWN:,} other classes" if len(absent) > SHOWN else ""
+        yield f"{name}: no pixel of {shown}{more}"
 
 
 def mask_problems(path: str) -> list[Problem]:
