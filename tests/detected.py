@@ -85,15 +85,17 @@ def task_rows(task: str = "detect", epochs: int = 20) -> list[dict[str, Any]]:
 
 
 def task_evaluation(task: str = "detect", pictures: int = 6) -> dict[str, Any]:
+    """With the keys of a real one, see `test_made_up_runs_have_what_real_ones_have`."""
     recall = np.linspace(0, 1, 101)
     rows, curves = [], []
     for i, (name, top) in enumerate(zip(CELLS, (0.88, 0.99, 0.72), strict=True)):
         precision = np.where(recall <= top, 1 - 0.5 * (recall / top) ** 4, 0.0)
         scores = np.where(recall <= top, 1 - 0.95 * recall / top, 0.0)
         row = {"label": name, "n": (840, 76, 73)[i], "ap": (0.55, 0.68, 0.31)[i],
-               "ap50": float(precision.mean()), "recall": top}  # fmt: skip
+               "ap50": float(precision.mean()), "recall": top, "ap_interval": None}  # fmt: skip
         if task == "instance":
-            row |= {"mask_ap": row["ap"] - 0.04, "mask_ap50": row["ap50"] - 0.02}
+            row |= {"mask_ap": row["ap"] - 0.04, "mask_ap50": row["ap50"] - 0.02,
+                    "mask_ap_interval": None}  # fmt: skip
         rows.append(row)
         curves.append(
             {"label": name, "precision": precision.tolist(), "scores": scores.tolist()}
@@ -103,8 +105,8 @@ def task_evaluation(task: str = "detect", pictures: int = 6) -> dict[str, Any]:
         found, truth = scene(i, task == "instance")
         shown.append({"name": f"test/cell-{i}.png", "image": found, "truth": truth,
                       "right": 9 - i, "missed": pictures - i, "extra": 1})  # fmt: skip
-    return {"task": task, "split": "test", "n": 72, "classes": list(CELLS), "per_class": rows,
-            "curves": curves, "pictures": shown,
+    return {"split": "test", "n": 72, "classes": list(CELLS), "per_class": rows,
+            "curves": curves, "pictures": shown, "intervals": {}, "resamples": 1000,
             "sizes": {"small": {"n": 60, "ap": 0.21}, "medium": {"n": 600, "ap": 0.5},
                       "large": {"n": 329, "ap": 0.57}}}  # fmt: skip
 

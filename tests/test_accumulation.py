@@ -196,6 +196,46 @@ def test_blocks_of_resamples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.array_equal(whole, precisions_of({"": matches})[""], equal_nan=True)
 
 
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_objects_by_size_and_scores_by_recall(kind: Any) -> None:
+    """Objects counted by hand, scores as pycocotools has them."""
+    rows = with_masks(scene(4, 30))
+    truth = rows[0][0]
+    edge = replace(truth, areas=np.full(len(truth), 32**2, np.float32))  # small, and medium too
+    rows[0] = edge, rows[0][1]
+    found, theirs = judge(rows, kind), evaluated(rows).eval["scores"]
+    areas = np.concatenate([t.areas[~t.crowd] for t, _ in rows])
+    assert (edge.areas[~edge.crowd] == 1024).any()
+    assert found.objects == {
+        "small": int((areas <= 32**2).sum()),
+        "medium": int(((areas >= 32**2) & (areas <= 96**2)).sum()),
+        "large": int((areas >= 96**2).sum()),
+    }
+    assert [*found.objects] == [*found.by_size]
+    assert found.scores.keys() == found.curves.keys() == {0, 1}
+    for k, scores in found.scores.items():
+        if kind == "box":  # masks of whole pixels match a little otherwise
+            assert np.array_equal(scores, theirs[0, :, k, 0, -1])
+        assert ((scores > 0) == (found.curves[k] > 0)).all()
+        assert (np.diff(scores) <= 0).all()
+    small = [(t.take(t.areas <= 32**2), f) for t, f in rows]
+    assert [*judge(small, kind).objects] == ["small", "medium"]
+
+
+def test_scores_by_recall_by_hand() -> None:
+    """Four objects; the finds of 0.9 and 0.6 are right, that of 0.7 is not."""
+    boxes = np.array([[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9], [60, 0, 69, 9]], np.float32)
+    crowd, areas, n = np.zeros(4, bool), np.full(4, 81, np.float32), np.arange(4)
+    truth = Objects(boxes, np.zeros(4, int), crowd, areas, n, (None,) * 4)
+    scores = np.array([0.9, 0.7, 0.6], np.float32)
+    guessed = Detections(boxes[[0, 3, 1]] + [[0], [30], [0]], np.zeros(3, int), scores)
+    found = judge([(truth, guessed)])
+    assert found.objects == {"small": 4}
+    wanted = [0.9] * 26 + [0.6] * 25 + [0.0] * 50  # recall up to 0.25, and up to 0.5
+    assert found.scores[0] == pytest.approx(np.array(wanted), abs=1e-6)
+    assert found.curves[0] == pytest.approx(np.array([1] * 26 + [2 / 3] * 25 + [0] * 50))
+
+
 # --- intervals ------------------------------------------------------------------------------------
 
 

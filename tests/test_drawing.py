@@ -19,6 +19,7 @@ from scipy import ndimage
 from skipway.drawing import (
     COVER,
     LEAST_LETTERS,
+    SPARSE,
     PAINT,
     beside,
     colour,
@@ -165,7 +166,8 @@ def scenes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
 @hypothesis.given(scenes())
 def test_labels_stay_in_the_frame_and_at_their_box(scene) -> None:
     sizes, boxes, frame = scene
-    corners = placed(sizes, boxes, frame)
+    corners, stands = placed(sizes, boxes, frame)
+    assert stands.all()
     assert (corners >= 0).all()
     assert (corners + sizes <= frame).all()
     apart = np.maximum(corners - boxes[:, 2:], boxes[:, :2] - corners - sizes)
@@ -180,20 +182,20 @@ def test_labels_of_objects_apart_do_not_cover_each_other(seed: int) -> None:
     corners = 100 * cells + rng.integers(0, 40, cells.shape)
     boxes = np.concatenate([corners, corners + rng.integers(10, 60, cells.shape)], axis=1)
     sizes = np.stack([rng.integers(20, 70, len(boxes)), np.full(len(boxes), 16)], axis=1)
-    assert clashes(placed(sizes, boxes, (500, 500)), sizes) == 0
+    assert clashes(placed(sizes, boxes, (500, 500))[0], sizes) == 0
 
 
 def test_labels_of_one_place_spread_around_it() -> None:
     boxes = np.tile([[100, 100, 200, 180]], (8, 1))
     sizes = np.tile([[60, 16]], (8, 1))
-    assert clashes(placed(sizes, boxes, (300, 300)), sizes) == 0
-    corners = placed(sizes, boxes, (300, 300))
+    assert clashes(placed(sizes, boxes, (300, 300))[0], sizes) == 0
+    corners, _ = placed(sizes, boxes, (300, 300))
     assert corners[0].tolist() == [100, 84]  # the first stands on its box
 
 
 def test_a_small_object_is_not_hidden_by_its_own_label() -> None:
     box = np.array([[40, 0, 60, 10]])  # at the upper edge: above it is no room
-    (x, y), (w, h) = placed(np.array([[50, 14]]), box, (200, 200))[0], (50, 14)
+    (x, y), (w, h) = placed(np.array([[50, 14]]), box, (200, 200))[0][0], (50, 14)
     assert y >= 10 or x >= 60 or x + w <= 40
     assert y + h <= 200
 
@@ -532,6 +534,23 @@ def test_many_labels_are_smaller_but_not_too_small_to_be_read() -> None:
         return int(np.bincount([run for run in runs if run > 8]).argmax())
 
     assert LEAST_LETTERS <= plate(120) < plate(4)
+
+
+def test_a_crowd_is_not_hidden_by_its_labels() -> None:
+    """One label of each class, and of the others those that have a place of their own."""
+    rng = np.random.default_rng(1)
+    corners = rng.uniform(0, 590, (200, 2))
+    boxes = np.concatenate([corners, corners + 10], axis=1)
+    classes = [0] * 150 + [1] * 50
+    picture = grey(600, 600)
+    bare = drawn(picture, boxes, [""] * 200, classes, side=600)
+    labelled = drawn(picture, boxes, ["nucleus 97%"] * 200, classes, side=600)
+    changed = (bare != labelled).any(axis=2)
+    assert 0.01 < changed.mean() < 1.1 * SPARSE
+    for k in (0, 1):
+        assert (changed & where(labelled, colour(k))).sum() > 200  # a plate of it
+    lines = (bare != drawn(picture, np.empty((0, 4)), [], [], side=600)).any(axis=2)
+    assert (lines & changed).sum() < 0.15 * lines.sum()
 
 
 # --- several pictures ---------------------------------------------------------------------------

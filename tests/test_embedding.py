@@ -521,6 +521,19 @@ def test_products_beyond_float32_are_compared_too(faiss: bool) -> None:
     np.testing.assert_allclose(scores[0], np.sort(-products)[:5] * -1)
 
 
+def test_an_index_of_faiss_is_made_once_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss = pytest.importorskip("faiss")
+    made, plain = [], faiss.IndexFlatIP
+    monkeypatch.setattr(faiss, "IndexFlatIP", lambda d: made.append(d) or plain(d))
+    rng = np.random.default_rng(0)
+    vectors, queries = (rng.normal(size=(n, 4)).astype(np.float32) for n in (500, 150))
+    scores, rows = nearest_rows(in_blocks(vectors, 200), queries, 3, True)
+    assert made == [4, 4, 4]
+    products = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    np.testing.assert_array_equal(rows, np.argsort(-products, axis=1)[:, :3])
+    np.testing.assert_allclose(scores, -np.sort(-products, axis=1)[:, :3])
+
+
 def test_scikit_learn_finds_the_same(model: Path, data: Path) -> None:
     out = data.parent / "v.parquet"
     assert call("embed", model, data, "--out", out).code == 0

@@ -1470,7 +1470,7 @@ def test_one_file_without_splits_is_scored_whole(tmp_path: Path) -> None:
     alone = undivided_objects(str(tmp_path))
     assert [(name, len(split)) for name, split, _ in map(alone.take, (None, "val"))] == [
         ("train", 40),
-        ("val", 4),
+        ("val", 5),
     ]
     few = undivided_objects(str(single(tmp_path / "one", 1)))  # too few to hold any out
     assert few.take()[0] == "all"

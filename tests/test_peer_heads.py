@@ -290,6 +290,32 @@ def test_settings_of_the_heads_come_with_the_weights(tmp_path: Path) -> None:
         load_start(detector()[0], *read_state(path))
 
 
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, {"channels", "box_width", "rois", "proposals_train", "proposals_test",
+              "candidates_train", "candidates_test"}),
+        ({"head": "retinanet"}, {"channels", "candidates_test"}),
+        ({"head": "fcos"}, {"channels", "candidates_test"}),
+        ({"neck": "c4"}, {"candidates_train", "candidates_test", "proposals_train"}),
+        ({"neck": "c4", "head": "mask-rcnn"}, {"channels", "candidates_train", "candidates_test",
+                                               "proposals_train"}),
+    ],
+)  # fmt: skip
+def test_nothing_is_chosen_that_the_heads_do_not_read(
+    given: dict[str, str], chosen: set[str], tmp_path: Path
+) -> None:
+    data = str(cells(tmp_path / "cells"))
+    keys = {f"detector.{name}": value for name, value in given.items()}
+    task = "instance" if "mask-rcnn" in given.values() else "detect"
+    plan = make_plan(data, {"task": task} | keys)
+    light = {choice.key for choice in plan.choices if choice.reason.startswith("light heads")}
+    assert light == {f"detector.{name}" for name in chosen}
+    if given.get("head") in ("retinanet", "fcos"):
+        with pytest.raises(InputError, match=r"rois: is of head faster-rcnn, .*, not of "):
+            make_plan(data, {"task": task, "detector.rois": 32} | keys)
+
+
 @pytest.mark.parametrize("names", [["rpn.head.conv.0.0.weight"], ["fc.weight", "conv1.weight"], []])
 def test_what_is_none_of_them_is_left_to_others(names: list[str]) -> None:
     assert described(State({name: torch.zeros(1) for name in names})) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -14,6 +15,7 @@ import pytest
 import typer
 
 from detected import (
+    CELLS,
     OBJECTS,
     task_evaluation,
     task_record,
@@ -22,10 +24,14 @@ from detected import (
 )
 from pages import HOSTILE, Page, assert_self_contained, full_run, make_run, png, poisoned, read
 from skipway.cli import app
+from skipway.data.objects import Objects
+from skipway.data.split import ArrayReader, Split
+from skipway.detections import Detections, runs_of
 from skipway.errors import InputError
 from skipway.report import compare, verdicts, write_comparison
 from skipway.report.detection_findings import findings
 from skipway.report.run import read_run
+from skipway.tasks.detect import DetectionEvaluator
 
 
 def part(page: Page, start: str, end: str) -> str:
@@ -284,6 +290,37 @@ def test_any_numbers_make_plots_that_stay_in_their_frame(tmp_path_factory, rows,
         numbers = [float(number) for number in re.split("[ML ]+", path["d"].strip("M "))]
         assert all(0 <= x <= 380 for x in numbers[::2])
         assert all(34 <= y <= 206 for y in numbers[1::2])
+
+
+@pytest.mark.parametrize("task", ["detect", "instance"])
+def test_made_up_runs_have_what_real_ones_have(tmp_path, task):
+    """No figure is shown that a real evaluation does not write."""
+    evaluator = DetectionEvaluator(3, ("mask", "box") if task == "instance" else ("box",))
+    boxes = np.array([[0, 0, 20, 20], [30, 0, 80, 50], [0, 0, 110, 110]], np.float32)
+    y, x = np.mgrid[:120, :120] + 0.5
+    masks = tuple(runs_of((x > a) & (x < c) & (y > b) & (y < d)) for a, b, c, d in boxes)
+    areas, each = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), np.arange(3)
+    scores = np.array([0.9, 0.8, 0.3], np.float32)
+    for i in range(6):
+        truth = Objects(boxes, each, np.zeros(3, bool), areas, each, masks)
+        evaluator.add(i, Detections(boxes, each, scores, masks), truth, (120, 120))
+    pixels = np.zeros((6, 120, 120, 3), np.uint8)
+    split = Split(ArrayReader(pixels), [f"{i}.png" for i in range(6)], np.zeros(6, int))
+    real = json.loads(json.dumps({"split": "test", "n": 6} | evaluator.details(split, CELLS)))
+    made = task_evaluation(task)
+    assert made.keys() == real.keys()
+    for key in ("per_class", "curves", "pictures"):
+        assert {*map(frozenset, made[key])} == {frozenset(row) for row in real[key]}, key
+    assert made["sizes"].keys() == real["sizes"].keys()
+    assert {frozenset(row) for rows in (made, real) for row in rows["sizes"].values()} == {
+        frozenset({"n", "ap"})
+    }
+    page = read(make_run(tmp_path, task_record(task), evaluated=real))
+    assert_self_contained(page)
+    for name in ("small, up to 32 × 32 px", "medium, up to 96 × 96 px", "large"):
+        assert f"{name}\n100.0 % (100.0 to 100.0 %)\n6" in page.text
+    assert "At a score of 0.5: precision 100 %, recall 100 %." in curve(page, "WBC")[0]
+    assert "At a score of" not in curve(page, "Platelets")[0]  # found, and never so surely
 
 
 # --- in words -----------------------------------------------------------------------------------

@@ -166,26 +166,39 @@ def cut(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
 
 FURTHER = 0.04
 """Share of an object that a label may hide rather than stand at the next place of its own."""
+SPARSE = 0.1
+"""Share of the picture that labels cover at most where not all can stand."""
 
 
-def placed(sizes: Array, boxes: Array, frame: tuple[int, int]) -> Array:
-    """Corners (x, y) [n, 2] of labels with these widths and heights [n, 2], each at its box [n, 4].
+def placed(
+    sizes: Array, boxes: Array, frame: tuple[int, int], needed: Array | None = None
+) -> tuple[Array, Array]:
+    """Corners (x, y) [n, 2] of labels with these widths and heights [n, 2], each at its box [n, 4],
+    and which of them stand, bool [n].
 
     Those before have the choice. A label stays inside the frame (width, height), which it must fit
     into, keeps off the other labels where a place at its box lets it, and hides little of any
-    object.
+    object. needed: bool [n], labels that stand in any case, the others only where they can keep to
+    that and `SPARSE` is not reached; None is all.
     """
+    room = SPARSE * frame[0] * frame[1]
     sizes, boxes = np.asarray(sizes, np.int64), np.asarray(boxes, np.int64)
     areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1)
     taken = np.zeros((len(sizes), 4), np.int64)
+    stands = np.ones(len(sizes), bool)
     for i, (size, box) in enumerate(zip(sizes, boxes, strict=True)):
         corners = np.clip(_candidates(size, box), 0, np.maximum(np.array(frame) - size, 0))
         plates = np.concatenate([corners, corners + size], axis=1)
         hidden = (_overlap(plates, boxes) / areas).sum(axis=1)  # of its own object too
         worse = FURTHER * np.arange(len(plates)) + hidden
         clash = _overlap(plates, taken[:i]).sum(axis=1)
-        taken[i] = plates[np.lexsort((worse, clash))[0]]
-    return taken[:, :2]
+        best = np.lexsort((worse, clash))[0]
+        apart = clash[best] == 0 and hidden[best] <= FURTHER and size.prod() <= room
+        stands[i] = needed is None or needed[i] or apart
+        if stands[i]:
+            taken[i] = plates[best]
+            room -= size.prod()
+    return taken[:, :2], stands
 
 
 def _candidates(size: Array, box: Array) -> Array:
@@ -375,17 +388,22 @@ def _draw_labels(
     frame: tuple[int, int],
 ) -> None:
     """Each text on a plate of its colour; in letters that grow with the picture, and are smaller
-    where there are many."""
+    where there are many. Where the smallest are still too many, one of each colour, and of the rest
+    those that hide nothing."""
     size = _letter_size(frame)
     labels = [_label(text, size, frame) for text in texts]
     share = sum(w * h for _, _, (w, h) in labels) / (frame[0] * frame[1])
     if share > CROWDED:
         size = max(round(size * math.sqrt(CROWDED / share)), LEAST_LETTERS)
         labels = [_label(text, size, frame) for text in texts]
+        share = sum(w * h for _, _, (w, h) in labels) / (frame[0] * frame[1])
     fit = [i for i, (text, _, (_, h)) in enumerate(labels) if text and h <= frame[1]]
     sizes = np.array([labels[i][2] for i in fit], np.int64).reshape(-1, 2)
-    corners = placed(sizes, outlines[fit], frame)
-    for i, (x, y) in reversed(list(zip(fit, corners.tolist(), strict=True))):
+    of = [plates[i] for i in fit]
+    first = np.array([of.index(plate) == n for n, plate in enumerate(of)], bool)
+    corners, stands = placed(sizes, outlines[fit], frame, first if share > CROWDED else None)
+    standing = [row for row, there in zip(zip(fit, corners.tolist()), stands, strict=True) if there]
+    for i, (x, y) in reversed(standing):
         _draw_label(draw, (x, y), labels[i], plates[i], size)
 
 

@@ -41,6 +41,14 @@ def explain(
             "are sure.",
         ),
     ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Of a model of the task embed: what makes each image like this one; by default "
+            "what its own vector is made of.",
+        ),
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -82,10 +90,12 @@ def explain(
     """Show where in images a model sees a class.
 
     For each image a PNG: the image, and beside it in colour what spoke for the class; of a detector
-    one for each of its objects, of a segmenter what spoke for the class's pixels.
+    one for each of its objects, of a segmenter what spoke for the class's pixels, of a model of the
+    task embed what makes its vector.
     """
     from skipway.explain import Explainer, Method, Of, open_explainer
     from skipway.explain.objects import ObjectExplainer
+    from skipway.explain.vectors import VectorExplainer
     from skipway.files import atomic_write
     from skipway.images import DecodeError
     from skipway.machine import cores
@@ -102,16 +112,24 @@ def explain(
     explainer = open_explainer(
         model, chosen, stage, window, stride, measured, threads or cores(), device
     )
-    objects = isinstance(explainer, ObjectExplainer)
+    objects, vectors = (isinstance(explainer, kind) for kind in (ObjectExplainer, VectorExplainer))
     for name, given, has in (
         ("--object", number, objects),
         ("--of", of, isinstance(explainer, Explainer)),
+        ("--class", class_name, not vectors),
+        ("--like", like, vectors),
     ):
         if given is not None and not has:
             raise InputError(f"{name}: not of a model of this task, {harmless(model)}")
-    k = None if class_name is None else explainer.index(class_name)
+    k, target = None, None
+    if isinstance(explainer, VectorExplainer):
+        target = None if like is None else explainer.vector(like)
+    elif class_name is not None:
+        k = explainer.index(class_name)
 
     def explained(path: str) -> list[Explanation]:
+        if isinstance(explainer, VectorExplainer):
+            return [explainer(path, target, like)]
         if isinstance(explainer, ObjectExplainer):
             return explainer(path, k, number)
         return [explainer(path, k)]
@@ -143,8 +161,8 @@ def explain(
             rows.append(row | _told(one) | {"file": str(file)})
             if not as_json:
                 most = "nowhere" if one.peak is None else "most at {}, {}".format(*one.peak)
-                asked = f"{harmless(one.asked.label)} {one.asked.score:.1%}{one.what}"
-                print(f"{harmless(path)}: {asked}, {most}: {harmless(file)}")
+                asked = one.title or f"{one.asked.label} {one.asked.score:.1%}{one.what}"
+                print(f"{harmless(path)}: {harmless(asked)}, {most}: {harmless(file)}")
     if as_json:
         emit(rows)
     if any(row["error"] for row in rows):
@@ -152,13 +170,12 @@ def explain(
 
 
 def _told(found: Explanation) -> dict[str, Any]:
-    return {
+    told: dict[str, Any] = {
         "class": found.asked.label,
         "probability": found.asked.score,
         "answer": found.best.label,
-        "peak": found.peak,
-        **found.facts,
     }
+    return ({} if found.title else told) | {"peak": found.peak, **found.facts}
 
 
 def one_of(flag: str, value: str, choices: type[E]) -> E:

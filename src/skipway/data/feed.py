@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -340,15 +341,17 @@ class DecodedFeed:
         labels = split.labels if per_class else None
         self._shown = _shown(len(split), labels, batch_size, seed, part.size, repeats, per_class)
         self._order = _Order()
-        self._loader = DataLoader(
-            _Decoded(split, channels, augment),
-            batch_sampler=self._order,
-            collate_fn=_Collated(collate),
-            num_workers=workers,
-            persistent_workers=persistent and workers > 0,
-            generator=torch.Generator(),  # its own: the global one is stochastic depth's
-            worker_init_fn=_start_worker if workers else None,
-        )
+        with warnings.catch_warnings():  # more workers than cores are what was asked for
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            self._loader = DataLoader(
+                _Decoded(split, channels, augment),
+                batch_sampler=self._order,
+                collate_fn=_Collated(collate),
+                num_workers=workers,
+                persistent_workers=persistent and workers > 0,
+                generator=torch.Generator(),  # its own: the global one is stochastic depth's
+                worker_init_fn=_start_worker if workers else None,
+            )
 
     def __len__(self) -> int:
         return self.n

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,10 @@ _AT_A_TIME = 64
 _SLACK = 64
 """More candidates than are asked for, which faiss gives of a block."""
 
+Propose = Callable[[Array, int, Array], list[Array]]
+"""Queries [Q, D], how many of a block are wanted, and the largest error of each query's products,
+[Q], to the positions in the block that may be among them, of each query."""
+
 
 def nearest_rows(
     blocks: Iterable[tuple[int, Array]], queries: Array, top: int, faiss: bool = False
@@ -40,7 +45,7 @@ def nearest_rows(
     they can have, is computed again in float64. So the result depends neither on the blocks nor on
     what proposes, NumPy or faiss.
     """
-    propose = _by_faiss if faiss else _by_numpy
+    of_block = _by_faiss if faiss else _by_numpy
     scores = [np.zeros(0) for _ in queries]
     rows = [np.zeros(0, np.int64) for _ in queries]
     lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
@@ -49,11 +54,12 @@ def nearest_rows(
         # n products summed in any order are off by at most n u / (1 - n u) times those of lengths.
         n = (block.shape[1] + 1) * 2.0**-24
         error = n / (1 - n) * lengths * longest + 1e-30
+        propose = of_block(block)
         proposed = (
             positions
             for low in range(0, len(queries), _AT_A_TIME)
             for positions in propose(
-                block, queries[low : low + _AT_A_TIME], top, error[low : low + _AT_A_TIME]
+                queries[low : low + _AT_A_TIME], top, error[low : low + _AT_A_TIME]
             )
         )
         for i, found in enumerate(proposed):
@@ -65,8 +71,12 @@ def nearest_rows(
     return np.array(scores), np.array(rows, np.int64)
 
 
-def _by_numpy(block: Array, queries: Array, top: int, error: Array) -> list[Array]:
-    """Positions in the block that may be among the best `top` of each query."""
+def _by_numpy(block: Array) -> Propose:
+    """From all products of the block."""
+    return functools.partial(_large_products, block)
+
+
+def _large_products(block: Array, queries: Array, top: int, error: Array) -> list[Array]:
     everything = np.arange(len(block))
     if top >= len(block):
         return [everything] * len(queries)
@@ -79,19 +89,23 @@ def _by_numpy(block: Array, queries: Array, top: int, error: Array) -> list[Arra
     ]
 
 
-def _by_faiss(block: Array, queries: Array, top: int, error: Array) -> list[Array]:
-    """As `_by_numpy`."""
+def _by_faiss(block: Array) -> Propose:
+    """From an index of faiss, which is made once of the block."""
     import faiss
 
     index = faiss.IndexFlatIP(block.shape[1])
     index.add(np.ascontiguousarray(block))
-    products, found = index.search(np.ascontiguousarray(queries), min(top + _SLACK, len(block)))
-    if len(block) > top + _SLACK:
-        # Where even the last is as good as one of the best, others that are not given may be too.
-        enough = products[:, -1] < products[:, top - 1] - 2 * error
-        if not (enough & np.isfinite(products).all(axis=1)).all():
-            return _by_numpy(block, queries, top, error)
-    return [np.sort(positions) for positions in found]
+
+    def propose(queries: Array, top: int, error: Array) -> list[Array]:
+        products, found = index.search(np.ascontiguousarray(queries), min(top + _SLACK, len(block)))
+        if len(block) > top + _SLACK:
+            # Where even the last is as good as one of the best, others not given may be too.
+            enough = products[:, -1] < products[:, top - 1] - 2 * error
+            if not (enough & np.isfinite(products).all(axis=1)).all():
+                return _large_products(block, queries, top, error)
+        return [np.sort(positions) for positions in found]
+
+    return propose
 
 
 @dataclass(frozen=True)

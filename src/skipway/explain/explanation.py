@@ -38,6 +38,8 @@ class Explanation:
     """The same as JSON."""
     mark: Callable[[Array], Array] | None = None
     """Shows it on a panel of the picture, uint8 [h, w, 3]."""
+    title: str = ""
+    """What the map is of, where that is no class."""
 
     @property
     def peak(self) -> tuple[int, int] | None:
@@ -50,7 +52,7 @@ class Explanation:
 
     def picture(self) -> bytes:
         """The image and the map on it with a caption, as PNG; see `heatmap.picture`."""
-        title = _shown(self.asked) + self.what
+        title = self.title or _shown(self.asked) + self.what
         if self.best.label != self.asked.label:
             title += f" (the answer is {_shown(self.best)})"
         notes = [self.said]

@@ -20,6 +20,7 @@ from skipway.predictor import (
 if TYPE_CHECKING:
     from skipway.explain.objects import ObjectExplainer
     from skipway.explain.pixels import PixelExplainer
+    from skipway.explain.vectors import VectorExplainer
 
 
 class Method(enum.StrEnum):
@@ -38,9 +39,9 @@ def open_explainer(
     of: Of = Of.probability,
     threads: int | None = None,
     device: str = "cpu",
-) -> Explainer | ObjectExplainer | PixelExplainer:
-    """An explainer from what `predictor.load` takes, or from a model that finds objects or tells
-    the class of each pixel.
+) -> Explainer | ObjectExplainer | PixelExplainer | VectorExplainer:
+    """An explainer from what `predictor.load` takes, or from a model that finds objects, tells the
+    class of each pixel, or makes vectors.
 
     Grad-CAM takes weights alone, for it needs gradients; stage: None is the last. Occlusion takes
     any model and of a classifier needs no torch where predicting needs none; window, stride: in
@@ -58,6 +59,10 @@ def open_explainer(
         from skipway.explain.pixels import open_pixel_explainer
 
         return open_pixel_explainer(model, squares, stage, threads, device)
+    if task == "embed":
+        from skipway.explain.vectors import open_vector_explainer
+
+        return open_vector_explainer(model, squares, stage, threads, device)
     if squares is not None:
         predictor = _classifier(load(model, threads, device))
         return Explainer(predictor, Occlusion(predictor, window, stride, of))
@@ -77,7 +82,8 @@ def open_explainer(
 def _classifier(predictor: Predictor) -> Predictor:
     if predictor.card.task != "classify":
         raise InputError(
-            f"{harmless(predictor.origin)}: a model of the task {predictor.card.task}; explain "
-            "takes those that classify, find objects, or tell the class of each pixel"
+            f"{harmless(predictor.origin)}: a model of the task {predictor.card.task}; of ONNX "
+            "files explain takes those that classify\n"
+            "Give the run or the weight file that it was made from."
         )
     return predictor

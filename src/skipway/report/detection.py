@@ -149,7 +149,8 @@ def _curves(run: Run) -> Html | None:
     note = (
         f"Precision: of the {finds} that were found, the share that is right. Recall: of the "
         f"objects, the share that was found. Both at IoU {SURE:g}, as less and less certain finds "
-        "are counted; where a line ends, nothing more is found at any score."
+        "are counted; where a line ends, nothing more is found at any score. As COCO has it, "
+        "precision is the best at that recall or a higher one."
     )
     if len(found) > SHOWN_CURVES:
         note += f" The {SHOWN_CURVES} worst of {len(found):,} classes."
