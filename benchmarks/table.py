@@ -148,12 +148,17 @@ def training_rows() -> list[tuple[str, str, str]]:
     return table
 
 
+def _metric(key: str) -> str:
+    """A metric of a task as papers write it."""
+    return key.replace("_", " ").replace("ap", "AP").replace("miou", "mIoU")
+
+
 def small_data_rows() -> list[tuple[str, str, str]]:
     """Small data: a row for each seed; speed and AP of detectors beside torchvision's."""
     table = []
     for name, case in cases("small_data").items():
         figures = ", ".join(
-            f"{metric} {value:.1%}" for metric, value in list(case["metrics"].items())[:3]
+            f"{_metric(metric)} {value:.1%}" for metric, value in list(case["metrics"].items())[:3]
         )
         low, high = case["interval"]
         narrower = "" if case["width"] == 1 else f" of {case['width']:g} times the width"
@@ -163,7 +168,8 @@ def small_data_rows() -> list[tuple[str, str, str]]:
                 f"{case['size']} px), `{case['model']}`{narrower} from scratch, {case['epochs']} "
                 f"epochs: scores on {case['n']} {case['split']} images",
                 f"{figures} (the first {low:.1%} to {high:.1%}; seed {case['seed']}) in "
-                f"{case['minutes']:.0f} min on {case['threads']} threads, {case['precision']}",
+                f"{case['minutes']:.0f} min on {case['threads']} "
+                f"thread{'s' if case['threads'] > 1 else ''}, {case['precision']}",
                 case["command"],
             )
         )
