@@ -430,6 +430,8 @@ def test_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 
 def test_a_damaged_image_is_a_problem_of_annotated_data(tmp_path: Path) -> None:
     data = scene_folder(tmp_path / "data")
+    for name in ("0.png", "2.png"):  # else as empty as train/0.png, and the same file
+        Image.new("RGB", (56, 64), "black").save(data / "val" / name)
     assert call("check-data", data).code == 0
     image = data / "train" / "3.png"
     image.write_bytes(image.read_bytes()[:-40])

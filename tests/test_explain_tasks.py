@@ -63,10 +63,10 @@ ROW: dict[str, Any] = {"num_classes": 3, "width": 0.125}
 def detector(kind: str, row: str = "resnet18") -> Any:
     """Random weights, and batch norms with the statistics of noise."""
     torch.manual_seed(0)
-    given = {"head": kind, "channels": 16, "score_threshold": 0.01, "detections": 20}
-    if kind in ("faster-rcnn", "mask-rcnn"):
-        given["box_width"] = 16
-    config = DetectorConfig(**(given | HEADS[kind]))
+    given = {"head": kind, "score_threshold": 0.01, "detections": 20} | HEADS[kind]
+    usual = DetectorConfig(**given)
+    small = {name: 16 for name in ("channels", "box_width") if usual.reads(name)}
+    config = DetectorConfig(**given, **small)
     net = build_detector(architecture(row, **ROW), config, 3)
     with torch.no_grad():
         settle(net.body, 64)
@@ -405,9 +405,8 @@ def test_an_image_too_small_for_the_window_leaves_the_others(place: Path, tmp_pa
     flags = ["--method=occlusion", "--window=30", "--stride=30", "--out", tmp_path / "maps"]
     told = call("explain", place / "segment.safetensors", tmp_path, *flags, "--threads=1")
     assert told.code == 2
-    assert told.error == [
-        f"skipway: {tmp_path / 'flat.png'}: --window 30: larger than the model's input, 8 x 64 pixels"
-    ]
+    said = "--window 30: larger than the model's input, 8 x 64 pixels"
+    assert told.error == [f"skipway: {tmp_path / 'flat.png'}: {said}"]
     assert [p.name for p in (tmp_path / "maps").iterdir()] == ["whole-occlusion.png"]
 
 

@@ -1,11 +1,10 @@
-"""What networks for vectors see: parts of a cosine by arithmetic, against captum, and the command."""
+"""What networks for vectors see: parts of a cosine by arithmetic and captum, and the command."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +93,7 @@ def test_parts_are_captums_gradient_times_activation(pooling: str) -> None:
     attr = pytest.importorskip("captum.attr")
     net, x, like = network(pooling=pooling), noise(), vector(network(pooling=pooling), noise(4))
     *_, last = net.body.features(x[None]).values()
-    length = float(net.embedding(net.pool(last)).norm())
+    length = float(net.embedding(net.pool(last)).detach().norm())
 
     class Along(nn.Module):
         def forward(self, views: Tensor) -> Tensor:
@@ -183,7 +182,8 @@ def test_the_command_explains_vectors(place: Path, tmp_path: Path, method: Metho
         assert row["file"] == str(tmp_path / f"a-{method}.png")
         assert Image.open(row["file"]).format == "PNG"
     told = call(*given, f"--like={place / 'b.png'}")
-    assert told.out.startswith(f"{place / 'a.png'}: what makes the cosine of {one @ two:.3f} to b.png, ")
+    said = f"what makes the cosine of {one @ two:.3f} to b.png, "
+    assert told.out.startswith(f"{place / 'a.png'}: {said}")
     assert ": what its vector is made of, " in call(*given).out
 
 

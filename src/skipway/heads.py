@@ -128,8 +128,6 @@ class DetectorConfig(BaseModel):
             raise ValueError("frozen_eps: is of norm frozen alone")
         own = _USUAL.get("c4" if self.neck == "c4" else self.head, {})
         for name, kinds in _OF_DETECTORS.items():
-            if name == "channels":  # of weights with a mask head they come to one without
-                continue
             usual = own.get(name, type(self).model_fields[name].default)
             if not self.reads(name) and getattr(self, name) != usual:
                 raise ValueError(f"{name}: is of head {', '.join(kinds)}, not of {self.kind}")

@@ -121,7 +121,8 @@ def explain(
     ):
         if given is not None and not has:
             raise InputError(f"{name}: not of a model of this task, {harmless(model)}")
-    k, target = None, None
+    k: int | None = None
+    target: Any = None
     if isinstance(explainer, VectorExplainer):
         target = None if like is None else explainer.vector(like)
     elif class_name is not None:

@@ -2,7 +2,8 @@
 
 Sources: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via
 Gradient-based Localization" (1610.02391); Zeiler and Fergus 2014, "Visualizing and Understanding
-Convolutional Networks" (1311.2901), section 4.2; those of other tasks in `objects`, `pixels` and `vectors`.
+Convolutional Networks" (1311.2901), section 4.2; those of other tasks in `objects`, `pixels` and
+`vectors`.
 """
 
 from skipway.explain.classes import Explainer, GradCam, Occlusion, Of, add_maps, grad_cam, occlusion

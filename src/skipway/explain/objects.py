@@ -239,9 +239,5 @@ def open_object_explainer(
         torch.set_num_threads(threads)
     loaded, card = load_detector(model)
     net: Any = on_device(loaded, device)
-    look: ObjectLook
-    if squares is None:
-        look = ObjectCam(net, stage)
-    else:
-        look = ObjectOcclusion(net, *squares)
+    look: ObjectLook = ObjectCam(net, stage) if squares is None else ObjectOcclusion(net, *squares)
     return ObjectExplainer(net, card, os.fspath(model), look)

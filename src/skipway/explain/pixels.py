@@ -205,9 +205,5 @@ def open_pixel_explainer(
         torch.set_num_threads(threads)
     loaded, card = load_segmenter(model)
     net: Any = on_device(loaded, device)
-    look: PixelLook
-    if squares is None:
-        look = PixelCam(net, stage)
-    else:
-        look = PixelOcclusion(net, *squares)
+    look: PixelLook = PixelCam(net, stage) if squares is None else PixelOcclusion(net, *squares)
     return PixelExplainer(net, card, os.fspath(model), look)

@@ -576,6 +576,10 @@ def _heads_of(path: str, card: Card | None, config: RunConfig) -> list[Choice]:
     values = theirs.model_dump() | {which: head}
     if kind == "detector" and theirs.norm == "batch":
         values["norm"] = "frozen"  # the weights saw more images
+    if kind == "detector":
+        neck = asked.neck if "neck" in asked.model_fields_set else theirs.neck
+        other = theirs.model_copy(update={which: head, "neck": neck})
+        values = {name: value for name, value in values.items() if other.reads(name)}
     usual = type(theirs)(**{which: head})
     of = f"the heads of {harmless(path)}"
     return [Choice(f"{kind}.{which}", head, of)] + [
