@@ -283,10 +283,10 @@ def test_where_nothing_can_be_told() -> None:
     ]
     assert evaluator(perfect).interval() == pytest.approx((1, 1))
     values = np.array([0.2, np.nan, 0.4, np.nan, np.nan])
-    assert interval(values, 0.3) is None
-    others = percentiles(np.array([0.2, 0.4, 0.3, 0.3]))
-    assert interval(np.append(values, [0.3, 0.3]), 0.3) == pytest.approx(others)
-    assert interval(np.array([0.0, 0.02]), 0.0)[0] == 0  # type: ignore[index]
+    assert interval(values, 100, 0.3) is None
+    others = percentiles(np.array([0.2, 0.4, 0.3, 0.3]), 100)
+    assert interval(np.append(values, [0.3, 0.3]), 100, 0.3) == pytest.approx(others)
+    assert interval(np.array([0.0, 0.02]), 100, 0.0)[0] == 0  # type: ignore[index]
 
 
 def test_what_chance_raises_is_taken_off() -> None:
@@ -295,9 +295,9 @@ def test_what_chance_raises_is_taken_off() -> None:
     value = float(figures(matches(np.ones((1, 25))))["ap"][0])
     values = figures(precisions_of({"": matches})[""])["ap"]
     assert values.mean() > value + 0.003
-    low, high = interval(values, value)  # type: ignore[misc]
+    low, high = interval(values, 25, value)  # type: ignore[misc]
     assert (low + high) / 2 == pytest.approx(
-        sum(percentiles(values)) / 2 - (values.mean() - value), abs=1e-6
+        sum(percentiles(values, 25)) / 2 - (values.mean() - value), abs=1e-6
     )
 
 

@@ -19,8 +19,8 @@ from scipy import ndimage
 from skipway.drawing import (
     COVER,
     LEAST_LETTERS,
-    SPARSE,
     PAINT,
+    SPARSE,
     beside,
     colour,
     contact_sheet,

@@ -271,7 +271,7 @@ def test_a_resume_takes_settings_of_the_machine_alone(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
-    with pytest.raises(InputError, match="leave out --set optim.clip, --lr\n") as refused:
+    with pytest.raises(InputError, match=r"leave out --set optim\.clip, --lr\n") as refused:
         skipway.train(resume=run, lr=0.1, settings={"optim.clip": 1.0}, threads=2, quiet=True)
     assert "--threads, --workers, --device" in str(refused.value)
     with pytest.raises(InputError, match="leave out --out"):

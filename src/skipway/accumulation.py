@@ -197,12 +197,12 @@ def _mean(values: Array) -> Array:
     return np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
 
-def interval(values: Array, figure: float) -> Interval | None:
-    """The 95 % interval of a figure from its resamples [R]; those that have no such object are left
-    out, and None where more than half of them are.
+def interval(values: Array, n: int, figure: float) -> Interval | None:
+    """The 95 % interval of a figure from its resamples [R] of n images; those that have no such
+    object are left out, and None where more than half of them are.
 
     Precision at a recall is the largest at that or a higher one, so chance alone raises it, in a
     resample once more: see `bootstrap.percentiles`.
     """
-    ends = known_percentiles(values, figure)
+    ends = known_percentiles(values, n, figure)
     return None if ends is None else (max(ends[0], 0.0), min(ends[1], 1.0))

@@ -402,9 +402,10 @@ def _draw_labels(
     of = [plates[i] for i in fit]
     first = np.array([of.index(plate) == n for n, plate in enumerate(of)], bool)
     corners, stands = placed(sizes, outlines[fit], frame, first if share > CROWDED else None)
-    standing = [row for row, there in zip(zip(fit, corners.tolist()), stands, strict=True) if there]
-    for i, (x, y) in reversed(standing):
-        _draw_label(draw, (x, y), labels[i], plates[i], size)
+    rows = list(zip(fit, corners.tolist(), stands.tolist(), strict=True))
+    for i, (x, y), there in reversed(rows):
+        if there:
+            _draw_label(draw, (x, y), labels[i], plates[i], size)
 
 
 def _draw_label(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.answers import softmax
-from skipway.bootstrap import Statistic, mean_of
+from skipway.bootstrap import Statistic, mean_of, percentiles
 
 Array = npt.NDArray[Any]
 
@@ -175,16 +175,15 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def paired_interval(
     only_first: int, only_second: int, n: int, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of second minus first accuracy on the same n images: the percentiles of a
-    bootstrap over images.
+    """The 95 % interval of second minus first accuracy on the same n images, by
+    `bootstrap.percentiles`.
 
     Only how often each of the three outcomes is drawn counts, so a multinomial draw stands for
     drawing n images.
     """
     share = np.array([only_first, only_second, n - only_first - only_second]) / n
     drawn = np.random.default_rng(seed).multinomial(n, share, size=draws)
-    low, high = np.percentile((drawn[:, 1] - drawn[:, 0]) / n, (2.5, 97.5))
-    return float(low), float(high)
+    return percentiles((drawn[:, 1] - drawn[:, 0]) / n, n)
 
 
 @dataclass(frozen=True)

@@ -264,7 +264,8 @@ def intervals(
         return dict.fromkeys(found)
     drawn = resampled(found, len(confusions))
     known = {name: values[~np.isnan(values)] for name, values in drawn.items()}
-    return {name: percentiles(v) if len(v) else None for name, v in known.items()}
+    n = len(confusions)
+    return {name: percentiles(v, n) if len(v) else None for name, v in known.items()}
 
 
 def compare(first: tuple[Array, Array], second: tuple[Array, Array]) -> ComparedFigures:

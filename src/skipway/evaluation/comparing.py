@@ -20,12 +20,15 @@ BIASED = ("ece",)
 def intervals(scored: Scored) -> dict[str, Interval]:
     """The 95 % interval of each of `Scored.metrics`, by `bootstrap.percentiles`."""
     found = resampled(scored.statistics(), len(scored.label))
-    ends = {name: _interval(name, found[name], value) for name, value in scored.metrics().items()}
+    n = len(scored.label)
+    ends = {
+        name: _interval(name, found[name], n, value) for name, value in scored.metrics().items()
+    }
     return ends | {name: (max(ends[name][0], 0.0), ends[name][1]) for name in BIASED}
 
 
-def _interval(name: str, values: Array, metric: float) -> Interval:
-    return percentiles(values, metric if name in BIASED else None)
+def _interval(name: str, values: Array, n: int, metric: float) -> Interval:
+    return percentiles(values, n, metric if name in BIASED else None)
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,11 @@ def compare(first: Scored, second: Scored) -> Compared:
         for number, scored in enumerate((first, second))
         for name, statistic in scored.statistics().items()
     }
-    drawn = resampled(both, len(first.label))
+    n = len(first.label)
+    drawn = resampled(both, n)
     a, b = first.metrics(), second.metrics()
-    ends = {name: _interval(name, drawn[1, name] - drawn[0, name], b[name] - a[name]) for name in a}
+    ends = {
+        name: _interval(name, drawn[1, name] - drawn[0, name], n, b[name] - a[name]) for name in a
+    }
     accuracy = PairedAccuracy.of(first.correct, second.correct)
     return Compared(accuracy, a, b, ends | {"accuracy": accuracy.interval})

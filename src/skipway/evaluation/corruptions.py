@@ -119,7 +119,7 @@ def mean_accuracy(right: Array) -> tuple[float, tuple[float, float]]:
     each image was right: [corruptions, severities, N]."""
     by_image = right.mean(axis=(0, 1))
     drawn = resampled({"mean": mean_of(by_image)}, len(by_image))
-    return float(by_image.mean()), percentiles(drawn["mean"])
+    return float(by_image.mean()), percentiles(drawn["mean"], len(by_image))
 
 
 def scores_when_corrupted(

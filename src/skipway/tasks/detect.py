@@ -114,8 +114,8 @@ class DetectionEvaluator:
     @cached_property
     def intervals(self) -> dict[str, Interval | None]:
         """Of each metric, 95 %, by a bootstrap over images; None where that tells nothing."""
-        found = self._resampled(self._precisions)
-        return {name: interval(found[name], value) for name, value in self.metrics().items()}
+        found, n = self._resampled(self._precisions), len(self._seen)
+        return {name: interval(found[name], n, value) for name, value in self.metrics().items()}
 
     def _resampled(self, precisions: Mapping[Kind, Array]) -> dict[str, Array]:
         """Each metric in each resample."""
@@ -168,10 +168,11 @@ class DetectionEvaluator:
         for k, (ap, ap50) in boxes.by_class.items():
             row: dict[str, Any] = {"label": harmless(classes[k]), "n": int(counts[k])}
             row |= {"ap": ap, "ap50": ap50, "recall": boxes.recall[k]}
-            row["ap_interval"] = interval(resampled["box"][:, k], ap)
+            row["ap_interval"] = interval(resampled["box"][:, k], len(self._seen), ap)
             if len(self.kinds) > 1 and k in first.by_class:
                 row["mask_ap"], row["mask_ap50"] = first.by_class[k]
-                row["mask_ap_interval"] = interval(resampled["mask"][:, k], row["mask_ap"])
+                of_masks = resampled["mask"][:, k]
+                row["mask_ap_interval"] = interval(of_masks, len(self._seen), row["mask_ap"])
             rows.append(row)
         return rows
 

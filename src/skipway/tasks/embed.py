@@ -136,7 +136,7 @@ class RetrievalEvaluator:
         which all resamples have too, Wilson's."""
         found = self.found
         drawn = resampled(found.statistics(KS), len(found))
-        ends = {name: percentiles(values) for name, values in drawn.items()}
+        ends = {name: percentiles(values, len(found)) for name, values in drawn.items()}
         for k in KS:
             hits = int(found.found_at(k).sum())
             if hits in (0, len(found)):
