@@ -103,7 +103,7 @@ def task_evaluation(task: str = "detect", pictures: int = 6) -> dict[str, Any]:
     shown = []
     for i in range(pictures):
         found, truth = scene(i, task == "instance")
-        shown.append({"name": f"test/cell-{i}.png", "image": found, "truth": truth,
+        shown.append({"index": i, "name": f"test/cell-{i}.png", "image": found, "truth": truth,
                       "right": 9 - i, "missed": pictures - i, "extra": 1})  # fmt: skip
     return {"split": "test", "n": 72, "classes": list(CELLS), "per_class": rows,
             "curves": curves, "pictures": shown, "intervals": {}, "resamples": 1000,

@@ -124,7 +124,7 @@ def task_evaluation(shown: int = len(NAMES)) -> dict[str, Any]:
     rest = []
     for i in np.argsort(-wrong)[:shown].tolist():
         found, truth = pictures(i)
-        rest.append({"name": NAMES[i], "miou": float(mean_iou(confusions[i])),
+        rest.append({"index": i, "name": NAMES[i], "miou": float(mean_iou(confusions[i])),
                      "wrong": float(wrong[i]), "image": found, "truth": truth})  # fmt: skip
     return {"task": "segment", "split": "val", "n": len(NAMES), "classes": names,
             "per_class": rows, "confusion": counts.tolist(), "pictures": rest}  # fmt: skip

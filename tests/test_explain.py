@@ -31,11 +31,11 @@ from skipway.explain import (
     Method,
     Occlusion,
     Of,
-    add_maps,
     grad_cam,
     occlusion,
     open_explainer,
 )
+from skipway.explain.classes import mistake_maps
 from skipway.images import Preprocess
 from skipway.predictor import Predictor, torch_predictor
 from skipway.report.gallery import pictures
@@ -521,7 +521,7 @@ def test_the_strongest_is_the_brightest() -> None:
 
 
 class Pictures:
-    """As much of a split as `add_maps` asks."""
+    """As much of a split as `mistake_maps` asks."""
 
     def __init__(self, images: list[np.ndarray]) -> None:
         self.images = images
@@ -540,7 +540,7 @@ def test_maps_beside_the_pictures_of_the_report(channels: Any) -> None:
     image = np.zeros((300, 400, channels), np.uint8)
     image[60:90, 250:290] = 255
     rows = [{"index": 1, "label": "0", "predicted": "1", "name": "a.png"}]
-    add_maps(rows, net, preprocess, Pictures([image[:1], image]), ("0", "1", "2"))  # type: ignore[arg-type]
+    mistake_maps(rows, net, preprocess, Pictures([image[:1], image]), ("0", "1", "2"))  # type: ignore[arg-type]
     data = str(rows[0]["heat"]).removeprefix("data:image/png;base64,")
     small = np.asarray(opened(base64.b64decode(data)).convert("RGB")).astype(int)
     assert small.shape == (84, 112, 3)

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from commands import call
+from skipway import heatmap
 from skipway.architecture import architecture
 from skipway.card import Card
 from skipway.detectors import build_detector
 from skipway.detectors.tracing import Trace, stage_strides, traced
 from skipway.errors import InputError
-from skipway.explain import Method, open_explainer
+from skipway.explain import Method, add_maps, open_explainer
 from skipway.explain.covering import Squares
 from skipway.explain.objects import (
     ObjectCam,
@@ -43,6 +44,7 @@ from skipway.explain.pixels import (
 from skipway.heads import DetectorConfig, SegmenterConfig
 from skipway.images import Preprocess
 from skipway.pixel_predictor import PixelPredictor
+from skipway.report.gallery import truth_and_found
 from skipway.segmenters import build_segmenter
 from skipway.weights import save_weights
 
@@ -476,6 +478,41 @@ def test_the_box_is_on_both_panels() -> None:
     marked = found.mark(image[::2, ::2])
     assert marked.shape == (224, 320, 3)
     assert (marked != 90).any()
+
+
+class Scenes:
+    """As much of a split as `add_maps` asks."""
+
+    def __init__(self, images: list[np.ndarray]) -> None:
+        self.images = images
+
+    def image(self, i: int, channels: int) -> np.ndarray:
+        return self.images[i]
+
+
+@pytest.mark.parametrize("kind", ["faster-rcnn", "fcos", "segment"])
+def test_maps_beside_the_pictures_of_a_report(kind: str) -> None:
+    """Those of `explain` itself, of the answer that is named."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (60, 90, 3), dtype=np.uint8) for _ in range(2)]
+    if kind == "segment":
+        net = segmenter("unet")
+        one = PixelExplainer(net, card("segment", net.config, net), "", PixelCam(net, None))
+        wanted = one(images[1])
+    else:
+        several = explainer(kind)
+        net, one = several.net, several
+        wanted = several(images[1], number=1)[0]
+    shown = {"pictures": [{"index": 1, "name": "b.png", "image": "", "truth": ""}]}
+    add_maps(shown, net, one.card, Scenes(images))  # type: ignore[arg-type]
+    (row,) = shown["pictures"]
+    assert row["heat_of"] == f"{wanted.asked.label} {wanted.asked.score:.0%}"
+    mine = heatmap.thumbnail(wanted.image, wanted.heat, wanted.geometry, 320, wanted.mark)
+    assert row["heat"] == mine
+    page = truth_and_found([row], "The worst.", lambda row: "", ("true of", "found in"))
+    assert page is not None
+    assert f"what spoke for {row['heat_of']}" in page
+    assert 'class="pair three"' in page
 
 
 def load_pixels(net: Any) -> PixelPredictor:

@@ -204,10 +204,18 @@ def picture(
     return buffer.getvalue()
 
 
-def thumbnail(image: Array, heat: Array, geometry: Geometry) -> str:
-    """The image [H, W, 3] under its map, as small as `images.thumbnail` makes the image alone."""
-    small = fitted(image, 1, 224)
-    return images.thumbnail(overlay(small, over_original(heat, geometry, small.shape[:2])))
+def thumbnail(
+    image: Array,
+    heat: Array,
+    geometry: Geometry,
+    side: int = 112,
+    mark: Callable[[Array], Array] | None = None,
+) -> str:
+    """The image [H, W, 3] under its map, as small as `images.thumbnail` makes the image alone.
+    mark: as of `picture`."""
+    small = fitted(image, 1, 2 * side)
+    shown = overlay(small, over_original(heat, geometry, small.shape[:2]))
+    return images.thumbnail(shown if mark is None else mark(shown), side)
 
 
 def _caption(width: int, text: int, title: str, notes: Sequence[str], scale: bool) -> Image.Image:

@@ -236,18 +236,15 @@ def evaluate_pixels(
 
 
 def _scored(opened: Undivided[Any], card: Card, data: str, split: str | None) -> tuple[str, Split]:
-    """The split that is scored, by default what the model's training held out, where this is its
-    data, else as `Undivided.take`. What must be known of it goes to stderr."""
-    said = []
-    if split is None and card.provenance.get("data") is not None:
-        held = opened.held_out(str(card.provenance["data"]))
-        if held:
-            split = held[0]
-        elif held is not None:
-            said.append("nothing was held out; these images were trained on")
-        elif card.recipe.get("data_path") == data:
-            told = "the images are not those of training; where there are no splits, those that "
-            said.append(told + "are scored may have been trained on")
+    """The split that is scored, by default as `default_split`, else as `Undivided.take`. What must
+    be known of it goes to stderr."""
+    from skipway.evaluation import default_split
+
+    said: list[str] = []
+    if split is None:
+        digest = card.provenance.get("data")
+        held = None if digest is None else opened.held_out(str(digest))
+        split, said = default_split(card, data, held)
     name, images, notes = opened.take(split)
     for note in (*said, *notes):
         print(f"note: {note}", file=sys.stderr)

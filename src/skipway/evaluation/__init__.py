@@ -3,7 +3,16 @@
 None of it needs torch by itself.
 """
 
-from skipway.evaluation.labelled import Labelled, open_labelled, trained_on
+from skipway.evaluation.labelled import Labelled, default_split, open_labelled, trained_on
 from skipway.evaluation.scoring import Views, score, scores, views_of
 
-__all__ = ["Labelled", "Views", "open_labelled", "score", "scores", "trained_on", "views_of"]
+__all__ = [
+    "Labelled",
+    "Views",
+    "default_split",
+    "open_labelled",
+    "score",
+    "scores",
+    "trained_on",
+    "views_of",
+]

@@ -93,14 +93,26 @@ def _own_data(card: Card, data: str, seed: int, val: Any) -> DataSet | None:
 
 
 def _held_out(card: Card, data: str, seed: int, val: Any) -> tuple[str | None, list[str]]:
-    """The split that a training held out, where this is its data, and what is to be said."""
+    """As `default_split`."""
     made = _own_data(card, data, seed, val)
-    if made is not None:
-        split = next((s for s in ("test", "val") if s in made.splits), None)
-        if split is None:
-            return None, ["note: nothing was held out; these images were trained on"]
-        return split, []
+    held = None if made is None else tuple(s for s in ("test", "val") if s in made.splits)
+    split, notes = default_split(card, data, held)
+    return split, [f"note: {note}" for note in notes]
+
+
+def default_split(
+    card: Card, data: str, held: tuple[str, ...] | None
+) -> tuple[str | None, list[str]]:
+    """The split to score a model on where none is asked for, and what is to be said.
+
+    held: what its training held out, where this is its data, the first to be taken; None for other
+    data. None is left to what the data has.
+    """
+    if held:
+        return held[0], []
+    if held is not None:
+        return None, ["nothing was held out; these images were trained on"]
     if card.provenance.get("data") is not None and card.recipe.get("data_path") == data:
-        note = "the images are not those of training; where there are no split folders, those "
-        return None, [f"note: {note}that are scored may have been trained on"]
+        note = "the images are not those of training; where there are no splits, those that are "
+        return None, [f"{note}scored may have been trained on"]
     return None, []

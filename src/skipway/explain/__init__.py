@@ -6,9 +6,10 @@ Convolutional Networks" (1311.2901), section 4.2; those of other tasks in `objec
 `vectors`.
 """
 
-from skipway.explain.classes import Explainer, GradCam, Occlusion, Of, add_maps, grad_cam, occlusion
+from skipway.explain.classes import Explainer, GradCam, Occlusion, Of, grad_cam, occlusion
 from skipway.explain.explanation import Explanation
 from skipway.explain.opening import Method, open_explainer
+from skipway.explain.reporting import add_maps
 
 __all__ = [
     "Explainer",

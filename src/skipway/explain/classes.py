@@ -152,7 +152,7 @@ class Explainer:
         return Explanation(image, heat, geometry, asked, answer, self.look.said(heat))
 
 
-def add_maps(
+def mistake_maps(
     rows: Iterable[dict[str, Any]],
     net: ResNet,
     preprocess: Preprocess,

@@ -69,12 +69,16 @@ def truth_and_found(
     caption: Callable[[dict[str, Any]], str],
     said: tuple[str, str],
 ) -> Html | None:
-    """Each row's `truth` beside its `image`, in the order given; None without any.
+    """Each row's `truth` beside its `image` and, where it has one, its map, in the order given;
+    None without any.
 
     said: what the two show, in front of the name of the file.
     """
     if not rows:
         return None
+    mapped = any(inline(row.get("heat")) is not None for row in rows)
+    if mapped:
+        note += " Beside both, in colour, what spoke for one answer (Grad-CAM)."
     items = []
     for row in rows[:SHOWN_PAIRS]:
         name = str(row.get("name", ""))
@@ -82,14 +86,18 @@ def truth_and_found(
             tag("div", tag("span", word), inline(row.get(key), f"{alt} {name}") or MISSING)
             for key, word, alt in (("truth", "truth", said[0]), ("image", "found", said[1]))
         ]
+        spoke = f"what spoke for {row.get('heat_of')}"
+        heat = inline(row.get("heat"), f"{spoke} in {name}")
+        if heat is not None:
+            pair.append(tag("div", tag("span", spoke), heat))
         words = caption(row)
-        content = tag("div", *pair, class_="pair")
+        content = tag("div", *pair, class_="pair" if heat is None else "pair three")
         items.append(tag("li", figure(content, [tag("b", words)] if words else [], name)))
     return tag(
         "div",
         tag("h3", "Truth and what was found"),
         tag("p", note, class_="quiet"),
-        tag("ul", *items, class_="pictures wide"),
+        tag("ul", *items, class_="pictures wide threes" if mapped else "pictures wide"),
     )
 
 

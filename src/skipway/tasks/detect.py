@@ -232,6 +232,7 @@ class DetectionEvaluator:
             }
             rows.append(
                 {
+                    "index": i,
                     "name": harmless(split.names[i]),
                     "right": len(outcome.right),
                     "missed": len(outcome.missed),

@@ -221,7 +221,7 @@ class SegmentationEvaluator:
             key: thumbnail(painted(image, labels, names, side=_SHOWN_SIDE), _SHOWN_SIDE)
             for key, labels in (("image", shown), ("truth", truth))
         }
-        row = {"name": harmless(split.names[i]), "wrong": self.wrong(i)}
+        row = {"index": i, "name": harmless(split.names[i]), "wrong": self.wrong(i)}
         return row | {"miou": float(mean_iou(self._seen[i][0]))} | pictures
 
 

@@ -377,9 +377,8 @@ class Trainer(Setup):
             measured = self._measured(metrics, split, interval)
             images, classes = self.prepared.data.splits[split], self.prepared.data.classes
             shown = {"split": split, "n": n} | evaluator.details(images, classes)
-            if self.world.first and self.config.task == "classify":
-                preprocess = self.prepared.task.preprocess
-                add_maps(shown["mistakes"], backbone_of(net), preprocess, images, classes)
+            if self.world.first:
+                add_maps(shown, net, self._card(()), images)
             # so that runs on copies can be compared
             if split in self.prepared.contents and "images" in shown:
                 content = self.prepared.contents[split].tobytes()
