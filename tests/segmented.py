@@ -117,7 +117,8 @@ def task_evaluation(shown: int = len(NAMES)) -> dict[str, Any]:
         "share": pixels / pixels.sum(),
     }
     rows = [
-        {"label": name, "n": int(pixels[k])} | {key: float(of[k]) for key, of in columns.items()}
+        {"label": name, "n": int(pixels[k]), "iou_interval": (0.5 * iou(counts)[k], 1.0)}
+        | {key: float(of[k]) for key, of in columns.items()}
         for k, name in enumerate(names)
     ]
     wrong = 1 - np.trace(confusions, axis1=1, axis2=2) / confusions.sum(axis=(1, 2))

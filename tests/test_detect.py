@@ -454,7 +454,8 @@ def test_a_damaged_image_is_a_problem_of_annotated_data(tmp_path: Path) -> None:
     ],
 )
 def test_settings_of_another_task_are_refused(flags: list[str], words: str, tmp_path: Path) -> None:
-    found = call("train", scene_folder(tmp_path / "data"), *flags, *QUICK, "--epochs=1")
+    small = [flag for flag in QUICK if "box_width" not in flag]  # not every head has it
+    found = call("train", scene_folder(tmp_path / "data"), *flags, *small, "--epochs=1")
     assert found.code == 2
     assert words in found.error[0]
     assert len(found.error) <= 3

@@ -243,7 +243,7 @@ def test_cross_validation_over_paths(form: Any, paths: list[str]) -> None:
 
 def test_a_grid_over_parameters_and_settings(digits: tuple[Array, Array]) -> None:
     grid = {"lr": [1e-6, 0.1], "settings": [TINY, TINY | {"augment.pad_crop": 1}]}
-    search = GridSearchCV(classifier(epochs=3), grid, cv=2, error_score="raise").fit(*digits)
+    search = GridSearchCV(classifier(epochs=6), grid, cv=2, error_score="raise").fit(*digits)
     scores = dict(
         zip(
             [(p["lr"], len(p["settings"])) for p in search.cv_results_["params"]],

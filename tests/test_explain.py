@@ -686,8 +686,8 @@ def test_other_tasks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     card = predictor.card.model_copy(update={"task": "embed"})
     model = Predictor(predictor.run, card, "it")
     monkeypatch.setattr("skipway.explain.opening.load", lambda *_: model)
-    monkeypatch.setattr("skipway.explain.opening.task_of", lambda _: "embed")
-    with pytest.raises(InputError, match="it: a model of the task embed; explain takes those that"):
+    monkeypatch.setattr("skipway.explain.opening.task_of", lambda _: "classify")  # as of ONNX files
+    with pytest.raises(InputError, match="it: a model of the task embed; of ONNX files explain"):
         open_explainer("it", Method.occlusion)
 
 

@@ -130,7 +130,10 @@ def test_the_table_of_classes_the_worst_first(tmp_path):
     for row in rows:
         keys = ("iou", "accuracy", "precision", "boundary_f1", "share")
         trained = percent(TRAINED[row["label"]] / sum(TRAINED.values()))
-        text = "\n".join([row["label"], *(percent(row[key]) for key in keys), trained])
+        low, high = (100 * end for end in row["iou_interval"])
+        figures = [percent(row[key]) for key in keys]
+        figures[0] += f" ({low:.1f} to {high:.1f} %)"
+        text = "\n".join([row["label"], *figures, trained])
         place = table.index(text, place)
     assert rows[0]["label"] == "pole"
     assert f"Measured on {sum(row['n'] for row in rows):,} pixels of 6 validation" in page.text

@@ -246,6 +246,9 @@ def test_parts_merge_to_the_whole_and_are_torchmetrics() -> None:
     rows = whole.per_class(["a", "b", "c", "d"])
     np.testing.assert_allclose([row["iou"] for row in rows], oracle.compute(), rtol=1e-6)
     assert sum(row["share"] for row in rows) == pytest.approx(1)
+    for row in rows:
+        low, high = row["iou_interval"]
+        assert 0 <= low <= row["iou"] <= high <= 1
     assert list(whole._worst) == list(parts[1]._worst)
 
 

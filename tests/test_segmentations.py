@@ -23,7 +23,7 @@ from sklearn.metrics import (
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.segmentation import MeanIoU
 
-from skipway.bootstrap import random_swaps, resampled
+from skipway.bootstrap import percentiles, random_swaps, resampled
 from skipway.segmentations import (
     IGNORED,
     TOLERANCE,
@@ -33,6 +33,7 @@ from skipway.segmentations import (
     confusion,
     intervals,
     iou,
+    iou_intervals,
     mean_accuracy,
     mean_boundary_f1,
     mean_iou,
@@ -463,3 +464,21 @@ def test_what_is_not_judged_is_not_compared() -> None:
     assert "boundary_f1" in compare(counts[1], counts[1]).p
     nothing = [np.zeros_like(part) for part in counts[0]]
     assert compare(nothing, nothing).p == {}
+
+
+def test_intervals_of_each_class_by_scoring_the_images_that_were_drawn() -> None:
+    rng = np.random.default_rng(2)
+    confusions = rng.integers(0, 50, (12, 3, 3)) + 100 * np.eye(3, dtype=int)
+    confusions[1:, 2] = confusions[1:, :, 2] = 0  # in one image alone
+
+    def of(k: int):
+        return lambda counts: np.array([iou(np.tensordot(c, confusions, 1))[k] for c in counts])
+
+    found = iou_intervals(confusions)
+    for k in range(2):
+        assert found[k] == pytest.approx(percentiles(resampled({"k": of(k)}, 12)["k"], 12))
+    drawn = resampled({"k": of(2)}, 12)["k"]
+    assert found[2] == pytest.approx(percentiles(drawn[~np.isnan(drawn)], 12))
+    confusions[:, 2] = confusions[:, :, 2] = 0
+    assert iou_intervals(confusions)[2] is None
+    assert iou_intervals(confusions[:0]) == [None] * 3

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skipway.bootstrap import ComparedFigures, Statistic, percentiles, resampled, swapped
+from skipway.bootstrap import (
+    ComparedFigures,
+    Interval,
+    Statistic,
+    known_percentiles,
+    percentiles,
+    resampled,
+    swapped,
+)
 
 Array = npt.NDArray[Any]
 
@@ -228,11 +236,7 @@ def statistics(confusions: Array, boundaries: Array | None = None) -> dict[str, 
     confusions: [N, K, K], `confusion` of each. boundaries: [N, 4, K], `boundary_counts` of each.
     A class that a resample lacks altogether is left out of its means.
     """
-    margins = np.stack(_margins(confusions), axis=1).astype(np.float64)  # [N, 3, K]
-
-    def of(metric: Callable[[Array, Array, Array], Array]) -> Statistic:
-        return lambda counts: metric(*np.moveaxis(np.tensordot(counts, margins, 1), 1, 0))
-
+    of = _of_margins(confusions)
     found = {
         "miou": of(lambda *parts: _mean(_iou(*parts))),
         "pixel_accuracy": of(_pixel_accuracy),
@@ -247,6 +251,26 @@ def statistics(confusions: Array, boundaries: Array | None = None) -> dict[str, 
     return found | {"boundary_f1": lambda counts: _ratio(counts @ scores, counts @ known)}
 
 
+def _of_margins(confusions: Array) -> Callable[[Callable[[Array, Array, Array], Array]], Statistic]:
+    """What makes a statistic of a metric of `_margins`, summed over images."""
+    margins = np.stack(_margins(confusions), axis=1).astype(np.float64)  # [N, 3, K]
+
+    def of(metric: Callable[[Array, Array, Array], Array]) -> Statistic:
+        return lambda counts: metric(*np.moveaxis(np.tensordot(counts, margins, 1), 1, 0))
+
+    return of
+
+
+def iou_intervals(confusions: Array) -> list[Interval | None]:
+    """The 95 % interval of the IoU of each class, by the same bootstrap; None for a class that more
+    than half of the resamples lack."""
+    n, classes = confusions.shape[:2]
+    if not n:
+        return [None] * classes
+    values = resampled({"iou": _of_margins(confusions)(_iou)}, n)["iou"]  # [R, K]
+    return [known_percentiles(values[:, k], n) for k in range(classes)]
+
+
 def metrics(confusions: Array, boundaries: Array | None = None) -> dict[str, float]:
     """Every metric of N images, 0..1, as in `statistics`; NaN where nothing is judged."""
     once = np.ones((1, len(confusions)))
@@ -254,9 +278,7 @@ def metrics(confusions: Array, boundaries: Array | None = None) -> dict[str, flo
     return {name: float(statistic(once)[0]) for name, statistic in found.items()}
 
 
-def intervals(
-    confusions: Array, boundaries: Array | None = None
-) -> dict[str, tuple[float, float] | None]:
+def intervals(confusions: Array, boundaries: Array | None = None) -> dict[str, Interval | None]:
     """The 95 % interval of each of `metrics`, by a bootstrap over the images; None where nothing is
     judged. Resamples in which nothing is judged are left out."""
     found = statistics(confusions, boundaries)

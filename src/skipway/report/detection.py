@@ -23,6 +23,7 @@ from skipway.report.markup import (
     shown,
     table,
     tag,
+    within,
 )
 from skipway.report.plot import Line as Curve
 from skipway.report.plot import bar, plot, shares
@@ -70,14 +71,7 @@ def _how_good(run: Run) -> list[object]:
 
 def _figure(run: Run, key: str) -> str | None:
     """A metric with its interval, where there is one."""
-    return _within(run.metric(key), dig(run.evaluation, "intervals", key))
-
-
-def _within(value: float | None, interval: object) -> str | None:
-    text, spread = shown(value, ".1%"), ends(interval)
-    if text is None or spread is None:
-        return text
-    return f"{text} ({100 * spread[0]:.1f} to {percent(spread[1])})"
+    return within(run.metric(key), dig(run.evaluation, "intervals", key))
 
 
 def _next(run: Run) -> list[Line]:
@@ -200,7 +194,7 @@ def _by_class(run: Run) -> Html | None:
         (
             row.get("label"),
             bar(min(max(number(row.get(first)) or 0, 0), 1)),
-            *(_within(number(row.get(key)), row.get(f"{key}_interval")) for _, key in columns),
+            *(within(number(row.get(key)), row.get(f"{key}_interval")) for _, key in columns),
             shown(row.get("recall"), ".1%"),
             shown(row.get("n")),
             shown(trained.get(str(row.get("label")))),
@@ -225,7 +219,7 @@ def _by_size(run: Run) -> Html | None:
         (
             SIZES.get(name, name),
             bar(min(max(number(dig(size, "ap")) or 0, 0), 1)),
-            _within(
+            within(
                 number(dig(size, "ap")),
                 dig(run.evaluation, "intervals", main_kind(run).key(f"ap_{name}")),
             ),

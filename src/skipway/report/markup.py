@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from skipway.errors import harmless
-from skipway.report.values import number
+from skipway.report.values import ends, number
 
 OPEN_ROWS = 30
 """Tables with more rows than this start closed."""
@@ -129,6 +129,14 @@ def shown(value: Any, form: str = ",.0f", unit: str = "") -> str | None:
 def percent(value: float, places: int = 1) -> str:
     """A share of 0 to 1 as "98.9 %"."""
     return f"{100 * value:.{places}f} %"
+
+
+def within(value: Any, interval: Any) -> str | None:
+    """A share with its interval, "45.3 % (39.2 to 51.7 %)"; without one where there is none."""
+    text, spread = shown(value, ".1%"), ends(interval)
+    if text is None or spread is None:
+        return text
+    return f"{text} ({100 * spread[0]:.1f} to {percent(spread[1])})"
 
 
 def large(value: Any) -> str | None:

@@ -23,12 +23,13 @@ from skipway.report.markup import (
     shown,
     table,
     tag,
+    within,
 )
 from skipway.report.plot import bar
 from skipway.report.run import SPLITS, Run
 from skipway.report.segmentation_findings import in_words
 from skipway.report.task_page import ByClass, TaskPage
-from skipway.report.values import dig, mapping, number, objects
+from skipway.report.values import dig, ends, mapping, number, objects
 
 MEASURES = (
     ("Mean IoU", "miou"),
@@ -158,7 +159,7 @@ def _by_class(run: Run) -> Html | None:
             (
                 row.get("label"),
                 bar(min(max(number(row.get("iou")) or 0, 0), 1)),
-                *(shown(row.get(key), ".1%") for key in columns),
+                *(within(number(row.get(key)), row.get(f"{key}_interval")) for key in columns),
                 percent(seen / total) if seen is not None and total else None,
             )
         )
@@ -168,6 +169,8 @@ def _by_class(run: Run) -> Html | None:
         "are of it. Boundary F1: of its outlines, how much lies within 0.75 % of the image's "
         "diagonal of the true ones, and the reverse. The worst IoU comes first."
     )
+    if any(ends(row.get("iou_interval")) for row in rows):
+        caption += " In brackets: 95 % intervals, by a bootstrap over images."
     if len(rows) > MOST_ROWS:
         caption += f" The {MOST_ROWS} worst of {len(rows):,} classes."
     head = ("Class", "", "IoU", "Accuracy", "Precision", "Boundary F1", "Share of pixels",

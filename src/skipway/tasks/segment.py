@@ -185,7 +185,8 @@ class SegmentationEvaluator:
         return found
 
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
-        """Pixels, IoU, accuracy, precision and boundary F1 of each class that is there or found."""
+        """Pixels, IoU with its interval, accuracy, precision and boundary F1 of each class that is
+        there or found."""
         counts = self.confusions.sum(axis=0)
         _, sharpness = mean_boundary_f1(self._boundaries)
         pixels = counts.sum(axis=1)
@@ -196,9 +197,11 @@ class SegmentationEvaluator:
             "precision": precision(counts),
             "boundary_f1": sharpness,
         }
+        ends = segmentations.iou_intervals(self.confusions)
         return [
             {"label": harmless(name), "n": int(pixels[k])}
             | {key: None if np.isnan(of[k]) else float(of[k]) for key, of in columns.items()}
+            | {"iou_interval": ends[k]}
             for k, name in enumerate(classes)
             if not np.isnan(columns["iou"][k])
         ]

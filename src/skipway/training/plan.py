@@ -212,7 +212,8 @@ def _check_augment(config: RunConfig) -> None:
             "augment.mixup, augment.cutmix: kept features are of single images\n"
             "Drop them, or compute the features in each epoch: --set data.views=0"
         )
-    if config.augment.size is not None and config.augment.area is None:
+    whole = config.task in _WHOLE  # a segmenter's crops are of the scaled image
+    if config.augment.size is not None and config.augment.area is None and whole:
         raise InputError("augment.size: the size of random crops; set augment.area too")
     if config.augment.pixel_mean and config.model.weights is not None:
         raise InputError("augment.pixel_mean: the weights come with a preprocessing of their own")
