@@ -363,6 +363,11 @@ def test_multi_step_is_step(name: str) -> None:
     )
 
 
+def test_keys_of_a_group_that_do_not_fit_together_are_named() -> None:
+    with pytest.raises(InputError, match=r"^detector\.rois: is of head faster-rcnn, "):
+        resolve(BASE, {"detector.head": "retinanet", "detector.rois": 7})
+
+
 def test_several_parts_unfreeze_one_by_one() -> None:
     config = resolve(BASE, {"model.unfreeze": ["1 epoch", "10 %"]})
     assert config.model.unfreeze == ("1 epoch", "10 %")

@@ -469,10 +469,11 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
         told = dict.fromkeys(
             plain_words(e["msg"]) for e, key in zip(errors, where, strict=True) if key == where[0]
         )
-        value = harmless(errors[0]["input"])[:60]
-        raise InputError(
-            f"{harmless(where[0])} = {value}: {harmless(', or '.join(told))}"
-        ) from None
+        words, value = harmless(", or ".join(told)), errors[0]["input"]
+        field = words.partition(":")[0]
+        if isinstance(value, dict) and field in value:  # of a group whose keys do not fit together
+            raise InputError(f"{harmless(where[0])}.{words}") from None
+        raise InputError(f"{harmless(where[0])} = {harmless(value)[:60]}: {words}") from None
 
 
 def _key_of(location: tuple[int | str, ...]) -> str:

@@ -254,11 +254,10 @@ def _column(slices: str | None) -> Column | None:
 
 def _metrics(told: Told, scoring: Scoring, scored: Scored) -> None:
     from skipway.evaluation.comparing import intervals
-    from skipway.metrics import selective_risk, wilson_interval
+    from skipway.metrics import selective_risk
 
     images, views, temperature = scoring.images, scoring.views, scoring.predictor.card.temperature
     metrics, ends, n = scored.metrics(), intervals(scored), len(scored.label)
-    wilson = wilson_interval(int(scored.correct.sum()), n)
     right = 1 - selective_risk(scored.confidence, scored.correct)
     kept = {c: float(right[max(round(c * n), 1) - 1]) for c in COVERAGES}
     aurc = float((1 - right).mean())
@@ -268,7 +267,7 @@ def _metrics(told: Told, scoring: Scoring, scored: Scored) -> None:
         of += f", temperature {temperature:.3f}" if temperature != 1 else ""
         what = f"{harmless(scoring.model)} on {harmless(images.data)}, {images.name}"
         yield f"{what}: {n:,} images{of}"
-        low, high = wilson
+        low, high = ends["accuracy"]
         yield f"accuracy {metrics['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%})"
         yield "  ".join(
             f"{IN_WORDS[name]} {shown(name, metrics[name])} "
@@ -282,7 +281,6 @@ def _metrics(told: Told, scoring: Scoring, scored: Scored) -> None:
         lines(),
         metrics=metrics,
         intervals=ends,
-        wilson=wilson,
         n=n,
         split=images.name,
         views=str(views),

@@ -9,20 +9,25 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.bootstrap import percentiles, resampled
-from skipway.metrics import PairedAccuracy, Scored
+from skipway.metrics import PairedAccuracy, Scored, wilson_interval
 
 Array = npt.NDArray[Any]
 Interval = tuple[float, float]
 BIASED = ("ece",)
 """Metrics from 0 up that chance alone raises."""
+SHARES = ("accuracy", "top5")
+"""Metrics that count images."""
 
 
 def intervals(scored: Scored) -> dict[str, Interval]:
-    """The 95 % interval of each of `Scored.metrics`, by `bootstrap.percentiles`."""
-    found = resampled(scored.statistics(), len(scored.label))
-    n = len(scored.label)
+    """The 95 % interval of each of `Scored.metrics`: Wilson's of shares of the images, which holds
+    for few of them too, and `bootstrap.percentiles` of the others."""
+    found, n = resampled(scored.statistics(), len(scored.label)), len(scored.label)
     ends = {
-        name: _interval(name, found[name], n, value) for name, value in scored.metrics().items()
+        name: wilson_interval(round(value * n), n)
+        if name in SHARES
+        else _interval(name, found[name], n, value)
+        for name, value in scored.metrics().items()
     }
     return ends | {name: (max(ends[name][0], 0.0), ends[name][1]) for name in BIASED}
 
