@@ -4,8 +4,8 @@
 - nuclei: `--task instance` at 256 px: mask AP50 on val, 0.55 at least.
 - street: `--task segment` at 480 px: mIoU of the 11 classes on val, 0.45 at least.
 
-All else is the default, but for --width and --minutes, for machines on which the whole would take
-longer. A command that is given again goes on with the run it began.
+All else is the default, but for --width, --minutes, --crop and --batch-size, for machines on which
+the whole would take longer. A command that is given again goes on with the run it began.
 
     python benchmarks/small_data.py --case blood-cells --data BLOOD-CELLS --out RUN --seed 0
 """
@@ -34,13 +34,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="plan the run to end in so many")
     parser.add_argument("--width", type=float, help="of the network, over ResNet-18's")
+    parser.add_argument("--crop", type=int, help="pixels of a segmenter's training crops")
+    parser.add_argument("--batch-size", type=int)
     options = parser.parse_args()
+    asked = {
+        "model.architecture.width": options.width,
+        "augment.size": options.crop,
+        "batch_size": options.batch_size,
+    }
+    chosen = [f"--set={key}={value}" for key, value in asked.items() if value is not None]
     case = CASES[options.case]
     run, rows = trained(
         options.out, options.data, "--task", case["task"], "--on-bad", "skip",
         "--set", f"data.size={case['size']}", "--seed", options.seed,
         *(() if options.minutes is None else ("--minutes", options.minutes)),
-        *(() if options.width is None else ("--set", f"model.architecture.width={options.width}")),
+        *chosen,
     )  # fmt: skip
     result = run["result"]
     figures = {
@@ -56,6 +64,8 @@ def main() -> None:
         "model": run["config"]["model"]["name"],
         "width": run["config"]["model"]["architecture"].get("width", 1),
         "size": case["size"],
+        "crop": options.crop,
+        "batch": run["config"]["batch_size"],
         "threads": run["environment"]["threads"],
         "precision": run["config"]["precision"],
         "seed": options.seed,
