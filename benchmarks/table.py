@@ -356,11 +356,16 @@ def accuracy(found: Any) -> str:
 
 def markdown() -> str:
     """The table as Markdown."""
-    machine = result("startup")["machine"]
+    found = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))]
+    parts = [part for one in found for part in (one, *one.get("cases", {}).values())]
+    machines = [part["machine"] for part in parts if "machine" in part]
+    processors = " and ".join(dict.fromkeys(machine["cpu"] for machine in machines))
+    torch = ", ".join(sorted({machine["versions"]["torch"] for machine in machines}))
     lines = ["| what | measured | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows()]
-    lines += ["", f"On one or {machine['cores']} cores of an {machine['cpu']} with PyTorch "]
-    lines[-1] += f"{machine['versions']['torch']}, no GPU; each file says what it was measured on."
+    most = max(machine["cores"] for machine in machines)
+    lines += ["", f"On one or {most} cores ({processors}) with PyTorch {torch}, no GPU; each file"]
+    lines[-1] += " says what it was measured on."
     return "\n".join(lines)
 
 
