@@ -54,7 +54,8 @@ def test_workers_need_room_for_what_they_hand_over(
     assert "data.workers = 2: their batches take 192 MiB of shared memory, 64 MiB" in found.err
     assert len(found.error) <= 3
     assert not (tmp_path / "run").exists()
-    assert call("plan", data, *flags, "--workers=0").code == 0
+    given = {"data.size": 512, "data.resident": False, "batch_size": 64, "data.workers": 0}
+    assert make_plan(str(data), given).config.data.workers == 0
 
 
 def test_workers_hand_over_masks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
