@@ -53,6 +53,7 @@ DECIDE_BITS = (
 """What a run's environment must have in common for a resume to be equal to the bit."""
 
 
+_WHY = {"data.views": "the run has no more epochs"}
 _LONG = 10.0
 """Seconds of scoring that a resume should not have to repeat."""
 
@@ -125,7 +126,9 @@ class Trainer(Setup):
             "choices": [
                 *(asdict(c) for c in self.plan.choices if c.key not in self.settled),
                 *(
-                    asdict(Choice(key, value, "fits the time and the memory there is"))
+                    asdict(
+                        Choice(key, value, _WHY.get(key, "fits the time and the memory there is"))
+                    )
                     for key, value in self.settled.items()
                     if value
                 ),
