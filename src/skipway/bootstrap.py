@@ -66,7 +66,7 @@ def _tail(n: int) -> float:
 
     Resamples of few images vary too little, and their percentiles are those of a normal
     distribution where Student's is due. So percentiles further out are taken: the expanded ones of
-    Hesterberg 2014 (1411.5279, section 5.2). 2.5 % for many images.
+    Hesterberg 2014 (1411.5279). 2.5 % for many images.
     """
     if n < 3:
         return 0.0

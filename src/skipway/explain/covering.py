@@ -85,3 +85,15 @@ class Squares:
             f"occlusion, {self.window} px squares every {self.stride} px of the model's input: "
             f"{what} falls by up to {fall}"
         )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Squares for inputs that differ in size: `window` and `stride` as `Squares.of` takes them."""
+
+    window: int | None
+    stride: int | None
+
+    def on(self, of: Array) -> Squares:
+        """Over an input or its map, [H, W]. Raises InputError where they do not fit it."""
+        return Squares.of((of.shape[0], of.shape[1]), self.window, self.stride)

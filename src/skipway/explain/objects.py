@@ -26,7 +26,7 @@ from skipway.answers import Score
 from skipway.card import Card
 from skipway.drawing import drawn
 from skipway.errors import missing_part
-from skipway.explain.covering import Squares
+from skipway.explain.covering import Windows
 from skipway.explain.explanation import Explanation, checked_stage, class_index
 from skipway.images import ImageLike, decode
 from skipway.predictor import on_device
@@ -107,7 +107,7 @@ class ObjectOcclusion:
 
     def __init__(self, net: Detector, window: int | None, stride: int | None) -> None:
         """window, stride: as `Squares.of` takes them, of each input: they differ in size."""
-        self.net, self.window, self.stride = net, window, stride
+        self.net, self.windows = net, Windows(window, stride)
 
     def __call__(self, x: Array, found: Found, chosen: Sequence[int]) -> Array:
         """Raises InputError where the windows do not fit x."""
@@ -115,14 +115,10 @@ class ObjectOcclusion:
         def measure(views: Array) -> Array:
             return np.stack([similarity(seen, found, chosen) for seen in run(self.net, views)])
 
-        return self._squares(x[0]).falls(x, measure, batch_size=4)
+        return self.windows.on(x[0]).falls(x, measure, batch_size=4)
 
     def said(self, heat: Array) -> str:
-        return self._squares(heat).said(heat, "score x IoU of the best match")
-
-    def _squares(self, of: Array) -> Squares:
-        """of: an input or its map, [H, W]."""
-        return Squares.of((of.shape[0], of.shape[1]), self.window, self.stride)
+        return self.windows.on(heat).said(heat, "score x IoU of the best match")
 
 
 def similarity(seen: Found, found: Found, chosen: Sequence[int]) -> Array:

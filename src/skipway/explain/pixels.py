@@ -21,7 +21,7 @@ from skipway import heatmap
 from skipway.answers import Score
 from skipway.card import Card
 from skipway.errors import missing_part
-from skipway.explain.covering import Squares
+from skipway.explain.covering import Windows
 from skipway.explain.explanation import Explanation, checked_stage, class_index
 from skipway.images import ImageLike, decode
 from skipway.predictor import on_device
@@ -105,7 +105,7 @@ class PixelOcclusion:
 
     def __init__(self, net: Segmenter, window: int | None, stride: int | None) -> None:
         """window, stride: as `Squares.of` takes them, of each input: they differ in size."""
-        self.net, self.window, self.stride = net, window, stride
+        self.net, self.windows = net, Windows(window, stride)
 
     def __call__(self, x: Array, k: int, pixels: Array) -> Array:
         """Raises InputError where the windows do not fit x."""
@@ -114,14 +114,10 @@ class PixelOcclusion:
             found: Array = logits_of(self.net, views).softmax(1)[:, k].numpy()
             return found[:, pixels].mean(axis=1, dtype=np.float64)[:, None]
 
-        return self._squares(x[0]).falls(x, measure, batch_size=4)[0]
+        return self.windows.on(x[0]).falls(x, measure, batch_size=4)[0]
 
     def said(self, heat: Array) -> str:
-        return self._squares(heat).said(heat, "the mean probability of these pixels")
-
-    def _squares(self, of: Array) -> Squares:
-        """of: an input or its map, [H, W]."""
-        return Squares.of((of.shape[0], of.shape[1]), self.window, self.stride)
+        return self.windows.on(heat).said(heat, "the mean probability of these pixels")
 
 
 def logits_of(net: Segmenter, views: Array) -> Tensor:

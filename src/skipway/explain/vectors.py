@@ -23,7 +23,7 @@ from skipway import heatmap
 from skipway.answers import Score
 from skipway.card import Card
 from skipway.errors import missing_part
-from skipway.explain.covering import Squares
+from skipway.explain.covering import Windows
 from skipway.explain.explanation import Explanation, checked_stage
 from skipway.images import ImageLike, decode
 from skipway.predictor import on_device
@@ -88,7 +88,7 @@ class VectorOcclusion:
 
     def __init__(self, net: EmbeddingNet, window: int | None, stride: int | None) -> None:
         """window, stride: as `Squares.of` takes them, of the input."""
-        self.net, self.window, self.stride = net, window, stride
+        self.net, self.windows = net, Windows(window, stride)
 
     def __call__(self, x: Array, like: Array) -> Array:
         """Raises InputError where the windows do not fit x."""
@@ -97,14 +97,10 @@ class VectorOcclusion:
             cosines: Array = vectors_of(self.net, views) @ like
             return cosines[:, None]
 
-        return self._squares(x[0]).falls(x, measure)[0]
+        return self.windows.on(x[0]).falls(x, measure)[0]
 
     def said(self, heat: Array) -> str:
-        return self._squares(heat).said(heat, "the cosine", points=False)
-
-    def _squares(self, of: Array) -> Squares:
-        """of: an input or its map, [H, W]."""
-        return Squares.of((of.shape[0], of.shape[1]), self.window, self.stride)
+        return self.windows.on(heat).said(heat, "the cosine", points=False)
 
 
 def vectors_of(net: EmbeddingNet, views: Array) -> Array:

@@ -51,9 +51,8 @@ DECIDE_BITS = (
     "skipway", "torch", "numpy", "pillow", "cpu", "threads", "instruction_set", "device",
 )  # fmt: skip
 """What a run's environment must have in common for a resume to be equal to the bit."""
-
-
 _WHY = {"data.views": "the run has no more epochs"}
+"""Why a setting was settled, where it is not for time and memory."""
 _LONG = 10.0
 """Seconds of scoring that a resume should not have to repeat."""
 
@@ -63,7 +62,7 @@ class _Stopped(Exception):
 
 
 class Interrupted(SkipwayError):
-    """A signal ended the run at a step's boundary, with a checkpoint."""
+    """A signal ended the run at a step's boundary or while it was scored, with a checkpoint."""
 
     def __init__(self, run: Path, number: int) -> None:
         name = shlex.quote(harmless(run))
