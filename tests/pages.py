@@ -251,14 +251,16 @@ def poisoned(value):
     return value
 
 
-def assert_self_contained(page: Page) -> None:
+def assert_self_contained(page: Page, pictures: str = "png") -> None:
+    """`pictures`: a pattern of their kind."""
+    inline = rf"#[a-z0-9-]+$|data:,$|data:image/{pictures};base64,[A-Za-z0-9+/=]+$"
     for name, attributes in page.elements:
         assert name not in {"script", "iframe", "object", "embed", "form", "base"}
         for attribute, value in attributes.items():
             assert not attribute.startswith("on")
             assert attribute != "style"
             if attribute in ("src", "href", "xlink:href", "srcset", "action"):
-                assert re.match(r"#[a-z]+$|data:,$|data:image/png;base64,[A-Za-z0-9+/=]+$", value)
+                assert re.match(inline, value)
     css = [data for tag, data in page.texts if tag == "style"]
     assert len(css) == len(page.all("style")) == 1
     assert not re.search(r"url\(|@import|expression", css[0])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commands import QUICK, call, draw
 from counting import counted
 from skipway.architecture import ARCHITECTURES, Architecture, architecture, count, name_of
+from skipway.card import read_card
 from skipway.errors import InputError
 
 
@@ -27,6 +30,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "shortcut": st.sampled_from(["A", "A-split", "B", "C", "D", "none"]),
     "stride_in": st.sampled_from(["3x3", "1x1"]),
     "order": st.sampled_from(["post", "pre"]),
+    "norm": st.sampled_from(["batch", "none"]),
     "width": st.sampled_from([0.3, 1.0, 1.7]),
     "groups": st.integers(1, 3),
     "base_width": st.sampled_from([4, 64, 100]),
@@ -59,3 +63,21 @@ def test_a_rate_is_a_number_from_0_to_below_1(field: str, rate: Any) -> None:
 def test_a_row_is_known_by_whatever_side_its_shortcuts_pad_on() -> None:
     assert name_of(architecture("resnet20", shortcut="A-split", num_classes=3)) == "resnet20"
     assert name_of(architecture("resnet20", shortcut="B")) == "custom"
+
+
+def test_a_net_without_norms_is_trained_used_and_exported(tmp_path: Path) -> None:
+    fields = ("norm=none", "init=xavier", "order=pre")
+    settings = [f"--set=model.architecture.{field}" for field in fields]
+    run, image = tmp_path / "run", draw(tmp_path / "data", ["red"], 1) / "red/00.png"
+    made = call("train", "digits", "--out", run, *QUICK, *settings)
+    assert made.code == 0, made.err
+    card = read_card(run / "best.safetensors")
+    assert card is not None
+    arch = card.architecture
+    assert (arch.norm, arch.init, arch.order) == ("none", "xavier", "pre")
+    exported = call("export", run, "--on", image, "--threads", "1", "--json").value
+    scores = []
+    for model in (run, exported["file"]):
+        found = call("predict", model, image, "--json", "--threads", "1").value[0]
+        scores.append({p["label"]: p["score"] for p in found["predictions"]})
+    assert scores[1] == pytest.approx(scores[0], abs=1e-4)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
 from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
@@ -17,6 +21,7 @@ from skipway.data import Key
 from skipway.data.feed import Batch
 from skipway.images import Preprocess
 from skipway.tasks.classify import Classify, Loss, Mixed
+from skipway.training.prepare import class_weights
 
 K = 5
 
@@ -139,3 +144,25 @@ def test_the_task_mixes_images_and_targets_alike() -> None:
     assert torch.equal(found.others, found.labels.roll(-1))
     plain = task.to_input(Batch(frames, torch.arange(6) % 3, index), None)
     assert torch.equal(plain.targets, torch.arange(6) % 3)  # not in evaluation
+
+
+# --- weights of classes ---------------------------------------------------------------------------
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    labels = np.repeat([0, 1, 2], [70, 25, 5])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert class_weights([70, 25, 5], "balanced") == pytest.approx(tuple(expected))
+    assert class_weights([70, 25, 5], "none") is None
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=8).filter(any))
+def test_weights_by_the_root_are_1_on_average(counts: list[int]) -> None:
+    weights = class_weights(counts, "root")
+    assert weights is not None
+    total = sum(w * n for w, n in zip(weights, counts, strict=True))
+    assert total == pytest.approx(sum(counts))
+    there = [(w, n) for w, n in zip(weights, counts, strict=True) if n]
+    first, most = there[0]
+    assert [w / first for w, _ in there] == pytest.approx([(most / n) ** 0.5 for _, n in there])
+    assert all((w == 0) == (n == 0) for w, n in zip(weights, counts, strict=True))

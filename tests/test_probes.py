@@ -20,7 +20,7 @@ from skipway.data.feed import ResidentFeed, batches
 from skipway.detectors import build_detector
 from skipway.heads import DetectorConfig, SegmenterConfig
 from skipway.images import Preprocess
-from skipway.probes import Signal, dead_channels, parts, rms
+from skipway.probes import Signal, dead_channels, flow, parts, rms
 from skipway.resnet import ResNet
 from skipway.segmenters import build_segmenter
 from skipway.tasks.classify import Classify
@@ -373,3 +373,75 @@ def test_an_interrupted_epoch_gives_the_same_means(stop: int) -> None:
         rows.append(second.signal.means())
     assert len(rows) == 4
     assert rows[2:] == rows[:2]
+
+
+# One pass, on its own
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("kind", ["post", "plain", "pre", "pre bottleneck"])
+def test_the_flow_is_that_of_the_units_worked_through_by_hand(kind: str, norm: str) -> None:
+    net = tiny(**NETS[kind], norm=norm)
+    x, labels = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    found = flow(net, x, labels)
+
+    outputs = {"conv1": net.stem(x)}
+    y = outputs["conv1"] * 1  # what follows may write into it
+    for name, unit in net.units().items():
+        outputs[name] = unit(y)
+        y = outputs[name] * 1
+    if net.arch.order == "pre":
+        y = F.relu(net.norm(y))
+    outputs["fc"] = net.fc(y.mean((2, 3)))
+    for output in outputs.values():
+        output.retain_grad()
+    F.cross_entropy(outputs["fc"], labels).backward()
+
+    assert found.keys() == {"activation_rms", "gradient_rms", "weight_gradient_norm"}
+    for values in found.values():
+        assert list(values) == list(outputs)
+    for name, output in outputs.items():
+        assert found["activation_rms"][name] == pytest.approx(root_mean_square(output), rel=1e-5)
+        assert output.grad is not None
+        gradient = 6 * root_mean_square(output.grad)
+        assert found["gradient_rms"][name] == pytest.approx(gradient, rel=1e-4)
+    for name, group in parts(net).items():
+        squares = [float(p.grad.double().square().sum()) for p in group if p.grad is not None]
+        expected = math.sqrt(sum(squares))
+        assert found["weight_gradient_norm"][name] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_flow_leaves_all_as_it_was() -> None:
+    net = tiny(dropout=0.5, drop_path=0.5).eval()
+    net.fc.train()
+    net.conv1.weight.requires_grad_(False)
+    x, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    net.fc.weight.grad = torch.ones_like(net.fc.weight)
+    before, modes = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()]
+    random = torch.get_rng_state()
+    flow(net, x, labels)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [m.training for m in net.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    assert gradients.keys() == {"fc.weight"}
+    assert bool((gradients["fc.weight"] == 1).all())
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_what_is_small_is_told_from_what_is_0_and_from_what_overflows() -> None:
+    """Squares of these gradients are 0 in float32."""
+    net = tiny(shortcut="none", norm="none")
+    x, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    usual = flow(net, x, labels)["gradient_rms"]
+    with torch.no_grad():
+        net.fc.weight.mul_(1e-30)
+    small = flow(net, x, labels)["gradient_rms"]
+    assert 0 < small["layer1.0"] < 1e-28 * usual["layer1.0"]
+    with torch.no_grad():
+        net.units()["layer2.0"].conv1.weight.zero_()
+    silent = flow(net, x, labels)["gradient_rms"]
+    assert silent["layer1.0"] == 0 < silent["fc"]
+    with torch.no_grad():
+        net.conv1.weight.fill_(3e38)
+    assert not math.isfinite(flow(net, x.abs(), labels)["activation_rms"]["conv1"])

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from skipway.architecture import ARCHITECTURES, Architecture, architecture, count
 from skipway.errors import InputError
-from skipway.resnet import Blur, DropPath, ResNet, SqueezeExcite
+from skipway.resnet import Blur, DropPath, ResNet, SqueezeExcite, ZeroPad
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -269,6 +269,22 @@ def test_initialisation_has_the_fan_out_deviation() -> None:
             assert abs(module.weight.mean().item()) < 0.02 * expected
 
 
+def test_xavier_scales_the_draws_of_he() -> None:
+    """Both are normal; the ratio of deviations is that of the formulas (Glorot and Bengio 2010,
+    eq. 12, over 1502.01852, eq. 14), for each convolution by its own fans."""
+    nets = []
+    for init in ("he", "xavier"):
+        torch.manual_seed(0)
+        nets.append(ResNet(architecture("resnet20", init=init)))
+    he, xavier = (dict(net.named_modules()) for net in nets)
+    found = {name: m for name, m in xavier.items() if isinstance(m, nn.Conv2d)}
+    assert len(found) == 19
+    for name, module in found.items():
+        inputs, outputs = module.in_channels * 9, module.out_channels * 9
+        ratio = (2 / (inputs + outputs) / (2 / outputs)) ** 0.5
+        torch.testing.assert_close(module.weight, he[name].weight * ratio)
+
+
 # Any combination of fields
 
 
@@ -295,6 +311,8 @@ def architectures(draw: st.DrawFn) -> Architecture:
         stem_width=draw(st.integers(2, 5)),
         shortcut=shortcut,
         order=draw(st.sampled_from(["post", "pre"])),
+        norm=draw(st.sampled_from(["batch", "none"])),
+        init=draw(st.sampled_from(["he", "xavier"])),
         width=draw(st.sampled_from([0.5, 1.0, 1.5])),
         squeeze=draw(st.sampled_from([0, 4, 100])),
         antialias=draw(st.booleans()),
@@ -438,12 +456,44 @@ def test_zero_init_last_starts_every_unit_as_its_shortcut(name: str) -> None:
     assert checked >= 3
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("order", ["post", "pre"])
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_zero_init_last_still_learns(block: str, order: str, shortcut: str) -> None:
+def test_a_net_without_norms_has_none_and_is_what_the_papers_write(block: str, order: str) -> None:
     torch.manual_seed(0)
-    fields = {"block": block, "order": order, "shortcut": shortcut, "zero_init_last": True}
+    arch = architecture("resnet20", block=block, order=order, shortcut="B", norm="none")
+    net = ResNet(arch)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    x, given = noise(2, 3, 16, 16), noise(2, 3, 16, 16).clone()
+    y = net.conv1(x) if order == "pre" else net.conv1(x).relu()
+    for unit in net.units().values():
+        shortcut = y.relu() if order == "pre" and unit.shared else y
+        inner = y.relu() if order == "pre" else y
+        last = 3 if block == "bottleneck" else 2
+        for i in range(1, last + 1):
+            inner = unit.get_submodule(f"conv{i}")(inner)
+            inner = inner.relu() if i < last else inner
+        y = inner + unit.downsample(shortcut)
+        y = y if order == "pre" else y.relu()
+    torch.testing.assert_close(net(x), net.fc(y.relu().mean((2, 3))))
+    assert torch.equal(x, given)
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+def test_without_norms_zero_init_last_starts_the_last_convolution_at_zero(order: str) -> None:
+    net = ResNet(architecture("resnet20", order=order, norm="none", zero_init_last=True))
+    for unit in net.units().values():
+        padded = order == "post" and isinstance(unit.downsample, ZeroPad)
+        assert bool(unit.get_submodule("conv2").weight.any()) == padded
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("order", ["post", "pre"])
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_zero_init_last_still_learns(block: str, order: str, norm: str, shortcut: str) -> None:
+    torch.manual_seed(0)
+    fields: dict[str, Any] = {"block": block, "order": order, "norm": norm}
+    fields |= {"shortcut": shortcut, "zero_init_last": True}
     net = ResNet(architecture("resnet20", **fields)).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     for step in range(3):
@@ -656,6 +706,9 @@ def test_normalisation_constants_reach_every_norm() -> None:
         ("resnet20", {"shortcut": "E"}, "shortcut: 'E'"),
         ("resnet20", {"stem": "vgg"}, "stem: 'vgg'"),
         ("resnet20", {"order": None}, "order: None"),
+        ("resnet20", {"norm": "layer"}, "norm: 'layer' is not one of batch, none"),
+        ("resnet20", {"init": 0}, "init: 0 is not one of he, xavier"),
+        ("resnet8_speedrun", {"norm": "none"}, "stem: whitened needs batch norm"),
         ("resnet20", {"groups": 2}, "groups"),
         ("resnet20", {"stride_in": "1x1"}, "stride_in"),
         ("plain20", {"zero_init_last": True}, "zero_init_last"),

@@ -53,8 +53,8 @@ class Architecture:
     antialias: bool = False
     """Blur before sub-sampling in stem and branch (1904.11486)."""
     zero_init_last: bool = False
-    """Start the last gamma of each branch at 0 (1706.02677, section 5.1); with order pre, where a
-    convolution comes last, its weights."""
+    """Start the last gamma of each branch at 0 (1706.02677, section 5.1); with order pre or without
+    norms, where a convolution comes last, its weights."""
     drop_path: float = 0.0
     """Stochastic depth: drop rate of the last unit, rising linearly from 0 (1603.09382)."""
     dropout: float = 0.0
@@ -62,6 +62,13 @@ class Architecture:
     block_dropout: float = 0.0
     """Rate of dropout in each residual unit, before its second convolution (1605.07146, section
     3.3: 0.3 for wide nets on CIFAR)."""
+    norm: Literal["batch", "none"] = "batch"
+    """Batch norm after each convolution (with order pre, before it), or no norm anywhere, as in
+    studies of initialisation."""
+    init: Literal["he", "xavier"] = "he"
+    """Variance of a convolution's first weights: 2 / fan-out (1502.01852, eq. 14), made for ReLU,
+    or 2 / (fan-in + fan-out) (Glorot and Bengio 2010, eq. 12), made for units that are linear
+    around 0."""
     checkpointing: bool = False
     """Recompute each unit's activations in the backward pass instead of keeping them."""
     bn_eps: float = 1e-5
@@ -125,7 +132,7 @@ class Architecture:
             raise ValueError(
                 "subsample: a max-pool halves in basic blocks of order post, without antialias"
             )
-        if self.stem == "whitened" and self.order != "post":
+        if self.stem == "whitened" and (self.order != "post" or self.norm == "none"):
             raise ValueError("stem: whitened needs batch norm after it, order post")
 
     def _check_shortcut(self) -> None:
@@ -164,6 +171,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "shortcut": get_args(Shortcut),
     "stride_in": ("3x3", "1x1"),
     "order": ("post", "pre"),
+    "norm": ("batch", "none"),
+    "init": ("he", "xavier"),
 }
 
 _MOST_UNITS = 10_000
@@ -221,7 +230,8 @@ def count(arch: Architecture) -> tuple[int, int]:
 
     def norm(channels: int) -> None:
         nonlocal params
-        params += 2 * channels
+        if arch.norm == "batch":
+            params += 2 * channels
 
     def scaled(width: int) -> int:
         return max(round(width * arch.width), 1)

@@ -349,8 +349,9 @@ class RunConfig(Slice):
     bce_threshold: float | None = Field(None, ge=0, lt=1)
     """Of bce: a mixed image is fully of each class whose share, smoothed, is above it (2110.00476);
     None takes the shares as they are."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """balanced: the loss of a class in inverse proportion to its training images, or pixels."""
+    class_weights: Literal["none", "root", "balanced"] = "none"
+    """balanced: the loss of a class in inverse proportion to its training images, or pixels. root:
+    to their square root, where balanced would have a few of them decide."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     exact_norm: bool = False
     """After training, compute batch norm's statistics over training images (2015 code)."""

@@ -44,6 +44,7 @@ def canonical(arch: Architecture) -> Architecture:
         drop_path=0.0,
         dropout=0.0,
         block_dropout=0.0,
+        init="he",
         checkpointing=False,
         bn_momentum=0.1,
         input_size=224,

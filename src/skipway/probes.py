@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from skipway.resnet import PreUnit, ResNet, Unit
+from skipway.resnet import PreUnit, ResNet, Unit, ZeroPad
 
 
 def parts(net: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -207,6 +208,77 @@ class Signal:
         self._counts = dict(zip(names, state["counts"], strict=True))
 
 
+def flow(net: ResNet, images: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
+    """The signal through depth of one forward and one backward pass of cross-entropy, in training
+    mode: by statistic, then by part (stem, each residual unit, classifier) from input to output.
+
+    images: [B, C, H, W]; labels: [B], int64. The statistics:
+
+    - ``activation_rms``: root mean square of the part's output,
+    - ``gradient_rms``: of the loss's gradient with respect to that output, the loss being the mean
+      over the batch times B, so that B does not scale it,
+    - ``weight_gradient_norm``: L2 of the mean loss's gradient, over the part's trained parameters.
+
+    The passes are the network's own, in its own precision; norms are taken in float64, where no
+    square under- or overflows. So 0 means that the signal is 0 at each place, be it that nothing is
+    passed on or that it is below the smallest number of that precision; what overflowed is inf or
+    nan. Nothing stays: gradients, buffers, mode and random state are as before.
+    """
+    found: dict[str, dict[str, float]] = {"activation_rms": {}, "gradient_rms": {}}
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def hook(_: nn.Module, inputs: Any, y: Tensor) -> Tensor:
+            outputs[name] = y
+            found["activation_rms"][name] = _exact_rms(y)
+            return y.clone()  # what follows may write into it
+
+        return hook
+
+    named = {"conv1": net.maxpool, **net.units(), "fc": net.fc}
+    buffers = [(b, b.clone()) for b in net.buffers()]
+    modes = [(m, m.training) for m in net.modules()]
+    devices = [images.device] if images.is_cuda else []
+    handles = [module.register_forward_hook(keep(name)) for name, module in named.items()]
+    try:
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            loss = F.cross_entropy(net.train()(images), labels)
+        groups = {
+            part: trained
+            for part, group in parts(net).items()
+            if (trained := [p for p in group if p.requires_grad])
+        }
+        wanted = [*outputs.values(), *(p for group in groups.values() for p in group)]
+        gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+    for name in outputs:
+        gradient = next(gradients)
+        found["gradient_rms"][name] = (
+            0.0 if gradient is None else _exact_rms(gradient) * len(images)
+        )
+    found["weight_gradient_norm"] = {
+        part: math.hypot(*(_exact_norm(g) for _ in group if (g := next(gradients)) is not None))
+        for part, group in groups.items()
+    }
+    return found
+
+
+def _exact_norm(x: Tensor) -> float:
+    """L2, in float64."""
+    return float(torch.linalg.vector_norm(x.detach(), dtype=torch.float64))
+
+
+def _exact_rms(x: Tensor) -> float:
+    return _exact_norm(x) / math.sqrt(x.numel())
+
+
 def norm(tensors: list[Tensor]) -> Tensor:
     """The L2 norm of all their elements together."""
     return torch.stack(torch._foreach_norm(tensors)).norm()
@@ -226,3 +298,56 @@ def dead_channels(x: Tensor) -> Tensor:
     others = [d for d in range(x.ndim) if d != 1]
     silent = x.sum(others, dtype=torch.float32) == 0  # nothing is below 0
     return silent.sum(dtype=torch.float32) / x.shape[1]
+
+
+@contextlib.contextmanager
+def without(net: ResNet, *names: str) -> Iterator[None]:
+    """Inside the block the network lacks the branch of those units, and keeps what `kept` says:
+    ``y = ReLU(shortcut(x))``, with pre-activation ``y = shortcut(x)``, fed as it always is.
+
+    Veit et al. 2016 (1605.06431), section 4.1. Raises KeyError for a name that no unit has.
+    """
+    units, shortcuts = net.units(), kept(net)
+    before = {name: vars(units[name]).get("forward") for name in names}
+    try:
+        for name in names:
+            vars(units[name])["forward"] = _shortcut_alone(units[name], shortcuts[name])
+        yield
+    finally:
+        for name, forward in before.items():
+            vars(units[name]).pop("forward", None)
+            if forward is not None:  # deleted around this block too
+                vars(units[name])["forward"] = forward
+
+
+def kept(net: ResNet) -> dict[str, nn.Module]:
+    """What is left of each residual unit without its branch, from input to output: its shortcut.
+
+    A plain net has none. Where its unit changes the shape, and x itself does not fit what follows,
+    option A stands in for one: every second pixel and channels of zeros (2015, section 4.1).
+    """
+    units, found = net.units(), dict[str, nn.Module]()
+    inputs = net.arch.stem_channels
+    for number, (stage, outputs) in enumerate(
+        zip(net.stages(), net.channels.values(), strict=True)
+    ):
+        for place in range(len(stage)):
+            name, stride = f"layer{number + 1}.{place}", 1
+            if place == 0 and net.arch.halves(number):
+                stride = 2
+            found[name] = units[name].downsample
+            if units[name].plain and (stride, inputs) != (1, outputs):
+                found[name] = ZeroPad(inputs, outputs, stride, split=False)
+            inputs = outputs
+    return found
+
+
+def _shortcut_alone(unit: Unit, shortcut: nn.Module) -> Callable[[Tensor], Tensor]:
+    def pre(x: Tensor) -> Tensor:
+        y: Tensor = shortcut(unit.relu(unit.bn1(x)) if unit.shared else x)
+        return y
+
+    def post(x: Tensor) -> Tensor:
+        return F.relu(shortcut(x))
+
+    return pre if isinstance(unit, PreUnit) else post

@@ -267,7 +267,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "segment": Recipe(
         source="a segmenter from the beginning or from a backbone's weights on small data: AdamW "
-        "(1711.05101), cosine, averaged weights, cross-entropy and Dice (1606.04797), scale jitter",
+        "(1711.05101), cosine, averaged weights, cross-entropy and Dice (1606.04797), rare classes "
+        "weighted by the root of their rarity, scale jitter",
         expected="see the table of results in the README",
         tasks=("segment",),
         settings={
@@ -278,6 +279,7 @@ RECIPES: dict[str, Recipe] = {
             "optim.decay_all": False,
             "optim.clip": 5.0,
             "loss": "ce+dice",
+            "class_weights": "root",  # else classes of few pixels are never found
             "augment.scale": (0.7, 1.6),
             "augment.jitter": 0.3,
             "ema.decay": 0.99,

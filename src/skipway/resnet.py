@@ -23,6 +23,13 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
+def norm(arch: Architecture, channels: int) -> nn.Module:
+    """The norm of so many channels, nothing where the net has none."""
+    if arch.norm == "none":
+        return nn.Identity()
+    return nn.BatchNorm2d(channels, arch.bn_eps, arch.bn_momentum)
+
+
 class ZeroPad(nn.Module):
     """Shortcut A: every stride-th pixel, missing channels zero (2015, section 4.1)."""
 
@@ -106,7 +113,8 @@ class Unit(nn.Module):
     """One residual unit after 2015, eq. 1-2: ``y = ReLU(F(x) + shortcut(x))``.
 
     Input [B, inputs, H, W], output [B, width * expansion, H / stride, W / stride]. Subclasses
-    give F as `branch`; its last operation is a batch norm, in `PreUnit` a convolution.
+    give F as `branch`; its last operation is a batch norm, in `PreUnit` and in nets without norms a
+    convolution.
     """
 
     conv1: nn.Module
@@ -134,11 +142,12 @@ class Unit(nn.Module):
                 step = 1
             self.add_module(f"conv{i}", conv(cin, cout, kernel, step, groups))
             channels = cin if arch.order == "pre" else cout
-            self.add_module(f"bn{i}", nn.BatchNorm2d(channels, arch.bn_eps, arch.bn_momentum))
+            self.add_module(f"bn{i}", norm(arch, channels))
         self.pool: nn.Module = nn.Identity()
         if pools:
             self.pool = nn.MaxPool2d(2, ceil_mode=True)
-        self.relu = nn.ReLU(inplace=True)
+        # Without a norm before it, a pre-activation unit's first ReLU takes what the shortcut needs.
+        self.relu = nn.ReLU(inplace=arch.norm != "none" or arch.order == "post")
         self.se = SqueezeExcite(outputs, arch.squeeze) if arch.squeeze else nn.Identity()
         self.drop = DropPath(drop) if drop else nn.Identity()
         self.dropout = nn.Dropout(arch.block_dropout) if arch.block_dropout else nn.Identity()
@@ -235,7 +244,7 @@ def projection(arch: Architecture, inputs: int, outputs: int, stride: int) -> nn
         steps, stride = [pool if stride > 1 else nn.Identity()], 1
     steps.append(conv(inputs, outputs, 1, stride))
     if arch.order == "post":
-        steps.append(nn.BatchNorm2d(outputs, arch.bn_eps, arch.bn_momentum))
+        steps.append(norm(arch, outputs))
     return nn.Sequential(*steps)
 
 
@@ -255,8 +264,7 @@ class ResNet(nn.Module):
         self.arch = arch
         stem_width = arch.stem_channels
         self.conv1 = stem(arch, stem_width)
-        norm = (arch.bn_eps, arch.bn_momentum)
-        self.bn1 = nn.BatchNorm2d(stem_width, *norm) if arch.order == "post" else nn.Identity()
+        self.bn1 = norm(arch, stem_width) if arch.order == "post" else nn.Identity()
         self.relu = nn.ReLU(inplace=True) if arch.order == "post" else nn.Identity()
         self.maxpool = max_pool(arch, stem_width)
         stride = arch.stem_stride
@@ -275,17 +283,21 @@ class ResNet(nn.Module):
             self.add_module(f"layer{i + 1}", nn.Sequential(*units))
             self.strides[f"c{i + 2}"] = stride
             self.channels[f"c{i + 2}"] = inputs
-        self.norm = nn.BatchNorm2d(inputs, *norm) if arch.order == "pre" else nn.Identity()
+        self.norm = norm(arch, inputs) if arch.order == "pre" else nn.Identity()
         self.fc = nn.Linear(inputs, arch.num_classes)
         if arch.dropout:
             self.fc = Classifier(inputs, arch.num_classes, arch.dropout)
         self.initialise()
 
     def initialise(self) -> None:
-        """He initialisation with the fan-out (1502.01852, section 2.2, the backward case)."""
+        """He initialisation with the fan-out (1502.01852, section 2.2, the backward case), or
+        Xavier's, normal too: from one seed the same draws, scaled."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if self.arch.init == "he":
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                else:
+                    nn.init.xavier_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if self.arch.zero_init_last:
@@ -293,7 +305,7 @@ class ResNet(nn.Module):
                 if self.arch.order == "post" and isinstance(unit.downsample, ZeroPad):
                     continue  # the padded channels would be 0 on both sides, for good
                 # Before a ReLU a gamma of 0 would stay 0: its gradient is 0 as well.
-                kind = "conv" if self.arch.order == "pre" else "bn"
+                kind = "conv" if self.arch.order == "pre" or self.arch.norm == "none" else "bn"
                 last = kind + ("3" if self.arch.block == "bottleneck" else "2")
                 nn.init.zeros_(unit.get_submodule(last).get_parameter("weight"))
 
@@ -355,7 +367,7 @@ def stem(arch: Architecture, width: int) -> nn.Module:
     for inputs, stride in ((arch.in_channels, 2), (half, 1)):
         layers += [
             conv(inputs, half, 3, stride),
-            nn.BatchNorm2d(half, arch.bn_eps, arch.bn_momentum),
+            norm(arch, half),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers, conv(half, width, 3))

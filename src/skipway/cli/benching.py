@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipway.cli.shared import Json, app, emit
+from skipway.cli.shared import Json, app, emit, print_table
 from skipway.errors import InputError, harmless, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 COLUMNS = ("name", "case", "ours", "peer", "ratio", "n", "spread", "bar", "")
 
@@ -80,7 +80,7 @@ def bench(
         machines = {name: machine for name, (_, machine) in results.items()}
         emit({"rows": rows, "machines": machines})
     else:
-        _print([COLUMNS, *map(_cells, rows)])
+        print_table([COLUMNS, *map(_cells, rows)])
     if any(row["met"] is False for row in rows):
         raise typer.Exit(1)
 
@@ -137,7 +137,7 @@ def _list(chosen: Mapping[str, Any], lacking: Mapping[str, list[str]], as_json: 
         emit([dict(zip(("name", "claim", "minutes", "lacking"), row, strict=True)) for row in told])
         return
     rows = ((n, f"{b.minutes:g}", b.claim, " ".join(lacking[n])) for n, b in chosen.items())
-    _print([("name", "min", "claim", "lacking"), *rows])
+    print_table([("name", "min", "claim", "lacking"), *rows])
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -149,11 +149,3 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:,.4g}"
-
-
-def _print(rows: Iterable[tuple[str, ...]]) -> None:
-    lines = [tuple(map(harmless, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())

@@ -18,8 +18,10 @@ from skipway.cli import (
     finding,
     planning,
     publishing,
+    studying,
     training,
     using,
+    xraying,
 )
 from skipway.cli.shared import app
 
@@ -33,11 +35,13 @@ COMMANDS = (
     using,
     embedding,
     explaining,
+    xraying,
     comparing,
     exporting,
     checking,
     doctoring,
     publishing,
+    studying,
     benching,
 )
 """The modules whose commands the app has, in the order in which help lists them."""

@@ -6,9 +6,12 @@ import enum
 import json
 import logging
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+
+from skipway.errors import harmless
 
 app = typer.Typer(
     name="skipway",
@@ -60,3 +63,12 @@ def skipway(
 def emit(value: Any) -> None:
     """One JSON value on one line on stdout."""
     print(json.dumps(value, ensure_ascii=True))
+
+
+def print_table(rows: Iterable[Sequence[str]]) -> None:
+    """Rows in columns that are as wide as they must be."""
+    lines = [tuple(map(harmless, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skipway.errors import InputError, harmless
-from skipway.files import atomic_write
 from skipway.report.compare_page import build_comparison, verdicts
 from skipway.report.comparison import Comparison, compare
+from skipway.report.document import check_place, write_document
 from skipway.report.page import build_page
 from skipway.report.run import read_run
 
@@ -27,7 +26,7 @@ def write_report(run: Path) -> Path:
     or not at all. Raises InputError where a file of the run is damaged or cannot be written.
     """
     run = Path(run)
-    return _written(build_page(read_run(run)), run / "report.html")
+    return write_document(build_page(read_run(run)), run / "report.html")
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
@@ -35,14 +34,5 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
 
     Raises InputError where it cannot be written, or is a folder.
     """
-    if path.is_dir():
-        raise InputError(f"--out {harmless(path)}: is a folder; name a file, as compare.html")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--out {harmless(path)}: there is no folder {harmless(path.parent)}")
-    return _written(build_comparison(comparison), path)
-
-
-def _written(page: str, path: Path) -> Path:
-    with atomic_write(path) as file:
-        file.write(page.encode("utf-8"))
-    return path
+    check_place(path, "compare.html")
+    return write_document(build_comparison(comparison), path)

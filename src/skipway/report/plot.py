@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from skipway.report.markup import Html, tag
 
 WIDTH, HEIGHT = 380, 244
-LEFT, RIGHT, TOP, BOTTOM = 48, WIDTH - 74, 34, HEIGHT - 38
-"""The plotting area; the labels of the lines stand to its right."""
+LEFT, TOP = 48, 34
+LETTER = 6.4
+"""About the width of a character; so much room is kept for labels."""
+ROW = 12
+"""The least height between two lines of text."""
 WIDEST = 5
 """Characters of a tick that fit to its left, on a telephone too."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -33,11 +36,35 @@ class Axis:
             low, high, value = math.log10(low), math.log10(high), math.log10(value)
         return (value - low) / (high - low)
 
-    def x(self, value: float) -> float:
-        return round(LEFT + self.share(value) * (RIGHT - LEFT), 1)
+    def within(self, value: float) -> float:
+        """The value, brought to the nearer end where it lies beyond."""
+        return min(max(value, self.low), self.high)
 
-    def y(self, value: float) -> float:
-        return round(BOTTOM - self.share(value) * (BOTTOM - TOP), 1)
+
+@dataclass(frozen=True)
+class Frame:
+    """The plotting area of a drawing; the labels of the lines stand to its right."""
+
+    width: int = WIDTH
+    height: int = HEIGHT
+
+    @property
+    def right(self) -> int:
+        return self.width - 74
+
+    @property
+    def bottom(self) -> int:
+        return self.height - 38
+
+    def x(self, axis: Axis, value: float) -> float:
+        return round(LEFT + axis.share(value) * (self.right - LEFT), 1)
+
+    def y(self, axis: Axis, value: float) -> float:
+        return round(self.bottom - axis.share(value) * (self.bottom - TOP), 1)
+
+
+WIDE = Frame(780, 350)
+"""For the whole width of a page."""
 
 
 def linear(label: str, top: float, whole: bool = False) -> Axis:
@@ -80,11 +107,14 @@ def decades(label: str, values: Sequence[float]) -> Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """(x, y) points, at least one, joined in order; `style` is a class of the style sheet."""
+    """(x, y) points, at least one, joined in order."""
 
     name: str
+    """Stands at its end; a line without one is told by its looks, which the caption explains."""
     points: Sequence[tuple[float, float]]
     style: str = "validation"
+    """Classes of the style sheet: the kind of network ("residual", "plain", "preactivation"; by
+    default the page's), a shade of it ("tone1" to "tone3"), "heavy", and "training" for dashes."""
     letter: str = ""
     """Stands on the line too, where several of one colour cross."""
 
@@ -115,55 +145,92 @@ def plot(
     diagonal: bool = False,
     dots: Sequence[tuple[float, float, float]] = (),
     spread: Sequence[tuple[float, float, float]] = (),
+    bands: Sequence[tuple[str, Sequence[tuple[float, float, float]]]] = (),
+    levels: Sequence[tuple[float, str]] = (),
+    wide: bool = False,
 ) -> Html:
     """A figure: lines labelled at their end, `marks` (x, text) as thin upright lines.
 
     `diagonal`: a thin line from corner to corner. `dots`: (x, y, radius), the radius in pixels.
-    `spread`: (x, low, high) of intervals.
+    `spread`: (x, low, high) of intervals. `bands`: the same joined to areas behind the lines, each
+    with its style (`Line.style`); what lies beyond the axis is cut off. `levels`: (y, text) as thin
+    lines across, for values that were published. `wide`: drawn for the whole width of a page.
     """
-    parts = [_words(y.label, 0, 12), _words(x.label, (LEFT + RIGHT) / 2, HEIGHT - 5, "middle")]
+    frame = WIDE if wide else Frame()
+    right, bottom = frame.right, frame.bottom
+
+    def at_x(value: float) -> float:
+        return frame.x(x, value)
+
+    def at_y(value: float) -> float:
+        return frame.y(y, value)
+
+    parts = [
+        _words(y.label, 0, 12),
+        _words(x.label, (LEFT + right) / 2, frame.height - 5, "middle"),
+    ]
     for value, text in y.ticks:
-        parts.append(_rule("grid", LEFT, y.y(value), RIGHT, y.y(value)))
-        parts.append(_words(text, LEFT - 6, y.y(value) + 4, "end"))
+        parts.append(_rule("grid", LEFT, at_y(value), right, at_y(value)))
+        parts.append(_words(text, LEFT - 6, at_y(value) + 4, "end"))
     edge = -math.inf
     for value, text in x.ticks:
         half = 3.4 * len(text)  # about half the width of the text
-        if x.x(value) - half > edge + 4:  # else it would run into the label before it
-            parts.append(_words(text, x.x(value), BOTTOM + 16, "middle"))
-            edge = x.x(value) + half
+        if at_x(value) - half > edge + 4:  # else it would run into the label before it
+            parts.append(_words(text, at_x(value), bottom + 16, "middle"))
+            edge = at_x(value) + half
+    for style, ends in bands:
+        over = [f"{at_x(a)} {at_y(y.within(high))}" for a, _, high in ends]
+        under = [f"{at_x(a)} {at_y(y.within(low))}" for a, low, _ in reversed(ends)]
+        parts.append(tag("path", class_=f"area {style}", d="M" + "L".join(over + under) + "Z"))
     for value, text in marks:
-        parts.append(_rule("mark", x.x(value), TOP, x.x(value), BOTTOM))
-        parts.append(_words(text, x.x(value), TOP - 4, "middle"))
-    ends = []
+        parts.append(_rule("mark", at_x(value), TOP, at_x(value), bottom))
+        parts.append(_words(text, at_x(value), TOP - 4, "middle"))
+    parts += [_rule("level", LEFT, at_y(value), right, at_y(value)) for value, _ in levels]
+    named = []
     for place, line in enumerate(lines):
-        at = [(x.x(a), y.y(b)) for a, b in line.points]
+        at = [(at_x(a), at_y(b)) for a, b in line.points]
         path = "M" + "L".join(f"{a} {b}" for a, b in at)
         parts.append(tag("path", class_=f"line {line.style}", d=path))
         parts.append(_dot(f"dot {line.style}", *at[-1], radius=2.5))
-        ends.append((at[-1][1], line.name))
+        if line.name:
+            named.append((at[-1][1], line.name))
         if line.letter:
             a, b = at[(len(at) - 1) * (place + 1) // (len(lines) + 1)]
             parts.append(_words(line.letter, a, b + 4, "middle", "letter"))
-    ends.sort()
-    for at_y, (_, name) in zip(_apart([end for end, _ in ends]), ends, strict=True):
-        parts.append(_words(name, RIGHT + 7, at_y + 4, style="name"))
+    named.sort()
+    for height, (_, name) in zip(apart([end for end, _ in named], bottom), named, strict=True):
+        parts.append(_words(name, right + 7, height + 4, style="name"))
     if diagonal:
-        parts.append(_rule("mark", x.x(x.low), y.y(y.low), x.x(x.high), y.y(y.high)))
-    parts += [_rule("spread", x.x(a), y.y(low), x.x(a), y.y(high)) for a, low, high in spread]
-    parts += [_dot("bin", x.x(a), y.y(b), radius) for a, b, radius in dots]
+        parts.append(_rule("mark", at_x(x.low), at_y(y.low), at_x(x.high), at_y(y.high)))
+    parts += [_rule("spread", at_x(a), at_y(low), at_x(a), at_y(high)) for a, low, high in spread]
+    parts += [_dot("bin", at_x(a), at_y(b), radius) for a, b, radius in dots]
+    parts += _level_names([(at_y(value), text) for value, text in levels])
+    longest = max((len(name) for _, name in named), default=0)
     svg = tag(
-        "svg", *parts, class_="plot", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img",
-        aria_label=f"{title}. {caption}",
+        "svg", *parts, class_="plot", role="img", aria_label=f"{title}. {caption}",
+        viewBox=f"0 0 {max(frame.width, math.ceil(right + 7 + LETTER * longest))} {frame.height}",
     )  # fmt: skip
     return tag("figure", tag("h3", title), svg, tag("figcaption", caption))
 
 
-def _apart(places: Sequence[float], gap: float = 15) -> list[float]:
-    """Rising places moved until they are `gap` apart, none below the x axis."""
+def _level_names(levels: Sequence[tuple[float, str]]) -> list[Html]:
+    """The (y, text) of levels at their left end: above the line or, where the name before is in the
+    way, below it; else to the right of that."""
+    parts: list[Html] = []
+    edge, last = float(LEFT), -math.inf
+    for y, text in sorted(levels):
+        at = y - 4 if y - 4 - last >= ROW else y + ROW
+        x = LEFT + 5.0 if at - last >= ROW else edge + 12
+        parts.append(_words(text, round(x, 1), at, style="tick halo"))
+        edge, last = x + LETTER * len(text), at
+    return parts
+
+
+def apart(places: Sequence[float], limit: float, gap: float = 15) -> list[float]:
+    """Rising places moved until they are `gap` apart, none below `limit`."""
     placed: list[float] = []
     for place in places:
         placed.append(max(place, placed[-1] + gap) if placed else place)
-    limit = float(BOTTOM)
     for index in reversed(range(len(placed))):
         placed[index] = min(placed[index], limit)
         limit = placed[index] - gap
@@ -205,19 +272,19 @@ def intervals(
     while (last - first) * step < 0.0999:
         first, last = max(first - 1, 0), min(last + 1, round(1 / step))
     ticks = [(n * step, f"{100 * n * step:.0f} %") for n in range(first, last + 1)]
-    axis = Axis("", first * step, last * step, ticks)
+    axis, frame = Axis("", first * step, last * step, ticks), Frame()
     bottom = 10 + 26 * len(rows)
     parts: list[Html] = []
     for value, text in axis.ticks:
-        parts.append(_rule("grid", axis.x(value), 6, axis.x(value), bottom))
-        parts.append(_words(text, axis.x(value), bottom + 16, "middle"))
+        parts.append(_rule("grid", frame.x(axis, value), 6, frame.x(axis, value), bottom))
+        parts.append(_words(text, frame.x(axis, value), bottom + 16, "middle"))
     for place, (name, value, ends, style) in enumerate(rows):
         y = 22 + 26 * place
         if ends:
-            width = max(axis.x(ends[1]) - axis.x(ends[0]), 1)
-            parts.append(_rect(f"band {style}", axis.x(ends[0]), y - 6, width, 12))
-        parts.append(_dot(f"dot {style}", axis.x(value), y, 4))
-        parts.append(_words(name, RIGHT + 7, y + 4, style="name"))
+            width = max(frame.x(axis, ends[1]) - frame.x(axis, ends[0]), 1)
+            parts.append(_rect(f"band {style}", frame.x(axis, ends[0]), y - 6, width, 12))
+        parts.append(_dot(f"dot {style}", frame.x(axis, value), y, 4))
+        parts.append(_words(name, frame.right + 7, y + 4, style="name"))
     svg = tag(
         "svg", *parts, class_="plot", viewBox=f"0 0 {WIDTH} {bottom + 22}", role="img",
         aria_label=f"{title}. {caption}",

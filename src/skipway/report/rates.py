@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from pathlib import Path
 
 from skipway.errors import InputError, harmless
-from skipway.files import atomic_write
-from skipway.report.document import document
+from skipway.report.document import as_svg, check_place, document, write_document
 from skipway.report.markup import Html, code_line, tag
-from skipway.report.plot import HEIGHT, WIDTH, Line, decades, linear, plot
+from skipway.report.plot import Line, decades, linear, plot
 from skipway.training.finder import RateTest
 
-XMLNS = "http://www.w3.org/2000/svg"
 FORMS = (".html", ".svg")
 
 
@@ -21,10 +18,7 @@ def check_plot_place(out: str) -> None:
     path = Path(out)
     if path.suffix.lower() not in FORMS:
         raise InputError(f"--out {harmless(out)}: name a file that ends in .html or .svg")
-    if path.is_dir():
-        raise InputError(f"--out {harmless(out)}: is a folder; name a file in it, as lr.html")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--out {harmless(out)}: there is no folder {harmless(path.parent)}")
+    check_place(path, "plot.html")
 
 
 def write_rate_plot(test: RateTest, out: str, lines: list[str], command: str | None) -> Path:
@@ -36,23 +30,14 @@ def write_rate_plot(test: RateTest, out: str, lines: list[str], command: str | N
     check_plot_place(out)
     path, figure = Path(out), rate_plot(test)
     if path.suffix.lower() == ".svg":
-        css = importlib.resources.files("skipway.report").joinpath("page.css").read_text("utf-8")
-        inside = figure[figure.index("<svg") + len("<svg") : figure.index("</svg>")]
-        ground = "svg { background: var(--ground); font-family: system-ui, sans-serif; }"
-        size = f"viewBox='-12 -6 {WIDTH + 24} {HEIGHT + 12}' width='{2 * WIDTH}'"
-        text = (
-            f"<svg xmlns='{XMLNS}' class='residual' {size}><style>{css}{ground}</style>"
-            f"<svg width='{WIDTH}' height='{HEIGHT}'{inside}</svg></svg>\n"
-        )
+        text = as_svg(figure)
     else:
         words = [tag("p", line) for line in lines]
         next_ = [tag("p", "Next:"), code_line(command)] if command else []
         text = document(
             "Learning-rate range test", "Learning rates", [figure, *words, *next_], [], "residual"
         )
-    with atomic_write(path) as file:
-        file.write(text.encode("utf-8"))
-    return path
+    return write_document(text, path)
 
 
 def rate_plot(test: RateTest) -> Html:

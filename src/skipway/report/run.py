@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skipway.architecture import Architecture
 from skipway.card import Card, read_card
 from skipway.errors import InputError, harmless
 from skipway.metrics import Outcomes
@@ -34,6 +35,13 @@ LEAK = re.compile(
 in capitals."""
 
 
+def family_of(arch: Architecture) -> str:
+    """The class of the style sheet that a network's lines and marks have."""
+    if arch.shortcut == "none":
+        return "plain"
+    return "preactivation" if arch.order == "pre" else "residual"
+
+
 @dataclass(frozen=True)
 class Run:
     """The files of a run as they are; what a file or a key lacks is empty or None."""
@@ -50,11 +58,7 @@ class Run:
     @property
     def family(self) -> str:
         """The class of the page that gives the palette its meaning."""
-        if self.card is None:
-            return "residual"
-        if self.card.architecture.shortcut == "none":
-            return "plain"
-        return "preactivation" if self.card.architecture.order == "pre" else "residual"
+        return "residual" if self.card is None else family_of(self.card.architecture)
 
     @property
     def name(self) -> str:

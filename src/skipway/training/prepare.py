@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def _task(config: RunConfig, preprocess: Preprocess, data: DataSet) -> ImageTask
         return Detect(preprocess, config.augment, config.detector, k)
     if config.task == "embed":
         return Embed(preprocess, config.augment, config.embedder)
-    weights = _weights(data) if config.class_weights == "balanced" else None
+    weights = class_weights([*data.counts("train").values()], config.class_weights)
     smoothing, gamma = config.label_smoothing, config.focal_gamma
     if config.task == "segment":
         assert config.loss != "bce"
@@ -114,11 +115,15 @@ def _task(config: RunConfig, preprocess: Preprocess, data: DataSet) -> ImageTask
     return Classify(preprocess, config.augment, loss)
 
 
-def _weights(data: DataSet) -> tuple[float, ...]:
-    """Of each class in inverse proportion to how often it is in the training images."""
-    counts = data.counts("train").values()
-    there = sum(n > 0 for n in counts)
-    return tuple(sum(counts) / (there * n) if n else 0.0 for n in counts)
+def class_weights(counts: Sequence[int], kind: str) -> tuple[float, ...] | None:
+    """Of each class, from its training images or pixels; 1 on average over those. 0 for a class
+    that has none, None where `kind` (`config.RunConfig.class_weights`) is none."""
+    if kind == "none":
+        return None
+    power = -1.0 if kind == "balanced" else -0.5
+    rarer = [n**power if n else 0.0 for n in counts]
+    mean = sum(w * n for w, n in zip(rarer, counts, strict=True)) / sum(counts)
+    return tuple(w / mean for w in rarer)
 
 
 def _measured(preprocess: Preprocess, frames: Array, config: RunConfig) -> Preprocess:

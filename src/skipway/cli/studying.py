@@ -1,0 +1,188 @@
+"""`skipway study`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipway.cli.shared import Json, Threads, app, emit, print_table
+from skipway.errors import GateNotMet, InputError, harmless, missing_part, nearest
+
+if TYPE_CHECKING:
+    from skipway.study.form import Finding, Study
+    from skipway.study.store import Outcome
+
+@app.command()
+def study(
+    name: Annotated[
+        str, typer.Argument(metavar="list|NAME|report", help="What there is, one of it, a page.")
+    ],
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MINUTES|SCALE",
+            help="What fits into so many minutes, or a scale, as paper; the cheapest by default.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Repetitions; as its scale says by default.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what was asked for last.")
+    ] = False,
+    part: Annotated[
+        str, typer.Option(metavar="I/N", help="One of N parts; copy their folders together.")
+    ] = "1/1",
+    data: Annotated[
+        str | None, typer.Option(help="The data, in place of the study's own (cifar10).")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Of tables: weights to score.")
+    ] = None,
+    imagenet: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Of tables: ImageNet's validation images.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where studies are kept.")] = Path("studies"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Check what the papers claim: run a study, and show expected beside obtained.
+
+    What was computed is kept and never computed again; a study that was stopped goes on. Exit code
+    1 where the claim is contradicted.
+    """
+    try:
+        from skipway.study import STUDIES
+        from skipway.study.form import Given
+        from skipway.study.running import Asked, run_study
+    except ImportError as error:
+        raise missing_part("study", "train", error) from None
+    if name == "list":
+        _list(STUDIES.values(), as_json)
+        return
+    if name == "report":
+        _report(out, as_json)
+        return
+    if name not in STUDIES:
+        known = ", ".join(STUDIES)
+        hint = nearest(name, [*STUDIES, "list", "report"])
+        raise InputError(
+            f"no study {harmless(name)!r}.{hint}\nStudies: {known}; or list, or report"
+        )
+    given = Given(data, tuple(weights or ()), imagenet, device, threads, out / "runs")
+    asked = Asked(budget, seeds, resume, _part(part))
+    outcome = run_study(STUDIES[name], asked, given, out, _say)
+    if as_json:
+        emit(_json(outcome, out))
+    else:
+        _print(outcome, out)
+    if outcome.verdict == "contradicted":
+        raise GateNotMet(f"{name}: contradicted by what was obtained")
+
+
+def _say(line: str) -> None:
+    print(harmless(line), file=sys.stderr, flush=True)
+
+
+def _part(text: str) -> tuple[int, int]:
+    first, _, second = text.partition("/")
+    if first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
+        return int(first), int(second)
+    raise InputError(f"--part {harmless(text)}: give one of some parts, as 1/2 and 2/2")
+
+
+def _list(studies: Any, as_json: bool) -> None:
+    if as_json:
+        emit([_study_json(study) for study in studies])
+        return
+    for study in studies:
+        scales = ", ".join(f"{s.name} (about {_time(s.minutes)})" for s in study.SCALES)
+        print(f"{study.NAME}\n  {study.CLAIM}\n  {study.SOURCE}\n  scales: {scales}\n")
+
+
+def _study_json(study: Study) -> dict[str, Any]:
+    scales = [
+        {"name": s.name, "protocol": s.protocol, "seeds": s.seeds, "minutes": s.minutes}
+        for s in study.SCALES
+    ]
+    return {"name": study.NAME, "source": study.SOURCE, "claim": study.CLAIM, "scales": scales}
+
+
+def _time(minutes: float) -> str:
+    if minutes < 1:
+        return "a second"
+    return f"{minutes:.0f} min" if minutes < 180 else f"{minutes / 60:,.0f} h"
+
+
+def _report(out: Path, as_json: bool) -> None:
+    from skipway.study.form import WORDS
+    from skipway.study.page import write_page
+    from skipway.study.running import outcomes
+
+    found = outcomes(out)
+    if not found:
+        raise InputError(
+            f"--out {harmless(out)}: no study is there\nRun one first: skipway study list"
+        )
+    page = write_page(found, out / "report.html")
+    if as_json:
+        emit({"report": str(page), "studies": [_json(outcome, out) for outcome in found]})
+        return
+    for outcome in found:
+        print(f"{outcome.study.NAME}, {outcome.scale.name}: {WORDS[outcome.verdict]}")
+    print(f"the page: {harmless(page)}")
+
+
+def _json(outcome: Outcome, out: Path) -> dict[str, Any]:
+    from skipway.study.store import finding_json
+
+    return {
+        "study": outcome.study.NAME,
+        "scale": outcome.scale.name,
+        "seeds": outcome.seeds,
+        "verdict": outcome.verdict,
+        "computed": outcome.done,
+        "cells": outcome.cells,
+        "seconds": outcome.seconds,
+        "findings": [finding_json(finding) for finding in outcome.told.findings],
+        "folder": str(out / outcome.study.NAME / outcome.scale.name),
+    }
+
+
+def _print(outcome: Outcome, out: Path) -> None:
+    from skipway.study.form import WORDS
+
+    study, scale = outcome.study, outcome.scale
+    print(f"{study.TITLE}\n{study.SOURCE}\n{study.CLAIM}\n\n{scale.protocol}")
+    for deviation in scale.deviations:
+        print(f"  not as the paper: {deviation}")
+    print()
+    print_table([HEAD, *map(_row, outcome.told.findings)])
+    if outcome.done < outcome.cells:
+        print(f"\n{outcome.done} of {outcome.cells} parts are computed.")
+    print(f"\n{WORDS[outcome.verdict]}, in {_time(outcome.seconds / 60)} of computing")
+    print(f"plots and raw data: {harmless(out / study.NAME / scale.name)}")
+    print(f"the page of all studies: skipway study report --out {harmless(out)}")
+
+
+HEAD = ("", "expected", "obtained", "95 % interval", "n", "")
+
+
+def _row(finding: Finding) -> tuple[str, ...]:
+    places, unit = finding.places, f" {finding.unit}" if finding.unit else ""
+    obtained = f"{finding.mean:,.{places}f}"
+    if finding.deviation is not None:
+        obtained += f" ± {finding.deviation:,.{places}f}"
+    ends = finding.interval if finding.drawn else None
+    return (
+        finding.name,
+        finding.expected.words if finding.expected else "",
+        obtained + unit,
+        f"{ends[0]:,.{places}f} to {ends[1]:,.{places}f}" if ends else "",
+        f"{finding.n}",
+        finding.verdict or "",
+    )

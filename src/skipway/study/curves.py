@@ -1,0 +1,82 @@
+"""Errors over training, of several networks and seeds, as the figures of the papers show them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from skipway.report.markup import Html
+from skipway.report.plot import Axis, Line, linear, plot
+
+Points = Sequence[tuple[float, float]]
+"""(step, error in %)."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A network's error over training, by seed."""
+
+    name: str
+    style: str
+    """Classes of the style sheet, as of `report.plot.Line`."""
+    seeds: Mapping[int, Points]
+
+
+def curves(
+    title: str,
+    caption: str,
+    drawn: Sequence[Curve],
+    published: Sequence[tuple[float, str]] = (),
+    top: float | None = None,
+) -> Html:
+    """A figure: the mean over seeds of each curve, and the range over them as a band.
+
+    published: values of the paper in %, with their words. top: where the axis ends, for figures
+    that are to be compared; by default all is seen but the first epochs of a steep start.
+    """
+    at = {curve.name: _by_step(curve) for curve in drawn}
+    top = highest(drawn) if top is None else top
+    last = max(step for steps in at.values() for step in steps)
+    x = _steps(last)
+    y = linear("error, %", top)
+    lines, bands = [], []
+    for curve in drawn:
+        steps = at[curve.name]
+        means = [(s, min(statistics.fmean(values), y.high)) for s, values in steps.items()]
+        lines.append(Line(curve.name, means, curve.style))
+        if len(curve.seeds) > 1:
+            ends = [(s, min(values), max(values)) for s, values in steps.items()]
+            bands.append((curve.style, ends))
+    return plot(title, caption, x, y, lines, bands=bands, levels=published)
+
+
+def highest(drawn: Sequence[Curve]) -> float:
+    """Where an axis for these curves ends: above all that comes after a fifth of the training."""
+    values = [
+        value
+        for curve in drawn
+        for points in curve.seeds.values()
+        for step, value in points
+        if step >= points[-1][0] / 5
+    ]
+    return min(100.0, 1.05 * max(values))
+
+
+def _by_step(curve: Curve) -> dict[float, list[float]]:
+    """The values of all seeds at the steps that each of them has."""
+    steps: dict[float, list[float]] = {}
+    for points in curve.seeds.values():
+        for step, value in points:
+            steps.setdefault(step, []).append(value)
+    whole = {s: v for s, v in steps.items() if len(v) == len(curve.seeds)}
+    return dict(sorted((whole or steps).items()))
+
+
+def _steps(last: float) -> Axis:
+    """From 0 to the last step; thousands are written as such."""
+    power = 10.0 ** math.floor(math.log10(last / 4))
+    step = next(s * power for s in (1, 2, 5, 10) if last / (s * power) <= 4.0001)
+    ticks = [(n * step, f"{n * step / 1000:g}k" if n else "0") for n in range(int(last / step) + 1)]
+    return Axis("step", 0, last, ticks)

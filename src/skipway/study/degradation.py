@@ -1,0 +1,144 @@
+"""Deeper plain nets train worse, deeper residual nets do not: He et al. 2015, Fig. 1 and 6."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from skipway.study import trainings
+from skipway.study.curves import Curve, curves, highest
+from skipway.study.form import Cell, Done, Expected, Finding, Given, Picture, Scale, Told
+
+NAME = "degradation"
+TITLE = "Deeper and worse: the degradation problem"
+SOURCE = "He et al. 2015 (1512.03385), section 4.2, Figures 1 and 6"
+CLAIM = (
+    "A plain net of 56 layers has a higher training error than one of 20; a residual net of 56 "
+    "layers has not."
+)
+STORY = (
+    "A deeper net can do all that a shallower one can: its further layers need only pass on what "
+    "they are given. Yet plain stacks of layers learn worse when they are deeper, and on the very "
+    "images they are trained on, so that it is not overfitting: the optimiser does not find what "
+    "is there. Shortcuts make passing on the easy thing to do, and depth no longer hurts."
+)
+REVISION = 1
+NETS = {"plain": ("plain20", "plain56"), "residual": ("resnet20", "resnet56")}
+LEAST = 1.0
+"""Points of training error by which a net must be worse to count as degraded, and may be worse
+without it."""
+
+SCALES = (
+    Scale(
+        name="small",
+        protocol="CIFAR-10, all 50,000 training images at 16 px, batch 128, 1,600 steps of SGD at "
+        "0.1 (0.01 in the first 100), a tenth from step 800 and a hundredth from 1,200.",
+        deviations=(
+            "16 px in place of 32, so a quarter of the work",
+            "1,600 steps in place of 64,000",
+            "all four nets begin at 0.01, as the paper's of 110 layers does",
+        ),
+        seeds=3,
+        minutes=90,
+    ),
+    Scale(
+        name="paper",
+        protocol="CIFAR-10, all 50,000 training images, batch 128, 64,000 steps of SGD at 0.1 "
+        "(0.01 in the first 400), a tenth from step 32,000 and a hundredth from 48,000.",
+        deviations=(
+            "batch norm sees all 128 images of a batch, where the paper's two GPUs saw 64 each",
+            "all four nets begin at 0.01, as the paper's of 110 layers does",
+        ),
+        seeds=3,
+        minutes=9_000,
+    ),
+)
+
+
+def data(given: Given) -> str:
+    return trainings.digest(given)
+
+
+def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
+    settings = trainings.SHORT if scale.name == "small" else trainings.PAPER
+    nets = [net for kind in NETS.values() for net in kind]
+    return [trainings.training(net, seed, settings) for seed in range(seeds) for net in nets]
+
+
+def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> Any:
+    return trainings.train_cell(cell, given, say)
+
+
+def seconds(cell: Cell, given: Given) -> float:
+    return trainings.training_seconds(cell, given)
+
+
+def told(done: Sequence[Done], scale: Scale) -> Told:
+    runs = trainings.by_seed(done)
+    train = {
+        net: {seed: trainings.errors(found["rows"])[-1][1] for seed, found in of.items()}
+        for net, of in runs.items()
+    }
+    worse = {}
+    for kind, (shallow, deep) in NETS.items():
+        both = sorted(train.get(shallow, {}).keys() & train.get(deep, {}).keys())
+        worse[kind] = {seed: train[deep][seed] - train[shallow][seed] for seed in both}
+    seeds = sorted(worse["plain"].keys() & worse["residual"].keys())
+    findings = [
+        Finding(
+            name="plain, 56 less 20 layers, training error",
+            values=tuple(worse["plain"].values()),
+            expected=Expected(f"above {LEAST:g} points: the deeper is worse", low=LEAST),
+            unit="points",
+        ),
+        Finding(
+            name="residual, 56 less 20 layers, training error",
+            values=tuple(worse["residual"].values()),
+            expected=Expected(f"at most {LEAST:g} points: the deeper is not worse", high=LEAST),
+            unit="points",
+        ),
+        Finding(
+            name="what the shortcuts take off that difference",
+            values=tuple(worse["plain"][s] - worse["residual"][s] for s in seeds),
+            expected=Expected(f"above {LEAST:g} points", low=LEAST),
+            unit="points",
+        ),
+    ]
+    for net in (net for kind in NETS.values() for net in kind):
+        tested = [trainings.tested_error(found) for found in runs.get(net, {}).values()]
+        findings += [
+            Finding(
+                name=f"{net}, training error", values=tuple(train.get(net, {}).values()), unit="%"
+            ),
+            Finding(name=f"{net}, test error", values=tuple(tested), unit="%"),
+        ]
+    return Told([f for f in findings if f.values], _pictures(runs), NOTES)
+
+
+NOTES = (
+    "Training error is that of the images as they are trained on, moved and mirrored, each before "
+    "the step that learned from it, as the paper's curves are; the difference is taken seed by "
+    "seed. One point is the least that counts as a difference, chosen beforehand.",
+)
+
+
+def _pictures(runs: trainings.Runs) -> list[Picture]:
+    """One figure a kind, on the same axis; the deeper net is the heavier line."""
+    drawn = {
+        kind: [
+            Curve(net, f"{kind} {weight}", trainings.errors_by_seed(runs[net]))
+            for net, weight in zip(nets, ("training", "training heavy"), strict=True)
+            if net in runs
+        ]
+        for kind, nets in NETS.items()
+    }
+    if not runs:
+        return []
+    top = highest([curve for some in drawn.values() for curve in some])
+    caption = "Training error by step: the mean over seeds, their range as a band."
+    return [
+        Picture(f"degradation-{kind}", curves(f"{kind.capitalize()} nets", caption, some, top=top))
+        for kind, some in drawn.items()
+        if some
+    ]

@@ -1,0 +1,198 @@
+"""Pictures of what was measured of gradient flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from skipway.report.markup import Html
+from skipway.study.flow_nets import (
+    INITS,
+    KINDS,
+    NETS,
+    NORMS,
+    TRAINED,
+    Flow,
+    Initial,
+    Net,
+    Number,
+    Trained,
+    held,
+    left,
+    middle,
+    units,
+)  # fmt: skip
+from skipway.study.flow_panels import Panel, Trace, animation, panels
+from skipway.study.form import Picture
+
+SHOWN = 110
+"""Layers of the nets whose units are shown one by one."""
+
+
+def _back(flow: Flow) -> list[Number]:
+    """The gradient at each unit over that at the last one, from the last one back."""
+    back = flow["gradient_rms"][-2:0:-1]
+    last = held(back[0])
+    return [None if v is None else v / last for v in back]
+
+
+def _forward(flow: Flow) -> list[Number]:
+    return list(flow["activation_rms"][1:-1])
+
+
+def _trace(
+    name: str,
+    style: str,
+    seeds: Sequence[Sequence[Number]],
+    frames: Sequence[Sequence[Number]] = (),
+) -> Trace:
+    """The middle of what seeds gave, and their range."""
+    at = list(zip(*seeds, strict=True))
+    centre = [middle(values) for values in at]
+    low = [min(values, key=held) for values in at]
+    high = [max(values, key=held) for values in at]
+    several = len(seeds) > 1
+    return Trace(name, style, frames or [centre], low if several else (), high if several else ())
+
+
+def _by_unit(
+    nets: Sequence[Mapping[str, Flow]], norm: str, init: str, of: Callable[[Flow], list[Number]],
+    label: str,
+) -> Panel:  # fmt: skip
+    last = units(SHOWN)
+    traces = [
+        _trace(net.called, net.kind, [of(each[net.key]) for each in nets])
+        for net in (Net(kind, norm, init) for kind in KINDS)
+    ]
+    title = f"{'no norm' if norm == 'none' else 'batch norm'}, {init.title()}"
+    ticks = [(n, str(n)) for n in (1, 18, 36, 54)]
+    return Panel(title, label, range(1, last + 1), ticks, traces)
+
+
+def stills(initial: Initial) -> list[Picture]:
+    pictures = []
+    if nets := initial.get(SHOWN):
+        back = [
+            [_by_unit(nets, norm, init, _back, "units back from the output") for init in INITS]
+            for norm in NORMS
+        ]
+        figure = panels(
+            "The gradient on its way back",
+            f"Nets of {SHOWN} layers at their first weights, {len(nets)} seeds (lines: geometric "
+            "mean; areas: range). The gradient of the loss with respect to each unit's output, "
+            "over that at the last unit. Left is where it starts, right the first unit; the steps "
+            "at 18 and 36 units are where the image is halved.",
+            "gradient, root mean square, over that at the last unit",
+            back,
+        )
+        pictures.append(Picture("gradient-flow-units", figure, wide=True))
+    if len(initial) > 1:
+        pictures.append(Picture("gradient-flow-depth", _over_depth(initial), wide=True))
+    if nets:
+        along = [[_by_unit(nets, norm, init, _forward, "unit") for init in INITS] for norm in NORMS]
+        figure = panels(
+            "The signal on its way forward",
+            "The same nets: the root mean square of each unit's output. Without norm the sums of "
+            "residual nets grow exponentially, with batch norm as the root of the depth.",
+            "activation, root mean square",
+            along,
+        )
+        pictures.append(Picture("gradient-flow-activations", figure, wide=True))
+    return pictures
+
+
+def _over_depth(initial: Initial) -> Html:
+    depths = sorted(initial)
+    row = []
+    for norm in NORMS:
+        traces = []
+        shown = [net for net in NETS if net.norm == norm and (norm == "none" or net.init == "he")]
+        for net in shown:
+            by_seed = [
+                [left(initial[depth][seed][net.key]) for depth in depths]
+                for seed in range(min(map(len, initial.values())))
+            ]
+            name = net.called if norm == "batch" else f"{net.called}, {net.init.title()}"
+            traces.append(_trace(name, net.style, by_seed))
+        ticks = [(d, str(d)) for d in depths]
+        title = "batch norm" if norm == "batch" else "no norm (dashed: Xavier)"
+        row.append(Panel(title, "layers", depths, ticks, traces, log=True))
+    return panels(
+        "What is left of the gradient at the first unit",
+        "Over that at the last unit, at first weights, by depth; both axes are logarithmic. On the "
+        "line 0 it is exactly 0 in float32, on the line ∞ it has overflowed.",
+        "gradient of the first unit over that of the last",
+        [row],
+    )
+
+
+def _moments(results: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Steps that all seeds were measured at."""
+    steps = [{frame["step"] for frame in result["frames"]} for result in results]
+    return sorted(set.intersection(*steps))
+
+
+def _shown(through: Trained) -> list[tuple[str, list[Net]]]:
+    """A title and nets of what is trained: those without norm, those with batch norm."""
+    rows = [
+        (title, [net for net in TRAINED if net.norm == norm and net.key in through])
+        for norm, title in (("none", "no norm"), ("batch", "batch norm"))
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _short(net: Net) -> str:
+    one_of_two = net.norm == "none" and net.kind == "plain"
+    return f"plain, {net.init.title()}" if one_of_two else net.called
+
+
+def courses(through: Trained, depth: int) -> list[Picture]:
+    row = []
+    for title, nets in _shown(through):
+        steps = _moments(through[nets[0].key])
+        traces = []
+        for net in nets:
+            seeds = [
+                [left(frame) for frame in result["frames"] if frame["step"] in steps]
+                for result in through[net.key]
+            ]
+            traces.append(_trace(_short(net), net.style, seeds))
+        ticks = [(step, str(step)) for step in steps[:: max((len(steps) - 1) // 4, 1)]]
+        row.append(Panel(title, "step", steps, ticks, traces))
+    if not row:
+        return []
+    figure = panels(
+        "What is left of it through training",
+        f"Nets of {depth} layers in the first steps of training: the gradient of the first unit "
+        "over that of the last (lines: geometric mean; areas: range over seeds).",
+        "gradient of the first unit over that of the last",
+        [row],
+    )
+    return [Picture("gradient-flow-course", figure, wide=True)]
+
+
+def film(through: Trained, depth: int) -> str:
+    """The gradient by unit, step by step, of the first seed."""
+    row, names = [], []
+    last = units(depth)
+    ticks = [(n, str(n)) for n in (1, last // 3, 2 * last // 3, last)]
+    for title, nets in _shown(through):
+        steps = _moments(through[nets[0].key])
+        names = [f"step {step}" for step in steps]
+        traces = [
+            Trace(
+                _short(net), net.style,
+                [_back(f) for f in through[net.key][0]["frames"] if f["step"] in steps],
+            )
+            for net in nets
+        ]  # fmt: skip
+        row.append(Panel(title, "units back from the output", range(1, last + 1), ticks, traces))
+    return animation(
+        "The gradient on its way back, step by step",
+        f"Nets of {depth} layers in training, seed 0: the gradient of the loss with respect to "
+        "each unit's output, over that at the last unit. Left is where it starts, right the "
+        "first unit.",
+        "gradient, root mean square, over that at the last unit",
+        row,
+        names,
+    )

@@ -1,0 +1,216 @@
+"""The form of a study: a claim of a paper, what was run for it, expected beside obtained.
+
+A study is cut into *cells*, each one thing to compute (a training of one seed, a measurement) that
+its settings decide wholly. Cells are cached by their settings, so that a study goes on where it was
+stopped and can be split over machines (`store`).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from skipway.report.markup import Html
+
+Verdict = Literal["reproduced", "contradicted", "inconclusive"]
+WORDS: Mapping[Verdict, str] = {
+    "reproduced": "reproduced",
+    "contradicted": "contradicted",
+    "inconclusive": "inconclusive at this budget",
+}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Where a number must lie for the claim to hold."""
+
+    words: str
+    """The claim on this number, as "8.75 % ± 0.4" or "above 0"."""
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One number of a study: what was expected of it, what was obtained, and what follows."""
+
+    name: str
+    values: tuple[float, ...]
+    """One a seed, where the number is `drawn`; else one."""
+    expected: Expected | None = None
+    """None where the paper says nothing: a number to be read, that decides nothing."""
+    unit: str = ""
+    """"%", "points" or nothing."""
+    places: int = 2
+    """Digits after the point that are shown."""
+    drawn: bool = True
+    """Whether another seed would give another value. What is counted or computed is not drawn: it
+    has no interval."""
+    note: str = ""
+    """Why it differs, where it does."""
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """The mean; not a number where there is no value."""
+        return statistics.fmean(self.values) if self.values else math.nan
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation between seeds; None below two of them."""
+        return statistics.stdev(self.values) if self.drawn and self.n > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean by Student's t; None below two seeds. Of a number that is
+        not drawn, the number itself."""
+        if not self.drawn:
+            return (self.mean, self.mean) if self.values else None
+        if self.deviation is None:
+            return None
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self.n - 1, 0.975)) * self.deviation / math.sqrt(self.n)
+        return self.mean - half, self.mean + half
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Reproduced where all of the interval is as expected, contradicted where none of it is;
+        None where nothing was expected."""
+        if self.expected is None:
+            return None
+        ends, low, high = self.interval, self.expected.low, self.expected.high
+        if ends is None or not all(map(math.isfinite, ends)):
+            return "inconclusive"
+        if low <= ends[0] and ends[1] <= high:
+            return "reproduced"
+        return "contradicted" if ends[1] < low or high < ends[0] else "inconclusive"
+
+
+def verdict(findings: Sequence[Finding]) -> Verdict:
+    """Of a whole study: contradicted where one number is, reproduced where all are of which
+    something was expected."""
+    told = {finding.verdict for finding in findings} - {None}
+    if "contradicted" in told:
+        return "contradicted"
+    return "reproduced" if told == {"reproduced"} else "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A protocol of a study at one cost."""
+
+    name: str
+    """"paper" is the paper's own."""
+    protocol: str
+    """What is run, in a sentence or two."""
+    deviations: tuple[str, ...] = ()
+    """Each way in which it is not the paper's, and why."""
+    seeds: int = 1
+    """By default."""
+    minutes: float
+    """About, on 2 cores, with that many seeds."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to compute."""
+
+    name: str
+    """As "plain56, seed 0"."""
+    settings: Mapping[str, Any]
+    """JSON; decides the result, together with the data and the version."""
+    group: str = ""
+    """Cells of one group take equally long: one of them is timed for all."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A cell with its result."""
+
+    cell: Cell
+    result: Mapping[str, Any]
+    """JSON."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a study was asked for beside its scale; a study refuses what it does not know."""
+
+    data: str | None = None
+    """A folder or name of data, in place of the study's own."""
+    weights: tuple[str, ...] = ()
+    imagenet: str | None = None
+    device: str = "auto"
+    threads: int | None = None
+    runs: Path = Path("studies/runs")
+    """Where the trainings of all studies are, so that two that need the same share it."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot of a study."""
+
+    name: str
+    """Of its file, without the ending."""
+    figure: Html
+    """As `report.plot` makes it: one ``svg`` with a heading and a caption."""
+    wide: bool = False
+    """Whether it needs the whole width of a page."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a study has to say of the cells that are done."""
+
+    findings: Sequence[Finding]
+    pictures: Sequence[Picture] = ()
+    notes: Sequence[str] = ()
+    """What a reader must know beside them, a paragraph each."""
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[object]]]] = ()
+    """Title, head and rows."""
+    animations: Mapping[str, str] = field(default_factory=dict)
+    """SVG documents by the name of their file, without the ending."""
+
+
+class Study(Protocol):
+    """A claim and how it is checked. A module of this package with these names is one, and stands
+    in `STUDIES`."""
+
+    NAME: str
+    TITLE: str
+    SOURCE: str
+    """Paper, table or figure."""
+    CLAIM: str
+    """In one sentence."""
+    STORY: str
+    """What it shows, for a reader who has never heard of a residual network."""
+    SCALES: Sequence[Scale]
+    """From the cheapest to the paper's own."""
+    REVISION: int
+    """To be raised when the same settings would give another result."""
+
+    def data(self, given: Given) -> str:
+        """The digest of the data that is measured on; empty where there is none. Raises InputError
+        for what it cannot use, and for what was given that it does not know."""
+
+    def cells(self, scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
+        """All there is to compute, seed by seed."""
+
+    def compute(self, cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> Any:
+        """The result of a cell, as JSON. `place`: its own folder, where what was begun is gone on
+        with."""
+
+    def seconds(self, cell: Cell, given: Given) -> float:
+        """About how long `compute` takes on this machine."""
+
+    def told(self, done: Sequence[Done], scale: Scale) -> Told:
+        """What follows from the cells that are done; some may be missing."""

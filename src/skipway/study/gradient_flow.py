@@ -1,0 +1,272 @@
+"""When gradients vanish, and what batch norm and the shortcut each do about it.
+
+He et al. 2015, section 4.1, on plain nets; the theory is of others, named at each number.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skipway.study import trainings
+from skipway.study.flow_findings import NOTES, at_first, later, tables
+from skipway.study.flow_nets import NETS, TRAINED, Flow, Net, Number
+from skipway.study.flow_pictures import courses, film, stills
+from skipway.study.form import Cell, Done, Given, Scale, Told
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "gradient-flow"
+TITLE = "Where gradients vanish, and where they do not"
+SOURCE = (
+    "He et al. 2015 (1512.03385), section 4.1; Glorot and Bengio 2010; He et al. 2015 "
+    "(1502.01852), section 2.2; Yang et al. 2019 (1902.08129); De and Smith 2020 (2002.10444)"
+)
+CLAIM = (
+    "Plain nets lose their gradient only without batch norm and with an initialisation not made "
+    "for ReLU; batch norm keeps it from vanishing; with the shortcut it no longer depends "
+    "exponentially on depth."
+)
+STORY = (
+    "A net learns from the gradient, which runs back through every layer from the output to the "
+    "input. If each layer shrinks it by a third, nothing is left after a hundred: that is the "
+    "vanishing gradient, and the reason that is most often given for residual nets. The authors "
+    "say otherwise, and the plots show it. Shrinking is what a wrong scale of the first weights "
+    "does; the right scale or batch norm already ends it. What batch norm leaves plain nets with "
+    "is the contrary: at the start the gradient grows from layer to layer, exponentially. The "
+    "shortcut lets it pass each unit as it is, and turns that into slow growth."
+)
+REVISION = 1
+
+DEPTHS = (20, 56, 110, 290, 998)
+"""Layers, 6n + 2 (2015, section 4.2)."""
+DATA = "digits"
+IMAGES = 16
+"""In the batch that is measured on."""
+STATISTICS = ("activation_rms", "gradient_rms", "weight_gradient_norm")
+"""Of `probes.flow`."""
+
+_PROTOCOL = (
+    "Nets of 20 to 998 layers of the paper's CIFAR family (6n + 2, widths 16, 32 and 64) at their "
+    "first weights: plain, residual (option A) and pre-activation, with batch norm and without, He "
+    "and Xavier, on {images} handwritten digits at 32 px, one forward and one backward pass each. "
+    "Then {depth} layers at {size} px trained with 64 digits a step for {steps} steps of SGD at "
+    "0.1 (2015), the gradient clipped to norm 1, and measured every {every} steps."
+)
+_SHARED = (
+    "handwritten digits (8 px, enlarged) in place of CIFAR-10: they come with the package, are "
+    "images as noise is not, and the same that is then trained on",
+    "Xavier's initialisation drawn from the normal distribution, so that it is He's draw, scaled",
+    "the gradient clipped to norm 1 in training, without which nets whose gradient explodes leave "
+    "the range of float32 at the first step",
+)
+_TRAINING: Mapping[str, Mapping[str, int]] = {
+    "small": {"depth": 56, "size": 16, "steps": 96, "every": 8},
+    "full": {"depth": 110, "size": 32, "steps": 400, "every": 20},
+}
+"""What is trained, by scale; steps are a multiple of `every`."""
+SCALES = (
+    Scale(
+        name="small",
+        protocol=_PROTOCOL.format(images=IMAGES, **_TRAINING["small"]),
+        deviations=(*_SHARED, "16 px in training, so a quarter of the work"),
+        seeds=3,
+        minutes=15,
+    ),
+    Scale(
+        name="full",
+        protocol=_PROTOCOL.format(images=IMAGES, **_TRAINING["full"]),
+        deviations=_SHARED,
+        seeds=5,
+        minutes=500,
+    ),
+)
+
+
+def data(given: Given) -> str:
+    return trainings.digest(_given(given))
+
+
+def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
+    found = []
+    for seed in range(seeds):
+        for depth in DEPTHS:
+            settings = {"layers": depth, "size": 32, "images": IMAGES, "seed": seed}
+            name = f"{depth} layers at initialisation, seed {seed}"
+            found.append(Cell(name, settings, group=f"initialisation {depth}"))
+        for net in TRAINED:
+            name = f"{net.named}, in training, seed {seed}"
+            settings = _training(net, seed, **_TRAINING[scale.name])
+            found.append(Cell(name, settings, group="training"))
+    return found
+
+
+def _given(given: Given) -> Given:
+    return replace(given, data=given.data or DATA)
+
+
+def _training(
+    net: Net, seed: int, *, depth: int, size: int, steps: int, every: int
+) -> dict[str, Any]:
+    """Settings of a training whose checkpoints are what is measured."""
+    return {
+        "model.name": "resnet20",
+        "model.architecture": net.fields(depth),
+        "data.size": size,
+        "data.channels": 3,
+        "data.val": "none",
+        "recipe": "he2015-cifar",
+        "schedule.length": f"{steps} steps",
+        "schedule.milestones": (),
+        "augment.flip": False,
+        "augment.pad_crop": 0,
+        "augment.pixel_mean": False,
+        "batch_size": 64,
+        "optim.clip": 1.0,
+        "checkpoint_every": f"{every} steps",
+        "keep_checkpoints": steps // every + 1,
+        "seed": seed,
+    }
+
+
+# What is computed
+
+
+def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> Any:
+    import torch
+
+    torch.set_flush_denormal(True)  # as training does: what is below 1.2e-38 is 0
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
+    given = _given(given)
+    if "layers" in cell.settings:
+        return _initial(given, **cell.settings)
+    return _through_training(cell, place, given, say)
+
+
+def _initial(given: Given, *, layers: int, size: int, images: int, seed: int) -> dict[str, Any]:
+    """The flow through a net of each kind at its first weights, by what it is called."""
+    batch = _batch(given, size, images, seed)
+    return {net.key: _flow(net.fields(layers), seed, None, *batch) for net in NETS}
+
+
+def _through_training(
+    cell: Cell, place: Path, given: Given, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The flow in each checkpoint, the first of which is of step 0, on one batch, with the log of
+    the training."""
+    from skipway.training import checkpoint
+
+    settings, run = cell.settings, place / "run"
+    trainings.trained(cell, run, given, say)
+    batch = _batch(given, settings["data.size"], settings["batch_size"], settings["seed"])
+    fields, seed = settings["model.architecture"], settings["seed"]
+    frames = []
+    for path in checkpoint.saved(run / "checkpoints"):
+        weights = checkpoint.load(path)["loop"]["model"]
+        frames.append({"step": checkpoint.step_of(path), **_flow(fields, seed, weights, *batch)})
+    rows = trainings.logged(run)["rows"]
+    spent = place / "spent"  # its checkpoints are large; half removed it would pass for a run
+    shutil.rmtree(spent, ignore_errors=True)
+    shutil.rmtree(run.rename(spent))
+    return {"frames": frames, "losses": [[row["step"], row["train_loss"]] for row in rows]}
+
+
+def _flow(
+    fields: Mapping[str, Any],
+    seed: int,
+    weights: Mapping[str, Tensor] | None,
+    images: Tensor,
+    labels: Tensor,
+) -> dict[str, list[Number]]:
+    """`probes.flow` of a net, by statistic the values of its parts from input to output, to four
+    digits; None where one overflowed. weights: None takes those it starts a training with."""
+    import torch
+
+    from skipway.architecture import architecture
+    from skipway.probes import flow
+    from skipway.resnet import ResNet
+
+    arch = architecture("resnet20", input_size=images.shape[-1], **fields)
+    arch = replace(arch, num_classes=max(arch.num_classes, int(labels.max()) + 1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = ResNet(arch)
+    if weights is not None:
+        net.load_state_dict(weights)
+    found = flow(net, images, labels)
+    return {
+        statistic: [
+            float(f"{value:.4g}") if math.isfinite(value) else None
+            for value in found[statistic].values()
+        ]
+        for statistic in STATISTICS
+    }
+
+
+def _batch(given: Given, size: int, images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Training images [images, 3, size, size] drawn by seed, of mean 0 and deviation 1 in each
+    channel, and their labels."""
+    import numpy as np
+    import torch
+
+    from skipway.data import open_data
+    from skipway.data.keyed import permutation
+    from skipway.images import plain_preprocess
+
+    assert given.data is not None
+    split = open_data(given.data, "none", 0).splits["train"]
+    chosen = permutation(len(split), seed, 0)[:images]
+    preprocess = plain_preprocess(size, 3)
+    frames = np.stack([preprocess.frame(split.image(int(i), 3))[0] for i in chosen])
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp_min(1)
+    x = (pixels - mean[:, None, None]) / deviation[:, None, None]
+    return x.contiguous(), torch.from_numpy(split.labels[chosen])
+
+
+def seconds(cell: Cell, given: Given) -> float:
+    """By the timing of a shallow net: all but its depth is alike."""
+    import time
+
+    if "layers" not in cell.settings:
+        return trainings.training_seconds(cell, _given(given)) * _MEASURING
+    settings = dict(cell.settings) | {"layers": DEPTHS[0]}
+    _initial(_given(given), **settings)  # what is made once is made
+    begun = time.perf_counter()
+    _initial(_given(given), **settings)
+    return (time.perf_counter() - begun) * cell.settings["layers"] / DEPTHS[0]
+
+
+_MEASURING = 1.2
+"""Time of a training with the passes that measure it, over that of the training: one pass of as
+many images as a step has every eight steps or less."""
+
+
+# What follows
+
+
+def told(done: Sequence[Done], scale: Scale) -> Told:
+    initial: dict[int, list[Mapping[str, Flow]]] = {}
+    through: dict[str, list[Mapping[str, Any]]] = {}
+    for one in done:
+        settings = one.cell.settings
+        if "layers" in settings:
+            initial.setdefault(settings["layers"], []).append(one.result)
+        else:
+            net = Net.of(settings["model.architecture"])
+            through.setdefault(net.key, []).append(one.result)
+    depth = _TRAINING[scale.name]["depth"]
+    found = [*at_first(initial), *later(through, depth)]
+    return Told(
+        [finding for finding in found if finding.values],
+        [*stills(initial), *courses(through, depth)],
+        NOTES,
+        tables(initial),
+        {"gradient-flow-training": film(through, depth)} if through else {},
+    )

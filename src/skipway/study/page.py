@@ -1,0 +1,382 @@
+"""All studies that have been run as one page: the story in order for a reader who is new to it, the
+tables for an expert."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from skipway.report.document import check_place, document, write_document
+from skipway.report.markup import (
+    OPEN_ROWS,
+    Html,
+    card,
+    code_line,
+    details,
+    duration,
+    fact_list,
+    joined,
+    marked_list,
+    plural,
+    scroll,
+    table,
+    tag,
+)
+from skipway.study import STUDIES
+from skipway.study.form import WORDS, Finding, Picture, Study, Told, Verdict
+from skipway.study.primer import corrections, introduction
+from skipway.study.store import Outcome
+
+SIGNS: Mapping[Verdict, str] = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?"}
+TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.DOTALL)
+"""Of an SVG document."""
+FIGURE_LIKE = re.compile(r"[-+−±]?[\d.,]+.*|–|")
+"""A cell that stands as a number in a table: it begins with a digit."""
+METHOD = (
+    "Where the paper gives a number, the study says beforehand in which range it must lie. A "
+    "number is drawn once a seed; its 95 % interval is that of the mean by Student’s t. It is "
+    "reproduced where all of the interval lies in the range, contradicted where none of it does, "
+    "and otherwise inconclusive at this budget: more seeds or a longer training would tell. So is "
+    "a number of one seed, which has no interval.",
+    "A study is contradicted where one of its numbers is, and reproduced where all are of which "
+    "something was expected and nothing is missing. In the small drawings the grey range is what "
+    "was expected, the dot the mean, and the line through it the interval.",
+)
+
+
+def write_page(outcomes: Sequence[Outcome], path: Path) -> Path:
+    """Write the page to `path`, which is returned. Raises InputError where it cannot be written, or
+    is a folder."""
+    check_place(path, "studies.html")
+    return write_document(page(outcomes), path)
+
+
+def page(outcomes: Sequence[Outcome]) -> str:
+    """The whole HTML document. Studies stand in the order of `STUDIES`; those of which nothing is
+    computed are listed with their command."""
+    order = {name: place for place, name in enumerate(STUDIES)}
+    begun = sorted((o for o in outcomes if o.done), key=lambda o: order.get(o.study.NAME, math.inf))
+    studies = {outcome.study.NAME: outcome.study for outcome in begun}
+    first = (introduction(), _cards(begun), _not_run(outcomes))
+    told = [
+        (study.TITLE, name, _story(study, [o for o in begun if o.study is study]))
+        for name, study in studies.items()
+    ]
+    method = joined(tag("p", text) for text in METHOD) if begun else None
+    sections = (
+        *told,
+        ("Where popular texts err", "popular-texts", corrections()),
+        ("How a verdict is reached", "verdicts", method),
+    )
+    title = "Why residual networks? Claims of the papers, checked by Skipway"
+    return document("Why residual networks?", title, first, sections, "residual")
+
+
+# The first screen
+
+
+def _cards(begun: Sequence[Outcome]) -> Html:
+    if not begun:
+        return tag("p", "Nothing has been run yet.", class_="warn")
+    counts = Counter(outcome.verdict for outcome in begun)
+    said = ", ".join(f"{counts[v]} {words}" for v, words in WORDS.items() if counts[v])
+    summary = f"{plural(len(begun), 'result', 'results')} so far: {said}."
+    cards = tag("div", *map(_card, begun), class_="cards studies")
+    return joined([tag("p", summary, class_="summary"), cards])
+
+
+def _card(outcome: Outcome) -> Html:
+    """One study at one scale: its claim, the verdict, and the number that decides it."""
+    study, found = outcome.study, _deciding(outcome)
+    number: list[Html | None] = []
+    if found is not None:
+        facts = (
+            ("Expected", found.expected.words if found.expected else None),
+            ("Obtained", tag("b", _obtained(found))),
+            (_certainty_name(found), _certainty(found)),
+        )
+        number = [tag("p", found.name, class_="quiet"), _strip(found), fact_list(facts)]
+    more = tag("a", f"The story and the numbers: {study.TITLE}", href=f"#{study.NAME}")
+    return card(
+        study.TITLE,
+        tag("p", _badge(outcome.verdict)),
+        tag("p", study.CLAIM, class_="claim"),
+        *number,
+        tag("p", f"Scale “{outcome.scale.name}”{_missing(outcome)}", class_="quiet"),
+        tag("p", more),
+    )
+
+
+def _deciding(outcome: Outcome) -> Finding | None:
+    """The first number with the verdict of the study or, where what is missing decides, the first
+    of which something was expected; of a study that expects nothing, the first."""
+    found = outcome.told.findings
+    due = [finding for finding in found if finding.expected is not None] or found
+    return next((f for f in due if f.verdict == outcome.verdict), due[0] if due else None)
+
+
+def _missing(outcome: Outcome) -> str:
+    """What is said of a study that is not computed wholly."""
+    if outcome.done == outcome.cells:
+        return ""
+    return f", {outcome.done:,} of {outcome.cells:,} parts computed"
+
+
+def _badge(verdict: Verdict) -> Html:
+    sign = tag("span", SIGNS[verdict], class_="sign", aria_hidden="true")
+    return tag("span", sign, f" {WORDS[verdict]}", class_=f"verdict {verdict}")
+
+
+def _not_run(outcomes: Sequence[Outcome]) -> Html | None:
+    """What nothing is computed of, with the command that does."""
+    begun = {outcome.study.NAME for outcome in outcomes if outcome.done}
+    planned = {o.study.NAME: o for o in outcomes if not o.done and o.study.NAME not in begun}
+    left = {name: study for name, study in STUDIES.items() if name not in begun}
+    left |= {name: outcome.study for name, outcome in planned.items()}
+    if not left:
+        return None
+    items = []
+    for name, study in left.items():
+        scale = planned[name].scale if name in planned else study.SCALES[0]
+        command = planned[name].command if name in planned else f"skipway study {name}"
+        about = f" About {duration(60 * scale.minutes)} on 2 cores at scale “{scale.name}”."
+        said = tag("p", tag("b", study.TITLE), ". ", study.CLAIM, tag("span", about))
+        items.append(("…", None, tag("div", said, code_line(command))))
+    return tag("div", tag("h2", "Not run yet"), marked_list(items))
+
+
+# A study
+
+
+def _story(study: Study, found: Sequence[Outcome]) -> Html:
+    paragraphs = (tag("p", text) for text in study.STORY.split("\n\n"))
+    several = len(found) > 1
+    return joined(
+        [
+            tag("div", *paragraphs, class_="lead"),
+            tag("p", tag("b", "The claim: "), study.CLAIM),
+            tag("p", study.SOURCE, class_="quiet"),
+            *(tag("div", _at_scale(outcome, several), class_="story") for outcome in found),
+        ]
+    )
+
+
+def _at_scale(outcome: Outcome, several: bool) -> Html:
+    """All that was found at one scale; `several`: whether it must be told from others."""
+    told = outcome.told
+    incomplete = None
+    if outcome.done < outcome.cells:
+        incomplete = tag(
+            "p",
+            f"{outcome.done:,} of {outcome.cells:,} parts are computed, and what is said is of "
+            "these. Go on with: ",
+            tag("code", f"skipway study {outcome.study.NAME} --resume"),
+            class_="warn",
+        )
+    return joined(
+        [
+            tag("h3", f"At scale “{outcome.scale.name}”") if several else None,
+            tag("p", _badge(outcome.verdict)),
+            incomplete,
+            _shown(told),
+            _decided(told.findings),
+            *(tag("p", note) for note in told.notes),
+            _further(told),
+            _protocol(outcome),
+        ]
+    )
+
+
+def _shown(told: Told) -> Html | None:
+    """The pictures, then what moves."""
+    figures = [_wide(picture) if picture.wide else picture.figure for picture in told.pictures]
+    moving = [_animation(name, drawing) for name, drawing in told.animations.items()]
+    return tag("div", *figures, *moving, class_="plots") if figures or moving else None
+
+
+def _wide(picture: Picture) -> Html:
+    return tag("div", scroll(picture.figure, picture.name), class_="broad")
+
+
+def _animation(name: str, drawing: str) -> Html:
+    """An SVG document as an image, in which nothing of it can reach the page."""
+    title = TITLE.search(drawing)
+    said = html.unescape(title[1]) if title else name.replace("-", " ")
+    data = base64.b64encode(drawing.encode("utf-8")).decode("ascii")
+    picture = tag("img", src=f"data:image/svg+xml;base64,{data}", alt=said, class_="moving")
+    return tag("figure", picture, tag("figcaption", said))
+
+
+def _decided(findings: Sequence[Finding]) -> Html | None:
+    """Expected beside obtained, and the verdict on each."""
+    due = [finding for finding in findings if finding.expected is not None]
+    rows = [
+        (
+            _named(finding),
+            finding.expected.words if finding.expected else None,
+            tag("div", tag("b", _obtained(finding)), _strip(finding), _sure(finding)),
+            _badge(finding.verdict or "inconclusive"),
+        )
+        for finding in due
+    ]
+    head = ("Number", "Expected", "Obtained", "Verdict")
+    content = tag("div", table(head, rows, len(head)), class_="stacked")
+    return _folded("Expected beside obtained", content, len(rows))
+
+
+def _further(told: Told) -> Html | None:
+    """Numbers that decide nothing, the tables of the study, and every value as it was obtained."""
+    free = [finding for finding in told.findings if finding.expected is None]
+    rows = [
+        (_named(finding), _obtained(finding), _interval(finding), finding.n) for finding in free
+    ]
+    head = ("Number", "Obtained", "95 % interval", "n")
+    parts = [_folded("Other numbers", table(head, rows), len(rows), most=12)]
+    for title, names, content in told.tables:
+        shown = [tuple(map(_cell, row)) for row in content]
+        parts.append(_folded(title, table(names, shown, _wordy(shown)), len(shown)))
+    parts.append(_values(told.findings))
+    return joined(parts)
+
+
+def _folded(title: str, content: Html, rows: int, most: int = OPEN_ROWS) -> Html | None:
+    """A table under its title, closed where it is long; None without rows."""
+    if not rows:
+        return None
+    if rows > most:
+        return details(f"{title} ({rows:,} rows)", content)
+    return tag("div", tag("h3", title), content, class_="titled")
+
+
+def _values(findings: Sequence[Finding]) -> Html | None:
+    """Each number with all its values, to six digits."""
+    rows = [
+        (
+            finding.name,
+            finding.unit or None,
+            finding.n,
+            *(_full(value) for value in (finding.mean, finding.deviation)),
+            *(_full(end) for end in finding.interval or (None, None)),
+            ", ".join(filter(None, map(_full, finding.values))),
+        )
+        for finding in findings
+    ]
+    if not rows:
+        return None
+    head = ("Number", "Unit", "n", "Mean", "Standard deviation", "95 %, from", "to", "Values")
+    return details("Every value", table(head, rows, 2))
+
+
+def _protocol(outcome: Outcome) -> Html:
+    """How it was run here, what is not the paper's in it, and what it took."""
+    scale = outcome.scale
+    differs: object = "none"
+    if scale.deviations:
+        differs = tag("ul", *(tag("li", text) for text in scale.deviations))
+    facts = (
+        ("Scale", scale.name),
+        ("Protocol", scale.protocol),
+        ("Deviations from the paper’s", differs),
+        ("Seeds", f"{outcome.seeds:,}"),
+        ("Computed", f"{outcome.done:,} of {outcome.cells:,} parts"),
+        ("Time", f"{duration(outcome.seconds)}, all parts together"),
+        ("Machines", tag("ul", *(tag("li", text) for text in outcome.environments))),
+    )
+    title, command = tag("h3", "How it was run"), code_line(outcome.command)
+    return tag("div", title, fact_list(facts), tag("p", "Run it:"), command, class_="card")
+
+
+# Numbers
+
+
+def _named(finding: Finding) -> Html:
+    note = tag("span", finding.note, class_="note") if finding.note else None
+    return tag("span", finding.name, note)
+
+
+def _number(value: float, finding: Finding) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:,.{finding.places}f}".replace("-", "−")
+
+
+def _obtained(finding: Finding) -> str:
+    """The mean with its deviation and unit, as "8.81 ± 0.12 %"."""
+    spread = finding.deviation
+    also = "" if spread is None else f" ± {_number(spread, finding)}"
+    return f"{_number(finding.mean, finding)}{also} {finding.unit}".rstrip()
+
+
+def _certainty_name(finding: Finding) -> str:
+    return "95 % interval" if finding.drawn else "Certainty"
+
+
+def _certainty(finding: Finding) -> str:
+    """The interval with n, or why there is none."""
+    if not finding.drawn:
+        return "exact: counted or computed"
+    return f"{_interval(finding) or 'none'}, n = {finding.n}"
+
+
+def _interval(finding: Finding) -> str | None:
+    """In brackets; None where there is none, or nothing is drawn."""
+    ends = finding.interval if finding.drawn else None
+    return f"[{_number(ends[0], finding)}, {_number(ends[1], finding)}]" if ends else None
+
+
+def _sure(finding: Finding) -> Html:
+    drawn = "95 % interval " if _interval(finding) else "95 % interval: "
+    return tag("span", f"{drawn if finding.drawn else ''}{_certainty(finding)}", class_="note")
+
+
+def _full(value: float | None) -> str | None:
+    return None if value is None or not math.isfinite(value) else f"{value:.6g}"
+
+
+def _cell(value: object) -> object:
+    """A cell of a study's table; numbers with separators, others with four digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else None
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _wordy(rows: Iterable[Sequence[object]]) -> int:
+    """How many of the first columns hold words: all up to the last in which one is no number."""
+    return max(
+        (
+            column
+            for row in rows
+            for column, value in enumerate(row, 1)
+            if value is not None and not FIGURE_LIKE.fullmatch(str(value))
+        ),
+        default=1,
+    )
+
+
+def _strip(finding: Finding) -> Html | None:
+    """The obtained mean and interval on the expected range; None where there is nothing to draw."""
+    if finding.expected is None or not finding.values or not math.isfinite(finding.mean):
+        return None
+    bounds = finding.expected.low, finding.expected.high
+    ends = finding.interval or (finding.mean, finding.mean)
+    seen = [value for value in (*bounds, *ends, finding.mean) if math.isfinite(value)]
+    low, high = min(seen), max(seen)
+    margin = 0.15 * (high - low) or 0.15 * abs(high) or 1.0
+
+    def at(value: float) -> float:
+        return round(200 * min(max((value - low + margin) / (high - low + 2 * margin), 0), 1), 1)
+
+    left, right = map(at, bounds)
+    start, end = map(at, ends)
+    parts = (
+        tag("rect", class_="track", x=0, y=8, width=200, height=2),
+        tag("rect", class_="expected", x=left, y=2, width=max(right - left, 2), height=14),
+        tag("rect", class_="obtained", x=start, y=7, width=max(end - start, 1), height=4),
+        tag("circle", class_="obtained", cx=at(finding.mean), cy=9, r=4.5),
+    )
+    return tag("svg", *parts, class_="strip", viewBox="-5 0 210 18", aria_hidden="true")

@@ -1,0 +1,216 @@
+"""What a study has computed, in a folder: its plan, a file for each cell, and what follows.
+
+``OUT/NAME/SCALE/`` holds ``plan.json`` (what was asked for), ``cells/KEY.json`` (results),
+``study.json`` (the outcome, all of it raw) and its plots; ``work/KEY/`` is what cells are computed
+in, of which nothing is needed once their file is there. KEY is a hash of all that decides a
+result, so cells of several machines can be copied into one folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from skipway.errors import InputError, harmless
+from skipway.files import atomic_write
+from skipway.machine import cores, cpu_name
+from skipway.study.form import Cell, Done, Finding, Given, Scale, Study, Told, Verdict, verdict
+from skipway.version import __version__
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study was asked for, and of which data."""
+
+    scale: str
+    seeds: int
+    given: Given
+    data: str
+    """Digest of the data; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A study at one scale as far as it is computed."""
+
+    study: Study
+    scale: Scale
+    seeds: int
+    told: Told
+    done: int
+    """Cells that are computed."""
+    cells: int
+    """Of so many."""
+    seconds: float
+    """Of computing, summed over the cells."""
+    environments: Sequence[str]
+    """The machines and versions that computed them, in words."""
+    command: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """Inconclusive where cells are missing, unless what is there contradicts."""
+        found = verdict(self.told.findings)
+        whole = self.done == self.cells
+        return found if whole or found == "contradicted" else "inconclusive"
+
+
+class Store:
+    """The folder of one study at one scale."""
+
+    def __init__(self, root: Path, study: Study, scale: str) -> None:
+        self.folder = root / study.NAME / scale
+        self._made_by = {"skipway": __version__, "study": study.NAME, "revision": study.REVISION}
+
+    # The plan
+
+    def plan(self) -> Plan | None:
+        """What was asked for last; None where nothing was. Raises InputError for a damaged file and
+        for one of another version."""
+        path = self.folder / "plan.json"
+        if not path.exists():
+            return None
+        row = self._read(path)
+        try:
+            given = {**row["given"], "weights": tuple(row["given"]["weights"])}
+            return Plan(row["scale"], row["seeds"], Given(**given), row["data"])
+        except (KeyError, TypeError):
+            raise InputError(f"{harmless(path)}: not the plan of a study\n{AWAY}") from None
+
+    def keep(self, plan: Plan) -> None:
+        """Write the plan. Raises InputError where it cannot be written, or what lies there is of
+        another version."""
+        self.plan()
+        try:
+            (self.folder / "cells").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {harmless(self.folder)}: {error.strerror}") from None
+        row = asdict(plan)
+        del row["given"]["runs"]  # another machine's are elsewhere
+        self.write("plan.json", self._made_by | row)
+
+    # Cells
+
+    def key(self, cell: Cell, data: str) -> str:
+        """The hash of all that decides the result of a cell."""
+        whole = [self._made_by, data, cell.settings]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+    def done(self, cell: Cell, data: str) -> tuple[Done, str] | None:
+        """A cell's result and the environment that it was computed in; None where it is not yet."""
+        path = self.folder / "cells" / f"{self.key(cell, data)}.json"
+        if not path.exists():
+            return None
+        row = self._read(path)
+        try:
+            return Done(cell, row["result"], float(row["seconds"])), str(row["environment"])
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{harmless(path)}: not the result of a cell\n{AWAY}") from None
+
+    def place(self, cell: Cell, data: str) -> Path:
+        """The folder to compute a cell in."""
+        place = self.folder / "work" / self.key(cell, data)
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def finish(self, cell: Cell, data: str, result: Any, seconds: float) -> None:
+        """Keep the result of a cell."""
+        row = self._made_by | {
+            "name": cell.name,
+            "settings": dict(cell.settings),
+            "data": data,
+            "seconds": round(seconds, 1),
+            "environment": environment(),
+            "result": result,
+        }
+        self.write(f"cells/{self.key(cell, data)}.json", row)
+
+    # Files
+
+    def write(self, name: str, value: Any) -> None:
+        """Indented JSON, or text as it is, whole or not at all."""
+        text = value if isinstance(value, str) else json.dumps(value, indent=1) + "\n"
+        with atomic_write(self.folder / name) as file:
+            file.write(text.encode("utf-8"))
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            row = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise InputError(f"{harmless(path)}: cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{harmless(path)}: not valid JSON\n{AWAY}") from None
+        row = row if isinstance(row, dict) else {}
+        for name, now in self._made_by.items():
+            if row.get(name) != now:
+                then = harmless(row.get(name, "none"))[:40]
+                raise InputError(
+                    f"{harmless(path)}: computed by another version ({name} {then}, {now} now), "
+                    f"whose numbers do not belong to these\n{AWAY}"
+                )
+        return row
+
+
+AWAY = "Remove it, or give another --out."
+
+
+def environment() -> str:
+    """This machine and its versions in words."""
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{cpu_name()}, {cores()} cores{gpu}, PyTorch {torch.__version__}, Skipway {__version__}"
+
+
+def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
+    """All of an outcome, with the raw results."""
+    study, scale = outcome.study, outcome.scale
+    return {
+        "study": study.NAME,
+        "source": study.SOURCE,
+        "claim": study.CLAIM,
+        "scale": scale.name,
+        "protocol": scale.protocol,
+        "deviations": list(scale.deviations),
+        "seeds": outcome.seeds,
+        "verdict": outcome.verdict,
+        "findings": [finding_json(finding) for finding in outcome.told.findings],
+        "notes": list(outcome.told.notes),
+        "computed": outcome.done,
+        "cells": outcome.cells,
+        "seconds": round(outcome.seconds, 1),
+        "environments": list(outcome.environments),
+        "command": outcome.command,
+        "raw": [
+            {"name": d.cell.name, "settings": dict(d.cell.settings), "result": d.result}
+            for d in done
+        ],
+    }
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """A number, expected and obtained, for programs; infinite ends are None."""
+    expected: Mapping[str, Any] | None = None
+    if finding.expected is not None:
+        ends = finding.expected.low, finding.expected.high
+        expected = {
+            "words": finding.expected.words,
+            "low": None if ends[0] == -float("inf") else ends[0],
+            "high": None if ends[1] == float("inf") else ends[1],
+        }
+    return {
+        "name": finding.name,
+        "unit": finding.unit,
+        "expected": expected,
+        "values": list(finding.values),
+        "n": finding.n,
+        "mean": finding.mean if finding.values else None,
+        "deviation": finding.deviation,
+        "interval": finding.interval,
+        "verdict": finding.verdict,
+        "note": finding.note,
+    }

@@ -1,0 +1,407 @@
+"""The form of studies, what they keep, and what a budget buys."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from skipway.errors import InputError, SkipwayError
+from skipway.report.plot import Line, linear, plot
+from skipway.study import STUDIES, running
+from skipway.study.form import (
+    Cell,
+    Done,
+    Expected,
+    Finding,
+    Given,
+    Picture,
+    Scale,
+    Study,
+    Told,
+    verdict,
+)
+from skipway.study.running import Asked, outcomes, run_study
+from skipway.study.store import Store
+
+NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+# --- numbers and verdicts ------------------------------------------------------------------------
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=12), st.floats(1e-3, 1e3))
+def test_the_interval_is_students(whole: list[int], scale: float) -> None:
+    assume(len(set(whole)) > 1)
+    values = [scale * value for value in whole]
+    found = Finding(name="x", values=tuple(values))
+    error = scipy.stats.sem(values)
+    ends = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), error)
+    assert found.interval == pytest.approx(ends, rel=1e-9, abs=1e-6 * error)
+    assert found.mean == pytest.approx(np.mean(values), rel=1e-9, abs=1e-9)
+    assert found.deviation == pytest.approx(np.std(values, ddof=1))
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=6), NUMBERS, st.floats(0, 1e6), st.booleans())
+def test_a_verdict_follows_from_the_interval(
+    values: list[float], low: float, width: float, drawn: bool
+) -> None:
+    found = Finding(
+        name="x", values=tuple(values), expected=Expected("", low, low + width), drawn=drawn
+    )
+    ends = found.interval
+    if ends is None:
+        assert found.verdict == "inconclusive"
+        assert drawn
+        assert len(values) == 1
+    else:
+        inside = low <= ends[0] and ends[1] <= low + width
+        outside = ends[1] < low or low + width < ends[0]
+        assert found.verdict == (
+            "reproduced" if inside else "contradicted" if outside else "inconclusive"
+        )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_number_decides_nothing(value: float) -> None:
+    found = Finding(name="x", values=(value,), expected=Expected("", 0), drawn=False)
+    assert found.verdict == "inconclusive"
+
+
+def test_a_study_is_as_good_as_its_worst_number() -> None:
+    good = Finding(name="x", values=(1.0,), expected=Expected("", 0, 2), drawn=False)
+    bad, open_ = replace(good, values=(3.0,)), replace(good, values=(1.0,), drawn=True)
+    silent = replace(good, expected=None)
+    assert (good.verdict, bad.verdict, open_.verdict, silent.verdict) == (
+        "reproduced", "contradicted", "inconclusive", None,
+    )  # fmt: skip
+    assert verdict([good, silent]) == "reproduced"
+    assert verdict([good, open_]) == "inconclusive"
+    assert verdict([good, open_, bad]) == "contradicted"
+    assert verdict([silent]) == verdict([]) == "inconclusive"
+
+
+# --- a study that costs nothing ------------------------------------------------------------------
+
+
+class Halves:
+    """Each cell gives its seed plus a half; a cell of "dear" takes three minutes, it says."""
+
+    NAME = "halves"
+    TITLE, SOURCE, CLAIM, STORY = "Halves", "no paper", "All are halves.", "A story."
+    REVISION = 1
+    SCALES = (
+        Scale(name="cheap", protocol="two cells a seed", seeds=3, minutes=6),
+        Scale(name="dear", protocol="one cell a seed", seeds=2, minutes=6),
+        Scale(name="paper", protocol="one cell a seed", seeds=2, minutes=6000),
+    )
+
+    def __init__(self) -> None:
+        self.computed: list[str] = []
+        self.timed: list[str] = []
+        self.digest = "d1"
+        self.stop_at: str | None = None
+
+    def data(self, given: Given) -> str:
+        if given.data == "missing":
+            raise InputError("--data missing: not found")
+        return self.digest
+
+    def cells(self, scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
+        kinds = ("a", "b") if scale.name == "cheap" else (scale.name,)
+        return [
+            Cell(f"{kind}{seed}", {"kind": kind, "seed": seed}, kind)
+            for seed in range(seeds)
+            for kind in kinds
+        ]
+
+    def compute(self, cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> Any:
+        if cell.name == self.stop_at:
+            (place / "half").write_text("done")
+            stop = SkipwayError("stopped by a signal")
+            stop.exit_code = 130
+            raise stop
+        self.computed.append(cell.name)
+        return {"value": cell.settings["seed"] + 0.5}
+
+    def seconds(self, cell: Cell, given: Given) -> float:
+        self.timed.append(cell.name)
+        return {"a": 30.0, "b": 30.0, "dear": 180.0, "paper": 60_000.0}[cell.settings["kind"]]
+
+    def told(self, done: Sequence[Done], scale: Scale) -> Told:
+        values = tuple(d.result["value"] for d in done)
+        axis = linear("x", 3)
+        drawn = plot("T", "c", axis, axis, [Line("l", [(v, v) for v in values] or [(0, 0)])])
+        return Told(
+            [Finding(name="value", values=values, expected=Expected("at least 0", low=0))],
+            [Picture("picture", drawn)],
+            ["a note"],
+            animations={"moving": "<svg xmlns='http://www.w3.org/2000/svg'/>"},
+        )
+
+
+@pytest.fixture
+def halves(monkeypatch: pytest.MonkeyPatch) -> Halves:
+    monkeypatch.setattr(running, "_PACES", {})
+    return Halves()
+
+
+def run(halves: Halves, out: Path, **asked: Any) -> Any:
+    said: list[str] = []
+    found = run_study(
+        cast("Study", halves), Asked(**asked), Given(runs=out / "runs"), out, said.append
+    )
+    return found, said
+
+
+def test_what_is_computed_is_kept(tmp_path: Path, halves: Halves) -> None:
+    found, said = run(halves, tmp_path)
+    assert halves.computed == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert (found.done, found.cells, found.seeds, found.scale.name) == (6, 6, 3, "cheap")
+    assert said[0] == "halves 1/6: a0"
+    folder = tmp_path / "halves" / "cheap"
+    assert {p.name for p in folder.iterdir()} == {
+        "plan.json", "study.json", "cells", "work", "picture.svg", "moving.svg",
+    }  # fmt: skip
+    row = json.loads((folder / "study.json").read_text())
+    assert row["verdict"] == found.verdict
+    assert row["computed"] == 6
+    assert [r["result"]["value"] for r in row["raw"]] == [0.5, 0.5, 1.5, 1.5, 2.5, 2.5]
+    (number,) = row["findings"]
+    assert number["n"] == 6
+    assert number["mean"] == 1.5
+    assert number["expected"] == {"words": "at least 0", "low": 0, "high": None}
+    again, _ = run(halves, tmp_path, seeds=4)
+    assert halves.computed[6:] == ["a3", "b3"]
+    assert again.done == 8
+    assert (folder / "picture.svg").read_text().startswith("<svg")
+
+
+def test_parts_of_two_machines_make_a_whole(tmp_path: Path, halves: Halves) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    first, _ = run(halves, one, part=(1, 2))
+    assert (first.done, first.cells, first.verdict) == (3, 6, "inconclusive")
+    run(halves, two, part=(2, 2))
+    assert sorted(halves.computed) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    cells = two / "halves" / "cheap" / "cells"
+    shutil.copytree(cells, one / "halves" / "cheap" / "cells", dirs_exist_ok=True)
+    whole, _ = run(halves, one, resume=True)
+    assert len(halves.computed) == 6
+    assert (whole.done, whole.verdict) == (6, "reproduced")
+
+
+def test_a_signal_leaves_what_is_there(tmp_path: Path, halves: Halves) -> None:
+    halves.stop_at = "b1"
+    with pytest.raises(SkipwayError, match="skipway study halves --resume") as stopped:
+        run(halves, tmp_path)
+    assert stopped.value.exit_code == 130
+    assert halves.computed == ["a0", "b0", "a1"]
+    (half,) = (tmp_path / "halves" / "cheap" / "work").glob("*/half")
+    halves.stop_at = None
+    found, _ = run(halves, tmp_path, resume=True)
+    assert halves.computed[3:] == ["b1", "a2", "b2"]
+    assert found.done == 6
+    assert half.exists()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "scale", "seeds"),
+    [
+        ("1", "cheap", 1),
+        ("2.5", "cheap", 2),
+        ("3", "dear", 1),
+        ("6", "dear", 2),
+        ("900", "dear", 2),
+    ],
+)
+def test_a_budget_buys_the_most_that_fits(
+    tmp_path: Path, halves: Halves, minutes: str, scale: str, seeds: int
+) -> None:
+    found, said = run(halves, tmp_path, budget=minutes)
+    assert (found.scale.name, found.seeds) == (scale, seeds)
+    assert said[0].startswith(f"halves: scale {scale}, seeds {seeds}, about ")
+    assert len(halves.timed) == len(set(halves.timed)) <= 4  # equal cells are timed once
+
+
+def test_what_is_there_costs_nothing(tmp_path: Path, halves: Halves) -> None:
+    run(halves, tmp_path, budget="dear")
+    found, _ = run(halves, tmp_path, budget="0.5")
+    assert (found.scale.name, found.seeds) == ("dear", 2)
+
+
+def test_a_scale_can_be_named(tmp_path: Path, halves: Halves) -> None:
+    found, _ = run(halves, tmp_path, budget="paper", seeds=1)
+    assert (found.scale.name, halves.computed, halves.timed) == ("paper", ["paper0"], [])
+    assert found.command == "skipway study halves --budget paper --seeds 1"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"budget": "0.2"},
+            "--budget 0.2: too small; halves at its smallest scale takes about 1.0",
+        ),
+        ({"budget": "5", "seeds": 9}, "too small"),
+        ({"budget": "papr"}, "--budget papr: give minutes, or one of cheap, dear, paper. Did you"),
+        ({"budget": "-3"}, "above 0"),
+        ({"budget": "nan"}, "above 0"),
+        ({"budget": "inf"}, "above 0"),
+        ({"resume": True}, "nothing of halves is in"),
+        ({"resume": True, "seeds": 2}, "leave out --seeds"),
+    ],
+)
+def test_what_cannot_be_asked(
+    tmp_path: Path, halves: Halves, asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        run(halves, tmp_path, **asked)
+    assert message in str(refused.value)
+    assert len(str(refused.value).splitlines()) <= 3
+    assert halves.computed == []
+
+
+def test_other_data_is_computed_anew_and_never_mixed(tmp_path: Path, halves: Halves) -> None:
+    run(halves, tmp_path)
+    halves.digest = "d2"
+    with pytest.raises(InputError, match="other images than when"):
+        run(halves, tmp_path, resume=True)
+    run(halves, tmp_path)
+    assert len(halves.computed) == 12
+
+
+def test_a_cache_of_another_version_is_refused(tmp_path: Path, halves: Halves) -> None:
+    run(halves, tmp_path)
+    Halves.REVISION = 2
+    try:
+        for asked in ({}, {"resume": True}, {"budget": "1"}):
+            with pytest.raises(InputError) as refused:
+                run(halves, tmp_path, **asked)
+            assert "computed by another version (revision 1, 2 now)" in str(refused.value)
+            assert "Remove it, or give another --out." in str(refused.value)
+    finally:
+        Halves.REVISION = 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"skipway": 1}'])
+def test_a_damaged_plan_is_named(tmp_path: Path, halves: Halves, text: str) -> None:
+    run(halves, tmp_path)
+    (tmp_path / "halves" / "cheap" / "plan.json").write_text(text)
+    with pytest.raises(InputError, match=r"plan\.json"):
+        run(halves, tmp_path)
+
+
+def test_a_damaged_cell_is_named(tmp_path: Path, halves: Halves) -> None:
+    run(halves, tmp_path)
+    first = min((tmp_path / "halves" / "cheap" / "cells").iterdir())
+    row = json.loads(first.read_text())
+    del row["result"]
+    first.write_text(json.dumps(row))
+    with pytest.raises(InputError, match=first.name):
+        run(halves, tmp_path)
+
+
+@settings(max_examples=30)
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=5))
+def test_a_key_depends_on_what_is_set_and_on_nothing_else(values: dict[str, Any]) -> None:
+    store = Store(Path("nowhere"), cast("Study", Halves()), "cheap")
+    turned = dict(reversed(values.items()))
+    key = store.key(Cell("one", values), "d")
+    assert key == store.key(Cell("two", turned, "group"), "d")
+    assert key != store.key(Cell("one", values | {"more of it": 1}), "d")
+    assert key != store.key(Cell("one", values), "e")
+
+
+# --- those that are there -------------------------------------------------------------------------
+
+
+def test_each_study_has_its_form() -> None:
+    assert list(STUDIES) == [
+        "gradient-flow", "degradation", "he2015-cifar", "block-xray", "tables",
+    ]  # fmt: skip
+    for name, study in STUDIES.items():
+        assert name == study.NAME
+        assert study.CLAIM.count(".") >= 1
+        assert len(study.STORY) > 100
+        assert "201" in study.SOURCE
+        names = [scale.name for scale in study.SCALES]
+        assert len(set(names)) == len(names)
+        for scale in study.SCALES:
+            assert scale.protocol
+            assert scale.seeds >= 1
+            assert scale.minutes > 0
+            cells = study.cells(scale, 2, Given(data="digits"))
+            json.dumps([dict(cell.settings) for cell in cells])
+            assert len({cell.name for cell in cells}) == len(cells)
+            told = study.told([], scale)
+            assert all(not finding.values for finding in told.findings)
+
+
+def test_nothing_is_there_at_first(tmp_path: Path) -> None:
+    assert outcomes(tmp_path) == []
+
+
+# --- trainings as cells ---------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from skipway.study import trainings
+from skipway.study.form import Given
+from skipway.study.store import Store
+import skipway.study.degradation as study
+
+given = Given(data="digits", device="cpu", threads=1, runs=Path(sys.argv[1]) / "runs")
+settings = {"data.val": "none", "schedule.length": "24 steps", "data.size": 8,
+            "checkpoint_every": "4 steps", "batch_size": 32}
+cell = trainings.training("resnet20", 0, settings)
+store = Store(Path(sys.argv[1]), study, "small")
+(store.folder / "cells").mkdir(parents=True, exist_ok=True)
+if store.done(cell, "d") is None:
+    found = trainings.train_cell(cell, given, print)
+    store.finish(cell, "d", found, 1.0)
+"""
+
+
+def test_a_training_goes_on_after_kill_9(tmp_path: Path) -> None:
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", SCRIPT, str(out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def result(out: Path) -> Any:
+        (cell,) = (out / "degradation" / "small" / "cells").iterdir()
+        found = json.loads(cell.read_text())["result"]
+        for row in found["rows"]:
+            for key in ("seconds", "images_per_second", "waiting", "memory_mib"):
+                row.pop(key)
+        return found
+
+    assert start(tmp_path / "whole").wait() == 0
+    killed = tmp_path / "killed"
+    process = start(killed)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if list(killed.glob("runs/*/checkpoints/step-*")):
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    process.wait()
+    assert start(killed).wait() == 0
+    assert result(killed) == result(tmp_path / "whole")
+    assert result(killed)["split"] == "test"
+    assert not list(killed.glob("runs/*/checkpoints"))

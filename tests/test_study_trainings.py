@@ -1,0 +1,284 @@
+"""Studies that train: their cells, what they make of results, their figures; and the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import call, draw
+from skipway.architecture import ARCHITECTURES
+from skipway.config import resolve
+from skipway.errors import InputError
+from skipway.recipes import RECIPES
+from skipway.report.document import as_svg
+from skipway.study import STUDIES, degradation, he2015_cifar, trainings
+from skipway.study.curves import Curve, curves, highest
+from skipway.study.form import Done, Given, Told, verdict
+
+NO_TEST = ["--data", "digits"]
+
+
+def result(train: float, test: float, epochs: int = 5) -> dict[str, Any]:
+    """A training whose training error falls from 90 % to `train`."""
+    errors = [90 + (train - 90) * epoch / epochs for epoch in range(1, epochs + 1)]
+    return {
+        "rows": [
+            {"step": 100 * place, "train_accuracy": 1 - error / 100}
+            for place, error in enumerate(errors, 1)
+        ],
+        "metrics": {"accuracy": 1 - test / 100},
+        "split": "test",
+        "precision": "float32",
+    }
+
+
+def done(study: Any, scale: int, seeds: int, errors: Mapping[str, tuple[float, float]]) -> Told:
+    """What a study tells of trainings with these (training, test) errors and a little noise."""
+    cells = study.cells(study.SCALES[scale], seeds, Given())
+    found = []
+    for cell in cells:
+        name, seed = cell.settings["model.name"], cell.settings["seed"]
+        if name in errors:
+            train, test = errors[name]
+            noise = 0.1 * ((seed * 7 + sum(map(ord, name))) % 3 - 1)
+            found.append(Done(cell, result(train + noise, test - noise), 60.0))
+    return study.told(found, study.SCALES[scale])
+
+
+@pytest.mark.parametrize("study", [degradation, he2015_cifar])
+def test_cells_are_trainings_that_can_be_planned(study: Any) -> None:
+    for scale in study.SCALES:
+        cells = study.cells(scale, 2, Given())
+        for cell in cells:
+            assert cell.settings["model.name"] in ARCHITECTURES
+            recipe = RECIPES[cell.settings["recipe"]].settings
+            given = {"data_path": "cifar10", **recipe, **cell.settings}
+            resolve({}, given)  # each key is known, each value valid
+        seeds = {cell.settings["seed"] for cell in cells}
+        assert seeds == {0, 1}
+        assert [c.settings["seed"] for c in cells] == sorted(c.settings["seed"] for c in cells)
+
+
+def test_the_papers_scale_is_the_papers() -> None:
+    """64,000 steps at batch 128; the rate falls at 32,000 and 48,000 (2015, section 4.2)."""
+    for study in (degradation, he2015_cifar):
+        scale = next(s for s in study.SCALES if s.name == "paper")
+        for cell in study.cells(scale, 1, Given()):  # type: ignore[attr-defined]
+            settings = RECIPES["he2015-cifar"].settings | cell.settings
+            assert settings["schedule.length"] == "64000 steps"
+            assert settings["schedule.milestones"] == ("32000 steps", "48000 steps")
+            assert (settings["batch_size"], settings["optim.lr"]) == (128, 0.1)
+            assert settings["data.val"] == "none"
+            assert "data.size" not in cell.settings
+
+
+DEGRADED = {"plain20": (9, 12), "plain56": (16, 19), "resnet20": (8, 11), "resnet56": (6, 10)}
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        (DEGRADED, "reproduced"),
+        (DEGRADED | {"plain56": (8, 12)}, "contradicted"),
+        (DEGRADED | {"resnet56": (14, 16)}, "contradicted"),
+        (DEGRADED | {"plain56": (10, 13)}, "inconclusive"),
+    ],
+)
+def test_degradation_is_judged_by_training_errors(
+    errors: Mapping[str, tuple[float, float]], expected: str
+) -> None:
+    told = done(degradation, 0, 3, errors)
+    assert verdict(told.findings) == expected
+    plain = told.findings[0]
+    assert plain.n == 3
+    assert plain.mean == pytest.approx(errors["plain56"][0] - errors["plain20"][0], abs=0.2)
+    assert [p.name for p in told.pictures] == ["degradation-plain", "degradation-residual"]
+
+
+def test_a_difference_is_of_the_same_seed() -> None:
+    """Nets of which a seed is missing are compared on those that both have."""
+    cells = degradation.cells(degradation.SCALES[0], 2, Given())
+    found = [
+        Done(cell, result(float(10 * cell.settings["seed"] + len(cell.name)), 20), 1.0)
+        for cell in cells
+        if cell.name != "plain56, seed 0"
+    ]
+    plain = degradation.told(found, degradation.SCALES[0]).findings[0]
+    assert plain.values == (0.0,)
+
+
+def test_resnet20_is_held_to_the_papers_number() -> None:
+    paper, short = he2015_cifar.SCALES[1], he2015_cifar.SCALES[0]
+    told = done(he2015_cifar, 1, 3, {"resnet20": (2, 8.7), "plain20": (4, 9.6)})
+    first = next(f for f in told.findings if f.name == "resnet20, test error")
+    assert first.expected is not None
+    assert (first.expected.low, first.expected.high) == pytest.approx((8.35, 9.15))
+    assert first.verdict == "reproduced"
+    assert paper.seeds == 2
+    told = done(he2015_cifar, 0, 3, {"resnet20": (2, 8.7)})
+    assert all(finding.expected is None for finding in told.findings), short.name
+    assert verdict(told.findings) == "inconclusive"
+
+
+def test_the_deep_nets_begin_slowly() -> None:
+    """2015, section 4.2: at 110 layers the rate is 0.01 at first."""
+    cells = he2015_cifar.cells(he2015_cifar.SCALES[2], 1, Given())
+    warm = {c.settings["model.name"] for c in cells if "schedule.warmup" in c.settings}
+    assert warm == {"resnet110", "plain110"}
+    assert len(cells) == 10
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_curves_are_means_and_ranges() -> None:
+    one = Curve("net", "plain", {0: [(100, 60.0), (200, 20.0)], 1: [(100, 40.0), (200, 10.0)]})
+    figure = curves("T", "c", [one], [(15.0, "paper")])
+    assert "net" in figure
+    assert "paper" in figure
+    ElementTree.fromstring(as_svg(figure))
+    alone = Curve("net", "plain", {0: [(100, 50.0), (200, 15.0)]})
+    line = re.search(r'<path class="line[^"]*" d="([^"]*)"', figure)
+    same = re.search(r'<path class="line[^"]*" d="([^"]*)"', curves("T", "c", [alone], top=63.0))
+    assert line is not None
+    assert same is not None
+    assert line[1] == same[1]
+    assert 'class="area' in figure
+    assert 'class="area' not in curves("T", "c", [alone])
+
+
+def test_the_axis_ends_above_what_matters() -> None:
+    steep = Curve("a", "plain", {0: [(10, 90.0), (50, 40.0), (100, 30.0)]})
+    assert highest([steep]) == pytest.approx(42)
+    assert highest([Curve("a", "plain", {0: [(100, 99.0)]})]) == 100
+    ElementTree.fromstring(as_svg(curves("T", "c", [Curve("a", "plain", {0: [(1, 50.0)]})])))
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_what_there_is_is_listed() -> None:
+    answer = call("study", "list")
+    assert answer.code == 0
+    for name in STUDIES:
+        assert re.search(f"^{name}$", answer.out, re.M)
+    rows = call("study", "list", "--json").value
+    assert [row["name"] for row in rows] == list(STUDIES)
+    assert all({"claim", "source", "scales"} < row.keys() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["degradatoin"], "no study 'degradatoin'. Did you mean 'degradation'?"),
+        (["repot"], "Did you mean 'report'?"),
+        (["report"], "no study is there"),
+        (["degradation", "--data", "nowhere"], "nowhere"),
+        (["degradation", "--part", "3/2", *NO_TEST], "--part 3/2"),
+        (["degradation", "--part", "x", *NO_TEST], "--part x"),
+        (["degradation", "--budget", "soon", *NO_TEST], "--budget soon"),
+        (["degradation", "--resume"], "nothing of degradation"),
+        (["degradation", "--weights", "x.pth", *NO_TEST], "--weights"),
+        (["degradation", "--imagenet", "x", *NO_TEST], "--imagenet"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = call("study", *arguments)
+    assert answer.code == 2
+    assert 1 <= len(answer.error) <= 3
+    assert message in "\n".join(answer.error)
+    assert not answer.out
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_data_without_test_images_is_refused(tmp_path: Path) -> None:
+    draw(tmp_path / "data" / "train", ["a", "b"])
+    draw(tmp_path / "data" / "val", ["a", "b"])
+    with pytest.raises(InputError, match="no test images"):
+        trainings.digest(Given(data=str(tmp_path / "data")))
+
+
+TINY = {
+    "schedule.length": "4 steps",
+    "schedule.milestones": ("2 steps", "3 steps"),
+    "schedule.warmup": "1 steps",
+    "data.size": 8,
+    "batch_size": 16,
+    "model.architecture": {"depths": [1, 1, 1], "width": 0.25},
+}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainings, "SHORT", {**trainings.SHORT, **TINY})
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_study_from_the_command_to_the_page(tmp_path: Path) -> None:
+    words = ["study", "degradation", "--data", "digits", "--seeds", "2", "--out", str(tmp_path)]
+    answer = call(*words, "--threads", "1", "--json")
+    value = answer.value
+    assert answer.code == (1 if value["verdict"] == "contradicted" else 0)
+    assert (value["computed"], value["cells"], value["seeds"]) == (8, 8, 2)
+    folder = tmp_path / "degradation" / "small"
+    row = json.loads((folder / "study.json").read_text())
+    assert row["findings"] == value["findings"]
+    assert row["seeds"] == 2
+    assert row["deviations"]
+    assert all(len(raw["result"]["rows"]) >= 1 for raw in row["raw"])
+    for name in ("degradation-plain.svg", "degradation-residual.svg"):
+        ElementTree.parse(folder / name)
+    # again: nothing is computed, the same is told, for people
+    told = call(*words)
+    assert told.code == answer.code
+    assert "not as the paper: 16 px in place of 32" in told.out
+    assert re.search(r"plain, 56 less 20 layers, training error +above 1 points", told.out)
+    assert "degradation 1/8" not in told.err
+    page = call("study", "report", "--out", str(tmp_path), "--json")
+    assert page.code == 0
+    assert page.value["studies"][0]["verdict"] == value["verdict"]
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_budget_is_measured_on_steps_of_its_own(tmp_path: Path) -> None:
+    cell = degradation.cells(degradation.SCALES[0], 1, Given())[0]
+    seconds = degradation.seconds(cell, Given(data="digits", threads=1))
+    assert 0 < seconds < 120
+    words = ["study", "degradation", "--data", "digits", "--threads", "1", "--out", str(tmp_path)]
+    answer = call(*words, "--budget", "0.001")
+    assert answer.code == 2
+    assert "too small; degradation at its smallest scale takes about" in answer.error[0]
+
+
+def test_studies_share_what_they_train(tmp_path: Path) -> None:
+    """The same settings on the same data are one run, whatever the machine; others are another."""
+    given = Given(data="digits", runs=tmp_path)
+    cell = degradation.cells(degradation.SCALES[0], 1, given)[0]
+    run = trainings.run_of(cell, given)
+    assert run.parent == tmp_path
+    assert run == trainings.run_of(replace(cell, name="other"), replace(given, threads=2))
+    longer = {**cell.settings, "schedule.length": "2000 steps"}
+    assert run != trainings.run_of(replace(cell, settings=longer), given)
+
+
+def test_what_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
+    from skipway.training.claim import claimed
+    from skipway.training.distributed import ALONE
+
+    given = Given(data="digits", runs=tmp_path)
+    cell = trainings.training("resnet20", 0, {})
+    claim = tmp_path / f".{trainings.run_of(cell, given).name}"
+    claim.mkdir()
+    with claimed(claim, ALONE), pytest.raises(InputError, match="another process"):
+        trainings.train_cell(cell, given, print)
