@@ -216,7 +216,7 @@ def test_a_signal_leaves_what_is_there(tmp_path: Path, halves: Halves) -> None:
     found, _ = run(halves, tmp_path, resume=True)
     assert halves.computed[3:] == ["b1", "a2", "b2"]
     assert found.done == 6
-    assert half.exists()
+    assert not half.exists()  # nothing but results is kept
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,7 @@ def _compute(study: Study, store: Store, cell: Cell, data: str, given: Given, sa
         again.exit_code = error.exit_code
         raise again from None
     store.finish(cell, data, result, before + time.perf_counter() - began)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _outcome(
