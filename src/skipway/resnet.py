@@ -146,7 +146,8 @@ class Unit(nn.Module):
         self.pool: nn.Module = nn.Identity()
         if pools:
             self.pool = nn.MaxPool2d(2, ceil_mode=True)
-        # Without a norm before it, a pre-activation unit's first ReLU takes what the shortcut needs.
+        # Without a norm before it, the first ReLU of a pre-activation unit takes what its shortcut
+        # needs.
         self.relu = nn.ReLU(inplace=arch.norm != "none" or arch.order == "post")
         self.se = SqueezeExcite(outputs, arch.squeeze) if arch.squeeze else nn.Identity()
         self.drop = DropPath(drop) if drop else nn.Identity()

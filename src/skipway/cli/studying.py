@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from skipway.study.form import Finding, Study
     from skipway.study.store import Outcome
 
+
 @app.command()
 def study(
     name: Annotated[
