@@ -68,7 +68,8 @@ def main() -> None:
             fail(f"the output cannot be written: {error.strerror}", 2)
         explain: Callable[[], str] | None = getattr(error, "format_message", None)
         if explain is not None:  # a usage error of Typer's parser
-            fail(f"{harmless(plain_words(explain()))}\nSee skipway --help", 2)
+            place = getattr(getattr(error, "ctx", None), "command_path", "skipway")
+            fail(f"{harmless(plain_words(explain()))}\nSee {place} --help", 2)
         if debug:
             raise
         if out_of_memory(error):
