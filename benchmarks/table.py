@@ -162,11 +162,12 @@ def small_data_rows() -> list[tuple[str, str, str]]:
         )
         low, high = case["interval"]
         narrower = "" if case["width"] == 1 else f" of {case['width']:g} times the width"
+        crops = f", trained on crops of {case['crop']}" if case.get("crop") else ""
         table.append(
             (
                 f"`{name.partition(',')[0]}` ({case['training_images']} training images, "
-                f"{case['size']} px), `{case['model']}`{narrower} from scratch, {case['epochs']} "
-                f"epochs: scores on {case['n']} {case['split']} images",
+                f"{case['size']} px{crops}), `{case['model']}`{narrower} from scratch, "
+                f"{case['epochs']} epochs: scores on {case['n']} {case['split']} images",
                 f"{figures} (the first {low:.1%} to {high:.1%}; seed {case['seed']}) in "
                 f"{case['minutes']:.0f} min on {case['threads']} "
                 f"thread{'s' if case['threads'] > 1 else ''}, {case['precision']}",

@@ -67,6 +67,7 @@ def outcome(told: Told, of: Any = None, **fields: Any) -> Outcome:
         "cells": 6,
         "seconds": 3723.0,
         "environments": ["Some CPU, 2 cores", "Some GPU, 16 cores"],
+        "data": "photos (digest 0123456789ab)",
         "command": "skipway study made-up --budget tiny --seeds 3",
     }
     return Outcome(**(row | fields))
@@ -152,7 +153,7 @@ def test_story_protocol_deviations_notes_machines_and_command_are_told() -> None
     for text in ("First of made-up.", "Second of made-up.", "Claim of made-up.",
                  "Paper of made-up, Table 6", "Ten steps on made-up images.",
                  "<li>10 steps in place of 64,000</li>", "A note.", "1 h 2 min",
-                 "<li>Some GPU, 16 cores</li>", "6 of 6 parts", "269,722", "0.1235",
+                 "<li>Some GPU, 16 cores</li>", "6 of 6 results", "269,722", "0.1235",
                  "skipway study made-up --budget tiny --seeds 3"):  # fmt: skip
         assert text in story, text
     assert "<p>First of made-up.</p><p>Second of made-up.</p>" in story
@@ -168,7 +169,7 @@ def test_story_protocol_deviations_notes_machines_and_command_are_told() -> None
 
 def test_what_is_missing_is_said_with_how_to_go_on() -> None:
     found = read(outcome(Told([finding(8.7, 8.8, 8.75)]), done=2))
-    assert found.text.count("2 of 6 parts") == 3  # card, warning, protocol
+    assert found.text.count("2 of 6 results") == 3  # card, warning, protocol
     assert "inconclusive at this budget" in found.text
     assert "skipway study made-up --resume" in found.text
     assert "--resume" not in read(outcome(Told([finding(8.7, 8.8, 8.75)]))).text

@@ -73,9 +73,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+class Busy(InputError):
+    """Another process is at it."""
+
+
 def locked(folder: Path, busy: str) -> int:
-    """A handle on a folder, which is locked for this process until it is closed. Raises InputError,
-    with the words `busy` where another process has it."""
+    """A handle on a folder, which is locked for this process until it is closed. Raises Busy with
+    those words where another process has it, InputError where there is no lock."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -84,8 +88,9 @@ def locked(folder: Path, busy: str) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
-        why = busy if isinstance(error, BlockingIOError) else f"no lock: {error.strerror}"
-        raise InputError(f"{harmless(folder)}: {why}") from None
+        if isinstance(error, BlockingIOError):
+            raise Busy(f"{harmless(folder)}: {busy}") from None
+        raise InputError(f"{harmless(folder)}: no lock: {error.strerror}") from None
     return handle
 
 

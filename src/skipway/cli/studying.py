@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipway.cli.shared import Json, Threads, app, emit, print_table
+from skipway.cli.shared import Json, Precision, Threads, app, emit, print_table
 from skipway.errors import GateNotMet, InputError, harmless, missing_part, nearest
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def study(
         str | None, typer.Option(metavar="DIR", help="Of tables: ImageNet's validation images.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where studies are kept.")] = Path("studies"),
+    precision: Annotated[
+        Precision, typer.Option(help="float32 or bf16, of training.")
+    ] = Precision.float32,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -62,11 +65,11 @@ def study(
         from skipway.study.running import Asked, run_study
     except ImportError as error:
         raise missing_part("study", "train", error) from None
-    if name == "list":
-        _list(STUDIES.values(), as_json)
-        return
-    if name == "report":
-        _report(out, as_json)
+    if name in ("list", "report"):
+        own = (budget, seeds, data, weights, imagenet, threads)
+        if any(value is not None for value in own) or resume or part != "1/1":
+            raise InputError(f"{name}: takes --out and --json alone")
+        _list(STUDIES.values(), as_json) if name == "list" else _report(out, as_json)
         return
     if name not in STUDIES:
         known = ", ".join(STUDIES)
@@ -74,7 +77,9 @@ def study(
         raise InputError(
             f"no study {harmless(name)!r}.{hint}\nStudies: {known}; or list, or report"
         )
-    given = Given(data, tuple(weights or ()), imagenet, device, threads, out / "runs")
+    given = Given(
+        data, tuple(weights or ()), imagenet, precision.value, device, threads, out / "runs"
+    )
     asked = Asked(budget, seeds, resume, _part(part))
     outcome = run_study(STUDIES[name], asked, given, out, _say)
     if as_json:
@@ -97,11 +102,13 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _list(studies: Any, as_json: bool) -> None:
+    from skipway.report.markup import duration
+
     if as_json:
         emit([_study_json(study) for study in studies])
         return
     for study in studies:
-        scales = ", ".join(f"{s.name} (about {_time(s.minutes)})" for s in study.SCALES)
+        scales = ", ".join(f"{s.name} (about {duration(60 * s.minutes)})" for s in study.SCALES)
         print(f"{study.NAME}\n  {study.CLAIM}\n  {study.SOURCE}\n  scales: {scales}\n")
 
 
@@ -111,12 +118,6 @@ def _study_json(study: Study) -> dict[str, Any]:
         for s in study.SCALES
     ]
     return {"name": study.NAME, "source": study.SOURCE, "claim": study.CLAIM, "scales": scales}
-
-
-def _time(minutes: float) -> str:
-    if minutes < 1:
-        return "a second"
-    return f"{minutes:.0f} min" if minutes < 180 else f"{minutes / 60:,.0f} h"
 
 
 def _report(out: Path, as_json: bool) -> None:
@@ -155,17 +156,18 @@ def _json(outcome: Outcome, out: Path) -> dict[str, Any]:
 
 
 def _print(outcome: Outcome, out: Path) -> None:
+    from skipway.report.markup import duration
     from skipway.study.form import WORDS
 
     study, scale = outcome.study, outcome.scale
     print(f"{study.TITLE}\n{study.SOURCE}\n{study.CLAIM}\n\n{scale.protocol}")
-    for deviation in scale.deviations:
+    for deviation in outcome.deviations:
         print(f"  not as the paper: {deviation}")
     print()
     print_table([HEAD, *map(_row, outcome.told.findings)])
     if outcome.done < outcome.cells:
-        print(f"\n{outcome.done} of {outcome.cells} parts are computed.")
-    print(f"\n{WORDS[outcome.verdict]}, in {_time(outcome.seconds / 60)} of computing")
+        print(f"\n{outcome.done} of {outcome.cells} results are there.")
+    print(f"\n{WORDS[outcome.verdict]}, in {duration(outcome.seconds)} of computing")
     print(f"plots and raw data: {harmless(out / study.NAME / scale.name)}")
     print(f"the page of all studies: skipway study report --out {harmless(out)}")
 
@@ -178,7 +180,7 @@ def _row(finding: Finding) -> tuple[str, ...]:
     obtained = f"{finding.mean:,.{places}f}"
     if finding.deviation is not None:
         obtained += f" ± {finding.deviation:,.{places}f}"
-    ends = finding.interval if finding.drawn else None
+    ends = None if finding.exact else finding.interval
     return (
         finding.name,
         finding.expected.words if finding.expected else "",

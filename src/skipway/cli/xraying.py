@@ -10,6 +10,7 @@ import typer
 from skipway.cli.evaluating import note
 from skipway.cli.shared import Device, Json, Model, OnBad, Threads, app, emit, print_table
 from skipway.errors import harmless, missing_part
+from skipway.xray import IMAGES
 
 
 @app.command()
@@ -19,7 +20,7 @@ def xray(
     split: Annotated[
         str | None, typer.Option(help="train, val, test or all; by default as for eval.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Images that are looked at, at most.")] = 2000,
+    limit: Annotated[int, typer.Option(min=1, help="Images that are looked at, at most.")] = IMAGES,
     out: Annotated[
         str,
         typer.Option(metavar="FILE", help="The picture, .svg or .html; a file there is replaced."),
@@ -39,8 +40,9 @@ def xray(
     """
     try:
         from skipway.report.rates import check_plot_place
-        from skipway.xray import HEAD, open_classifier, rows, sample, write_picture
-        from skipway.xray import xray as look_into
+        from skipway.report.xray_picture import HEAD, rows, write_picture
+        from skipway.xray.measuring import open_classifier, sample
+        from skipway.xray.measuring import xray as look_into
     except ImportError as error:
         raise missing_part("xray", "train", error) from None
     from rich.console import Console

@@ -119,19 +119,22 @@ class Line:
     """Stands on the line too, where several of one colour cross."""
 
 
-def _words(text: str, x: float, y: float, anchor: str = "start", style: str = "tick") -> Html:
+# The parts of a drawing, in its units; `style`: classes of the style sheet.
+
+
+def words(text: str, x: float, y: float, anchor: str = "start", style: str = "tick") -> Html:
     return tag("text", text, class_=style, x=x, y=round(y, 1), text_anchor=anchor)
 
 
-def _rule(style: str, x1: float, y1: float, x2: float, y2: float) -> Html:
+def rule(style: str, x1: float, y1: float, x2: float, y2: float) -> Html:
     return tag("line", class_=style, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
-def _dot(style: str, x: float, y: float, radius: float) -> Html:
+def dot(style: str, x: float, y: float, radius: float) -> Html:
     return tag("circle", class_=style, cx=x, cy=y, r=round(radius, 1))
 
 
-def _rect(style: str, x: float, y: float, width: float, height: float) -> Html:
+def rect(style: str, x: float, y: float, width: float, height: float) -> Html:
     return tag("rect", class_=style, x=round(x, 1), y=y, width=round(width, 1), height=height)
 
 
@@ -166,44 +169,37 @@ def plot(
         return frame.y(y, value)
 
     parts = [
-        _words(y.label, 0, 12),
-        _words(x.label, (LEFT + right) / 2, frame.height - 5, "middle"),
+        words(y.label, 0, 12),
+        words(x.label, (LEFT + right) / 2, frame.height - 5, "middle"),
     ]
     for value, text in y.ticks:
-        parts.append(_rule("grid", LEFT, at_y(value), right, at_y(value)))
-        parts.append(_words(text, LEFT - 6, at_y(value) + 4, "end"))
-    edge = -math.inf
-    for value, text in x.ticks:
-        half = 3.4 * len(text)  # about half the width of the text
-        if at_x(value) - half > edge + 4:  # else it would run into the label before it
-            parts.append(_words(text, at_x(value), bottom + 16, "middle"))
-            edge = at_x(value) + half
+        parts.append(rule("grid", LEFT, at_y(value), right, at_y(value)))
+        parts.append(words(text, LEFT - 6, at_y(value) + 4, "end"))
+    parts += below([(at_x(value), text) for value, text in x.ticks], bottom + 16)
     for style, ends in bands:
         over = [f"{at_x(a)} {at_y(y.within(high))}" for a, _, high in ends]
         under = [f"{at_x(a)} {at_y(y.within(low))}" for a, low, _ in reversed(ends)]
         parts.append(tag("path", class_=f"area {style}", d="M" + "L".join(over + under) + "Z"))
     for value, text in marks:
-        parts.append(_rule("mark", at_x(value), TOP, at_x(value), bottom))
-        parts.append(_words(text, at_x(value), TOP - 4, "middle"))
-    parts += [_rule("level", LEFT, at_y(value), right, at_y(value)) for value, _ in levels]
+        parts.append(rule("mark", at_x(value), TOP, at_x(value), bottom))
+        parts.append(words(text, at_x(value), TOP - 4, "middle"))
+    parts += [rule("level", LEFT, at_y(value), right, at_y(value)) for value, _ in levels]
     named = []
     for place, line in enumerate(lines):
         at = [(at_x(a), at_y(b)) for a, b in line.points]
         path = "M" + "L".join(f"{a} {b}" for a, b in at)
         parts.append(tag("path", class_=f"line {line.style}", d=path))
-        parts.append(_dot(f"dot {line.style}", *at[-1], radius=2.5))
+        parts.append(dot(f"dot {line.style}", *at[-1], radius=2.5))
         if line.name:
             named.append((at[-1][1], line.name))
         if line.letter:
             a, b = at[(len(at) - 1) * (place + 1) // (len(lines) + 1)]
-            parts.append(_words(line.letter, a, b + 4, "middle", "letter"))
-    named.sort()
-    for height, (_, name) in zip(apart([end for end, _ in named], bottom), named, strict=True):
-        parts.append(_words(name, right + 7, height + 4, style="name"))
+            parts.append(words(line.letter, a, b + 4, "middle", "letter"))
+    parts += beside(named, right, bottom)
     if diagonal:
-        parts.append(_rule("mark", at_x(x.low), at_y(y.low), at_x(x.high), at_y(y.high)))
-    parts += [_rule("spread", at_x(a), at_y(low), at_x(a), at_y(high)) for a, low, high in spread]
-    parts += [_dot("bin", at_x(a), at_y(b), radius) for a, b, radius in dots]
+        parts.append(rule("mark", at_x(x.low), at_y(y.low), at_x(x.high), at_y(y.high)))
+    parts += [rule("spread", at_x(a), at_y(low), at_x(a), at_y(high)) for a, low, high in spread]
+    parts += [dot("bin", at_x(a), at_y(b), radius) for a, b, radius in dots]
     parts += _level_names([(at_y(value), text) for value, text in levels])
     longest = max((len(name) for _, name in named), default=0)
     svg = tag(
@@ -221,9 +217,32 @@ def _level_names(levels: Sequence[tuple[float, str]]) -> list[Html]:
     for y, text in sorted(levels):
         at = y - 4 if y - 4 - last >= ROW else y + ROW
         x = LEFT + 5.0 if at - last >= ROW else edge + 12
-        parts.append(_words(text, round(x, 1), at, style="tick halo"))
+        parts.append(words(text, round(x, 1), at, style="tick halo"))
         edge, last = x + LETTER * len(text), at
     return parts
+
+
+def below(ticks: Sequence[tuple[float, str]], y: float) -> list[Html]:
+    """The (x, text) of an axis in a row at that height; what would run into the text before it is
+    left out."""
+    parts: list[Html] = []
+    edge = -math.inf
+    for x, text in ticks:
+        half = 3.4 * len(text)  # about half the width of the text
+        if x - half > edge + 4:
+            parts.append(words(text, x, y, "middle"))
+            edge = x + half
+    return parts
+
+
+def beside(named: Sequence[tuple[float, str]], right: float, bottom: float) -> list[Html]:
+    """The (y, text) of lines that end at `right`, one under the other, none below `bottom`."""
+    ends = sorted(named)
+    heights = apart([end for end, _ in ends], bottom)
+    return [
+        words(text, right + 7, height + 4, style="name")
+        for height, (_, text) in zip(heights, ends, strict=True)
+    ]
 
 
 def apart(places: Sequence[float], limit: float, gap: float = 15) -> list[float]:
@@ -239,20 +258,20 @@ def apart(places: Sequence[float], limit: float, gap: float = 15) -> list[float]
 
 def bar(share: float) -> Html:
     """A horizontal bar, `share` of its track long."""
-    parts = (_rect("track", 0, 0, 100, 8), _rect("dot", 0, 0, 100 * share, 8))
+    parts = (rect("track", 0, 0, 100, 8), rect("dot", 0, 0, 100 * share, 8))
     shape = {"class_": "bar", "viewBox": "0 0 100 8", "preserveAspectRatio": "none"}
     return tag("svg", *parts, **shape, aria_hidden="true")
 
 
 def gauge(value: float, ends: tuple[float, float] | None, commonest: float | None) -> Html:
     """Accuracy on a line from 0 to 100 %, its interval as a band, the commonest class as a tick."""
-    parts = [_rect("track", 0, 8, 300, 6)]
+    parts = [rect("track", 0, 8, 300, 6)]
     if ends:
-        parts.append(_rect("band", 300 * ends[0], 4, max(300 * (ends[1] - ends[0]), 1), 14))
+        parts.append(rect("band", 300 * ends[0], 4, max(300 * (ends[1] - ends[0]), 1), 14))
     if commonest is not None:
-        parts.append(_rule("mark", round(300 * commonest, 1), 2, round(300 * commonest, 1), 20))
-    parts.append(_dot("dot", round(300 * value, 1), 11, 5))
-    parts += [_words("0 %", 0, 32), _words("100 %", 300, 32, "end")]
+        parts.append(rule("mark", round(300 * commonest, 1), 2, round(300 * commonest, 1), 20))
+    parts.append(dot("dot", round(300 * value, 1), 11, 5))
+    parts += [words("0 %", 0, 32), words("100 %", 300, 32, "end")]
     return tag("svg", *parts, class_="interval", viewBox="-6 0 312 36", aria_hidden="true")
 
 
@@ -276,15 +295,15 @@ def intervals(
     bottom = 10 + 26 * len(rows)
     parts: list[Html] = []
     for value, text in axis.ticks:
-        parts.append(_rule("grid", frame.x(axis, value), 6, frame.x(axis, value), bottom))
-        parts.append(_words(text, frame.x(axis, value), bottom + 16, "middle"))
+        parts.append(rule("grid", frame.x(axis, value), 6, frame.x(axis, value), bottom))
+        parts.append(words(text, frame.x(axis, value), bottom + 16, "middle"))
     for place, (name, value, ends, style) in enumerate(rows):
         y = 22 + 26 * place
         if ends:
             width = max(frame.x(axis, ends[1]) - frame.x(axis, ends[0]), 1)
-            parts.append(_rect(f"band {style}", frame.x(axis, ends[0]), y - 6, width, 12))
-        parts.append(_dot(f"dot {style}", frame.x(axis, value), y, 4))
-        parts.append(_words(name, frame.right + 7, y + 4, style="name"))
+            parts.append(rect(f"band {style}", frame.x(axis, ends[0]), y - 6, width, 12))
+        parts.append(dot(f"dot {style}", frame.x(axis, value), y, 4))
+        parts.append(words(name, frame.right + 7, y + 4, style="name"))
     svg = tag(
         "svg", *parts, class_="plot", viewBox=f"0 0 {WIDTH} {bottom + 22}", role="img",
         aria_label=f"{title}. {caption}",

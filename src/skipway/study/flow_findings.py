@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -13,7 +15,9 @@ from skipway.study.flow_nets import (
     Number,
     Trained,
     between,
+    common,
     held,
+    last_loss,
     left,
     middle,
     ratio,
@@ -29,112 +33,218 @@ NOTES = (
     "With batch norm the initialisation matters little: the norm divides by whatever scale the "
     "weights have. Pre-activation nets feel it, as their branches end in a convolution.",
     "A 0 is exact: what is below 1.2e-38, the smallest number that float32 holds at full "
-    "precision, is flushed to 0, as in every training here. Beyond 3.4e38 it overflows.",
+    "precision, is flushed to 0, as in every training on a processor here; a GPU goes on to "
+    "1.4e-45. Beyond 3.4e38 it overflows.",
     "Popular texts say that residual nets were made against vanishing gradients. Their authors "
     "wrote that batch norm had ended those, and that the trouble of deep plain nets is another. At "
     "their first weights, deep plain nets with batch norm have exploding gradients (Yang et al. "
     "2019).",
-    "The bounds of the findings come from theory. Of residual nets with batch norm a factor of "
-    "ten at any depth was expected at first, from sums of branches of variance 1 (De and Smith "
-    "2020). That leaves out that the norm inside a branch removes the mean of what a ReLU gives, "
-    "and so amplifies (Yang et al. 2019): with it the power of the gradient grows by 1 + 2.15 / u "
-    "at unit u, and so the gradient about as the number of units. That is no exponential, but more "
-    "than a factor of ten. A first look at nets of 20 and 110 layers led there.",
+    "With He's draw the gradient's power is kept in expectation, but for what the zeros around the "
+    "image and the halvings take, which is arithmetic. One net lies below that (Hanin 2018, "
+    "1801.03744): a product of random factors of mean 1 has a logarithm that drifts down. How fast "
+    "depends on how alike the pixels are. If all are independent there is no drift; if all are "
+    "alike, a layer of width n multiplies the power by 2/n times a chi-square of as many degrees "
+    "as ReLUs are open, about -5/(2n) a layer in its logarithm. The findings span both, and twice "
+    "the deviation of the latter to each side. So He's scale slows the loss and does not end it: "
+    "at 998 layers it is many powers of ten.",
+    "Of residual nets with batch norm a factor of ten at any depth was expected at first, from "
+    "sums of branches of variance 1 (De and Smith 2020), then growth as the number of units to the "
+    "power of 1.1, from uncorrelated pixels. First looks at small images were steeper than both, "
+    "in pre-activation nets. What had been left out: a norm divides by the deviation, and so by "
+    "less than the root mean square, as what a ReLU gives has a mean. It amplifies the power of "
+    "the gradient by π / (π - 1) = 1.47 if what the ReLU is given is uncorrelated from pixel to "
+    "pixel (Yang et al. 2019), and by 2 if it is on one line; and the norm of a sum of u branches "
+    "divides by u. The bounds are those of the line: they tell a power from an exponential, not "
+    "one power from another.",
 )
 
 
-def at_first(initial: Initial) -> list[Finding]:
-    def ratios(layers: int, kind: str, norm: str, init: str) -> tuple[float, ...]:
-        return tuple(ratio(nets[Net(kind, norm, init).key]) for nets in initial.get(layers, ()))
+# Theory
 
+
+def he_range(layers: int, size: int = 32) -> tuple[float, float]:
+    """Where `ratio` of a plain net without norm lies with He's draw, for images of `size` px: as
+    low as two deviations below the middle if all pixels were alike, as high as two above it if they
+    were independent (`NOTES`)."""
+    import numpy as np
+
+    n = (layers - 2) // 6
+    # by stage, from the output: width and convolutions, those of the first unit left out
+    stages = ((64, 2 * n), (32, 2 * n), (16, 2 * n - 2))
+    # by row of the image; by column it is the same, so that their product's root is one of them
+    power = np.ones(size // 4)
+    drift = variance = 0.0
+    for width, convolutions in stages:
+        for back in range(convolutions):
+            if width > 16 and back == convolutions - 1:  # a stage's first takes every second pixel
+                power = np.stack([power, np.zeros_like(power)], axis=1).ravel()
+            beside = np.pad(power, 1)
+            power = (beside[:-2] + beside[1:-1] + beside[2:]) / 3
+        middle_of_one, variance_of_one = alike(width)
+        drift += convolutions * middle_of_one
+        variance += convolutions * variance_of_one
+    kept, decade = math.log10(power.mean()), 2 * math.log(10)
+    luck = 2 * math.sqrt(variance) / decade
+    return kept + drift / decade - luck, kept + luck
+
+
+def alike(width: int) -> tuple[float, float]:
+    """Mean and variance of the logarithm of what a layer with He's draw and ReLU multiplies the
+    power by, if all pixels are alike: 2 / width times a chi-square of k degrees, where k of the
+    ReLUs are open, each with probability 1/2."""
+    import numpy as np
+    from scipy.special import comb, digamma, polygamma
+
+    k = np.arange(1, width + 1)
+    share = comb(width, k) / (2.0**width - 1)
+    middles = digamma(k / 2) + math.log(4 / width)
+    mean = share @ middles
+    return float(mean), float(share @ ((middles - mean) ** 2 + polygamma(1, k / 2)))
+
+
+def xavier_over_he(layers: int) -> float:
+    """What `ratio` is with Xavier's draw less with He's, exactly: a ReLU net without norm and bias
+    scales with each weight, by 2^(-1/2) where a convolution keeps its channels, by (2/3)^(1/2)
+    where it doubles them, twice."""
+    return math.log10(2 ** (-(between(layers) - 2) / 2) * (2 / 3))
+
+
+# Numbers
+
+
+def _ratios(initial: Initial, layers: int, net: Net) -> tuple[float, ...]:
+    return tuple(ratio(nets[net.key]) for nets in initial.get(layers, {}).values())
+
+
+def _a_layer(layers: int, ratios: Sequence[float]) -> tuple[float, ...]:
+    """The factor by which the gradient changes at each layer on its way back."""
+    return tuple(10 ** (each / between(layers)) for each in ratios)
+
+
+def _unnormed(initial: Initial) -> list[Finding]:
+    """Of plain nets without norm."""
+    xavier, he = (Net("plain", "none", init) for init in ("xavier", "he"))
+    found = []
+    for net, layers, beside, note in (
+        (xavier, 110, xavier_over_he(110), "A ReLU halves the power and Xavier's scale does not "
+         "make up for it: 2^(-1/2) a layer beside He's (1502.01852, section 2.2)."),
+        (he, 110, 0.0, "In so few layers the luck of the draw is as large as what is lost."),
+        (he, 998, 0.0, "Zeros around the image and halvings take 8.6 powers of ten, the drift "
+         "down to 20 more."),
+    ):  # fmt: skip
+        low, high = (end + beside for end in he_range(layers))
+        rates = _a_layer(layers, (low, high))
+        found.append(
+            Finding(
+                name=f"{net.named}, {layers} layers: what a layer leaves of the gradient",
+                values=_a_layer(layers, _ratios(initial, layers, net)),
+                expected=Expected(f"{rates[0]:.3f} to {rates[1]:.3f}", *rates),
+                places=3,
+                note=f"{note} Of all layers together, 10^{low:.1f} to 10^{high:.1f}; the notes say "
+                "how the range is derived.",
+            )
+        )
+    seeds = initial.get(110, {}).values()
+    exact = 10 ** (xavier_over_he(110) / between(110))
+    found.append(
+        Finding(
+            name="the same of Xavier's over that of He's, 110 layers",
+            values=_a_layer(
+                110, [ratio(nets[xavier.key]) - ratio(nets[he.key]) for nets in seeds]
+            ),
+            expected=Expected(f"{exact:.3f} ± 0.005", exact - 0.005, exact + 0.005),
+            places=3,
+            note="By arithmetic: the same draw, scaled.",
+        )
+    )  # fmt: skip
+    silent = [nets[xavier.key]["gradient_rms"][1:-1] for nets in initial.get(998, {}).values()]
+    found.append(
+        Finding(
+            name=f"{xavier.named}, 998 layers: units whose gradient is exactly 0",
+            values=tuple(100 * statistics.fmean(v == 0 for v in units) for units in silent),
+            expected=Expected("above 90 %", low=90),
+            unit="%",
+            places=1,
+            note="0.7 a layer is past float32 after about 250 layers; on the way forward the "
+            "activations end as zeros too, and a ReLU at 0 passes nothing back.",
+        )
+    )
+    return found
+
+
+DEEP = {"plain": (56, 110, 290), "residual": (110, 290, 998), "preactivation": (110, 290, 998)}
+"""Depths that are compared with batch norm; at 998 layers a plain net's gradient may overflow."""
+
+
+def _with_depth(initial: Initial, kind: str) -> list[Finding]:
+    """Of nets with batch norm: whether the gradient changes with depth as a power or exponentially."""
+    net, depths = Net(kind, "batch", "he"), DEEP[kind]
+    logs = [
+        [ratio(initial[layers][seed][net.key]) for layers in depths]
+        for seed in common(initial, depths)
+    ]
+    across = [math.log10(units(layers)) for layers in depths]
+    told = f"{net.called}, batch norm, {', '.join(map(str, depths[:2]))} and {depths[2]} layers"
+    power, exponential = _second_over_first(across), _second_over_first(depths)
+    half = (power + exponential) / 2
+    grows = kind == "plain"
+    bend = Finding(
+        name=f"{told}: growth in powers of ten over the second step, over that over the first",
+        values=tuple(map(_second_over_first, logs)),
+        expected=Expected(f"above {half:.1f}: an exponential", low=half)
+        if grows
+        else Expected(f"0 to {half:.1f}: a power", 0, half),
+        note=f"A power of the number of units gives {power:.1f}, an exponential "
+        f"{exponential:.1f}; the bound is half-way.",
+    )
+    if grows:
+        return [bend]
+    most, why = {
+        "preactivation": (2.0, "1.08 if pixels are uncorrelated, 2 if they are on one line: half "
+                          "the square of what a norm amplifies the power by, of which a unit has "
+                          "two, one of them at the sum of all before."),
+        "residual": (2.5, "At most 2.5: as the sums are cut at 0, they vary by 0.31 of the number "
+                     "of units if pixels are on one line, not by all of it, and what is cut passes "
+                     "nothing back."),
+    }[kind]  # fmt: skip
+    slope = Finding(
+        name=f"{told}: power of the number of units by which the gradient grows",
+        values=tuple(statistics.linear_regression(across, each).slope for each in logs),
+        expected=Expected(f"0 to {most:g}", 0, most),
+        note=f"{why} The notes say more.",
+    )
+    return [slope, bend]
+
+
+def _second_over_first(of: Sequence[float]) -> float:
+    """Of three values, how the second difference compares with the first; not a number where there
+    is no first one."""
+    first, second = (after - before for before, after in itertools.pairwise(of))
+    return second / first if first else math.nan
+
+
+def at_first(initial: Initial) -> list[Finding]:
     def growth(kind: str) -> tuple[float, ...]:
         """Of the power of the activations a unit, He without norm, at 110 layers."""
         found = []
-        for nets in initial.get(110, ()):
+        for nets in initial.get(110, {}).values():
             values = nets[Net(kind, "none", "he").key]["activation_rms"]
             first, last = held(values[1]), held(values[-2])
             found.append((last / first) ** (2 / (units(110) - 1)))
         return tuple(found)
 
-    he, xavier = (ratios(110, "plain", "none", init) for init in ("he", "xavier"))
-    silent = [nets[Net("plain", "none", "xavier").key] for nets in initial.get(998, ())]
-    exact = 2 ** (-(between(110) - 2) / 2) * (2 / 3)
     return [
+        *_unnormed(initial),
         Finding(
-            name="plain, no norm, Xavier, 110 layers: first over last unit's gradient, power of 10",
-            values=xavier,
-            expected=Expected("below -12: it vanishes", high=-12),
-            places=1,
-            note="A ReLU halves the power and Xavier's scale does not make up for it: a factor of "
-            "0.71 a layer (1502.01852, section 2.2), 10^-16 over 106 of them; four powers of ten "
-            "are left to the luck of the draw.",
-        ),
-        Finding(
-            name="the same a layer, over that of He's draw, scaled",
-            values=tuple(
-                10 ** ((x - h) / between(110)) for x, h in zip(xavier, he, strict=True)
-            ),
-            expected=Expected(
-                f"{exact ** (1 / between(110)):.3f} ± 0.005",
-                low=exact ** (1 / between(110)) - 0.005,
-                high=exact ** (1 / between(110)) + 0.005,
-            ),
+            name="plain, batch norm, He, 110 layers: the gradient changes a layer by",
+            values=_a_layer(110, _ratios(initial, 110, Net("plain", "batch", "he"))),
+            expected=Expected("1 to 1.22: it does not vanish, it grows", low=1, high=1.22),
             places=3,
-            note="By arithmetic: a ReLU net without norm and bias scales with each weight, by "
-            "2^(-1/2) where a convolution keeps its channels, by (2/3)^(1/2) where it doubles "
-            "them.",
+            note="2015, section 4.1: batch norm ensures that signals do not vanish. Yang et al. "
+            "2019: in wide nets the norm of the gradient grows by (π / (π - 1))^(1/2) = 1.21 a "
+            "layer, towards the input.",
         ),
-        Finding(
-            name="plain, no norm, Xavier, 998 layers: units whose gradient is exactly 0",
-            values=tuple(
-                100 * statistics.fmean(v == 0 for v in nets["gradient_rms"][1:-1])
-                for nets in silent
-            ),
-            expected=Expected("above 90 %", low=90),
-            unit="%",
-            places=1,
-            note="0.71 a layer is past float32 after about 250 layers; on the way forward the "
-            "activations end as zeros too, and a ReLU at 0 passes nothing back.",
-        ),
-        Finding(
-            name="plain, no norm, He, 110 layers: power of 10",
-            values=he,
-            expected=Expected("-6 to 1: it wanders, it does not vanish", low=-6, high=1),
-            places=1,
-            note="In expectation it is kept but for the zeros around the image (-0.9 at 110 "
-            "layers) and the halvings (-0.6). A narrow net wanders around that, and its "
-            "logarithm tends down (Hanin 2018, 1801.03744): hence the deviation between seeds.",
-        ),
-        Finding(
-            name="plain, batch norm, 110 layers: power of 10",
-            values=ratios(110, "plain", "batch", "he"),
-            expected=Expected("above -1: it does not vanish", low=-1),
-            places=1,
-            note="2015, section 4.1: batch norm ensures that signals do not vanish.",
-        ),
-        Finding(
-            name="the same a layer",
-            values=tuple(
-                10 ** (r / between(110)) for r in ratios(110, "plain", "batch", "he")
-            ),
-            expected=Expected("1 to 1.22: it grows", low=1, high=1.22),
-            places=3,
-            note="Yang et al. 2019: in wide nets the norm of the gradient grows by "
-            "(π / (π - 1))^(1/2) = 1.21 a layer, towards the input.",
-        ),
-        *(
-            Finding(
-                name=f"{words}, batch norm, 998 layers: power of 10",
-                values=ratios(998, kind, "batch", "he"),
-                expected=Expected(
-                    "-1 to 3: as a power of the depth, at most", low=-1, high=3
-                ),
-                places=1,
-                note=f"Growth as the number of units to the power of 1.1, {units(998)}^1.1 = "
-                "10^2.9, bounds it; see the notes.",
-            )
-            for words, kind in (("residual", "residual"), ("pre-activation", "preactivation"))
-        ),
+        *(finding for kind in DEEP for finding in _with_depth(initial, kind)),
         Finding(
             name="pre-activation, no norm, He, 110 layers: power of activations, times a unit",
             values=growth("preactivation"),
@@ -149,7 +259,7 @@ def at_first(initial: Initial) -> list[Finding]:
             note="2.3 by integration: what is given is not negative, so its branch has twice the "
             "power, and the ReLU after the sum leaves most of it.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def later(through: Trained, depth: int) -> list[Finding]:
@@ -172,8 +282,8 @@ def later(through: Trained, depth: int) -> list[Finding]:
     chance = Expected("2.3 ± 0.05: ln 10, chance", low=2.25, high=2.35)
     losses = [
         Finding(
-            name=f"{net.named}, {depth} layers: training loss at the end",
-            values=tuple(result["losses"][-1][1] for result in through.get(net.key, ())),
+            name=f"{net.named}, {depth} layers: training loss of the last epoch",
+            values=tuple(last_loss(result["losses"]) for result in through.get(net.key, ())),
             expected=chance if net.init == "xavier" else None,
         )
         for net in TRAINED
@@ -190,7 +300,8 @@ def tables(initial: Initial) -> list[tuple[str, Sequence[str], Sequence[Sequence
     rows = []
     for net in NETS:
         means = [
-            _shown(middle(left(nets[net.key]) for nets in initial[d])) for d in sorted(initial)
+            _shown(middle(left(nets[net.key]) for nets in initial[d].values()))
+            for d in sorted(initial)
         ]
         rows.append([net.called, net.norm, net.init.title(), *means])
     head = ["kind", "norm", "initialisation", *(f"{d} layers" for d in sorted(initial))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +14,11 @@ Number = float | None
 """A value that is not negative; None where it overflowed."""
 Flow = Mapping[str, Sequence[Number]]
 """By statistic of `probes.flow` the values of a net's parts: stem, each unit, classifier."""
-Initial = Mapping[int, Sequence[Mapping[str, Flow]]]
-"""By layers, the nets of each seed at their first weights, by `Net.key`."""
+Initial = Mapping[int, Mapping[int, Mapping[str, Flow]]]
+"""By layers and seed, the nets at their first weights, by `Net.key`."""
 Trained = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By `Net.key`, the result of each seed: ``frames`` (a `Flow` each, with its ``step``) and
-``losses``."""
+"""By `Net.key`, the result of each seed that did not diverge: ``frames`` (a `Flow` each, with its
+``step``) and ``losses``, each the (step, mean since the one before) of an epoch."""
 
 KINDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"plain": {"shortcut": "none"}, "residual": {}, "preactivation": {"order": "pre"}}
@@ -90,6 +91,11 @@ def between(layers: int) -> int:
     return 2 * (units(layers) - 1)
 
 
+def common(initial: Initial, depths: Iterable[int]) -> list[int]:
+    """The seeds whose nets of all those depths are measured."""
+    return sorted(set.intersection(*(set(initial.get(depth, ())) for depth in depths)))
+
+
 def held(value: Number) -> float:
     """What is 0 as the smallest number, what overflowed as the largest."""
     return LARGEST if value is None else min(max(value, SMALLEST), LARGEST)
@@ -114,3 +120,14 @@ def middle(values: Iterable[Number]) -> Number:
     rising = sorted(values, key=held)
     median = rising[len(rising) // 2]
     return math.exp(statistics.fmean(math.log(held(v)) for v in rising)) if median else median
+
+
+def last_loss(losses: Sequence[tuple[int, float]]) -> float:
+    """The mean of a result's ``losses`` over the last steps, as many as a whole epoch has. A
+    training may end soon after an epoch, whose own mean is then that of few batches."""
+    left = whole = losses[0][0]
+    total = 0.0
+    for (before, _), (step, loss) in reversed([*itertools.pairwise([(0, 0.0), *losses])]):
+        steps = min(step - before, left)
+        total, left = total + steps * loss, left - steps
+    return total / whole

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from skipway.report.document import as_svg
 from skipway.report.markup import Html, tag
-from skipway.report.plot import LETTER, RAISED, apart
+from skipway.report.plot import LETTER, RAISED, Axis, apart
 from skipway.study.flow_nets import Number
 
 WIDTH = 272
@@ -21,26 +21,6 @@ HEIGHT, HEAD, FOOT = 188, 44, 52
 LEFT = 44
 BEYOND = 13
 """Pixels from the axis to the line of zeros below it and to that of what overflowed above it."""
-
-
-@dataclass(frozen=True)
-class Decades:
-    """A log axis over whole powers of ten."""
-
-    low: int
-    high: int
-    every: int
-    """Decades between ticks."""
-
-    def share(self, value: float) -> float:
-        """Where on the axis, 0 to 1; beyond it, its nearer end."""
-        place = (math.log10(value) - self.low) / (self.high - self.low)
-        return min(max(place, 0.0), 1.0)
-
-    @property
-    def ticks(self) -> list[int]:
-        """Exponents, 0 among them."""
-        return [n for n in range(self.low, self.high + 1) if n % self.every == 0]
 
 
 @dataclass(frozen=True)
@@ -62,14 +42,10 @@ class Panel:
     """A plot among others on the same axis."""
 
     title: str
-    label: str
-    """Of the places."""
+    x: Axis
     places: Sequence[float]
     """Rising, two at least."""
-    ticks: Sequence[tuple[float, str]]
     traces: Sequence[Trace]
-    log: bool = False
-    """Whether the places are on a log axis."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +54,8 @@ class _Area:
 
     left: float
     top: float
-    axis: Decades
+    axis: Axis
+    """Of the values."""
     panel: Panel
 
     @property
@@ -90,16 +67,14 @@ class _Area:
         return self.left + WIDTH
 
     def x(self, place: float) -> float:
-        ends = [self.panel.places[0], self.panel.places[-1], place]
-        first, last, at = map(math.log10, ends) if self.panel.log else ends
-        return round(self.left + (at - first) / (last - first) * WIDTH, 1)
+        return round(self.left + self.panel.x.share(place) * WIDTH, 1)
 
     def y(self, value: Number) -> float:
         if value is None:
             return self.top - BEYOND
         if value == 0:
             return self.bottom + BEYOND
-        return round(self.bottom - self.axis.share(value) * HEIGHT, 1)
+        return round(self.bottom - self.axis.share(self.axis.within(value)) * HEIGHT, 1)
 
     def path(self, values: Sequence[Number]) -> str:
         points = zip(self.panel.places, values, strict=True)
@@ -112,7 +87,7 @@ def _words(text: str, x: float, y: float, anchor: str = "start", style: str = "t
 
 def panels(title: str, caption: str, label: str, rows: Sequence[Sequence[Panel]]) -> Html:
     """A figure of panels in rows, all of one log axis, which is named at the top."""
-    areas = _areas(rows)
+    areas = _areas(label, rows)
     drawn = [part for area in areas for part in (*_ground(area), *_lines(area))]
     return _figure(title, caption, label, rows, drawn)
 
@@ -125,7 +100,7 @@ def animation(
     frames: what each is called, as "step 40". It moves by SMIL, without a script. Who asks for
     reduced motion sees the last frame over the first; what knows no SMIL shows the first.
     """
-    areas = _areas([row])
+    areas = _areas(label, [row])
     ground = [part for area in areas for part in _ground(area)]
     moving = [part for area in areas for part in _moving(area)] + _clock(areas[0], frames)
     still = [
@@ -213,18 +188,23 @@ def _named(rows: Sequence[Sequence[Panel]]) -> int:
     return 10 + math.ceil(LETTER * max(map(len, names)))
 
 
-def _around(rows: Sequence[Sequence[Panel]]) -> Decades:
-    """An axis from tick to tick around 1 and all values, so that no panel exaggerates."""
+def _around(label: str, rows: Sequence[Sequence[Panel]]) -> Axis:
+    """A log axis from tick to tick around 1 and all values, so that no panel exaggerates; 1 is one
+    of its ticks."""
     traces = [trace for some in rows for panel in some for trace in panel.traces]
     values = [v for t in traces for seen in (*t.frames, t.low, t.high) for v in seen if v]
     low, high = (math.log10(end) for end in (min([1, *values]), max([1, *values])))
     every = 5 if high - low <= 40 else 10
-    below = every * min(math.floor(low / every), -1)
-    return Decades(below, every * max(math.ceil(high / every), 1), every)
+    below, above = min(math.floor(low / every), -1), max(math.ceil(high / every), 1)
+    ticks = [
+        (10.0**n, f"10{str(n).translate(RAISED)}" if n else "1")
+        for n in range(every * below, every * above + 1, every)
+    ]
+    return Axis(label, ticks[0][0], ticks[-1][0], ticks, log=True)
 
 
-def _areas(rows: Sequence[Sequence[Panel]]) -> list[_Area]:
-    axis = _around(rows)
+def _areas(label: str, rows: Sequence[Sequence[Panel]]) -> list[_Area]:
+    axis = _around(label, rows)
     step = WIDTH + _named(rows) + LEFT
     return [
         _Area(LEFT + column * step, 18 + HEAD + row * (HEIGHT + HEAD + FOOT), axis, panel)
@@ -260,21 +240,20 @@ def _ground(area: _Area) -> list[Html]:
         )
 
     parts = [_words(area.panel.title, area.left, area.top - 20, style="letter")]
-    for exponent in area.axis.ticks:
-        y = area.y(10.0**exponent)
-        parts.append(across("level" if exponent == 0 else "grid", y))
-        text = "1" if exponent == 0 else f"10{str(exponent).translate(RAISED)}"
+    for tick, text in area.axis.ticks:
+        y = area.y(tick)
+        parts.append(across("level" if tick == 1 else "grid", y))
         parts.append(_words(text, area.left - 6, y + 4, "end"))
     for there, value, text in ((0 in values, 0.0, "0"), (None in values, None, "∞")):
         if there:
             parts.append(across("mark", area.y(value)))
             parts.append(_words(text, area.left - 6, area.y(value) + 4, "end"))
-    for at, _ in area.panel.ticks:
+    for at, _ in area.panel.x.ticks:
         x = area.x(at)
         parts.append(tag("line", class_="grid", x1=x, x2=x, y1=area.top, y2=area.bottom))
     under = area.bottom + (BEYOND if 0 in values else 0) + 16
-    parts += [_words(text, area.x(at), under, "middle") for at, text in area.panel.ticks]
-    parts.append(_words(area.panel.label, (area.left + area.right) / 2, under + 15, "middle"))
+    parts += [_words(text, area.x(at), under, "middle") for at, text in area.panel.x.ticks]
+    parts.append(_words(area.panel.x.label, (area.left + area.right) / 2, under + 15, "middle"))
     return parts
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from skipway.report.markup import Html
+from skipway.report.plot import Axis
 from skipway.study.flow_nets import (
     INITS,
     KINDS,
@@ -17,6 +17,7 @@ from skipway.study.flow_nets import (
     Net,
     Number,
     Trained,
+    common,
     held,
     left,
     middle,
@@ -56,22 +57,30 @@ def _trace(
 
 
 def _by_unit(
-    nets: Sequence[Mapping[str, Flow]], norm: str, init: str, of: Callable[[Flow], list[Number]],
+    seeds: Sequence[Mapping[str, Flow]],
+    norm: str,
+    init: str,
+    of: Callable[[Flow], list[Number]],
     label: str,
-) -> Panel:  # fmt: skip
-    last = units(SHOWN)
+) -> Panel:
     traces = [
-        _trace(net.called, net.kind, [of(each[net.key]) for each in nets])
+        _trace(net.called, net.kind, [of(nets[net.key]) for nets in seeds])
         for net in (Net(kind, norm, init) for kind in KINDS)
     ]
     title = f"{'no norm' if norm == 'none' else 'batch norm'}, {init.title()}"
-    ticks = [(n, str(n)) for n in (1, 18, 36, 54)]
-    return Panel(title, label, range(1, last + 1), ticks, traces)
+    return Panel(title, *_units(label, units(SHOWN)), traces)
+
+
+def _units(label: str, last: int) -> tuple[Axis, Sequence[int]]:
+    """The axis of so many units in three stages, with the last of each as ticks, and all units."""
+    ticks = [(n, str(n)) for n in (1, last // 3, 2 * last // 3, last)]
+    return Axis(label, 1, last, ticks), range(1, last + 1)
 
 
 def stills(initial: Initial) -> list[Picture]:
     pictures = []
-    if nets := initial.get(SHOWN):
+    nets = list(initial.get(SHOWN, {}).values())
+    if nets:
         back = [
             [_by_unit(nets, norm, init, _back, "units back from the output") for init in INITS]
             for norm in NORMS
@@ -86,8 +95,8 @@ def stills(initial: Initial) -> list[Picture]:
             back,
         )
         pictures.append(Picture("gradient-flow-units", figure, wide=True))
-    if len(initial) > 1:
-        pictures.append(Picture("gradient-flow-depth", _over_depth(initial), wide=True))
+    if len(initial) > 1 and (seeds := common(initial, initial)):
+        pictures.append(Picture("gradient-flow-depth", _over_depth(initial, seeds), wide=True))
     if nets:
         along = [[_by_unit(nets, norm, init, _forward, "unit") for init in INITS] for norm in NORMS]
         figure = panels(
@@ -101,22 +110,19 @@ def stills(initial: Initial) -> list[Picture]:
     return pictures
 
 
-def _over_depth(initial: Initial) -> Html:
+def _over_depth(initial: Initial, seeds: Sequence[int]) -> Html:
     depths = sorted(initial)
+    axis = Axis("layers", depths[0], depths[-1], [(d, str(d)) for d in depths], log=True)
     row = []
     for norm in NORMS:
         traces = []
         shown = [net for net in NETS if net.norm == norm and (norm == "none" or net.init == "he")]
         for net in shown:
-            by_seed = [
-                [left(initial[depth][seed][net.key]) for depth in depths]
-                for seed in range(min(map(len, initial.values())))
-            ]
+            by_seed = [[left(initial[depth][seed][net.key]) for depth in depths] for seed in seeds]
             name = net.called if norm == "batch" else f"{net.called}, {net.init.title()}"
             traces.append(_trace(name, net.style, by_seed))
-        ticks = [(d, str(d)) for d in depths]
         title = "batch norm" if norm == "batch" else "no norm (dashed: Xavier)"
-        row.append(Panel(title, "layers", depths, ticks, traces, log=True))
+        row.append(Panel(title, axis, depths, traces))
     return panels(
         "What is left of the gradient at the first unit",
         "Over that at the last unit, at first weights, by depth; both axes are logarithmic. On the "
@@ -126,10 +132,10 @@ def _over_depth(initial: Initial) -> Html:
     )
 
 
-def _moments(results: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Steps that all seeds were measured at."""
-    steps = [{frame["step"] for frame in result["frames"]} for result in results]
-    return sorted(set.intersection(*steps))
+def _moments(through: Trained, nets: Sequence[Net]) -> list[int]:
+    """Steps that all seeds of the nets were measured at."""
+    results = [result for net in nets for result in through[net.key]]
+    return sorted(set.intersection(*({f["step"] for f in r["frames"]} for r in results)))
 
 
 def _shown(through: Trained) -> list[tuple[str, list[Net]]]:
@@ -149,7 +155,7 @@ def _short(net: Net) -> str:
 def courses(through: Trained, depth: int) -> list[Picture]:
     row = []
     for title, nets in _shown(through):
-        steps = _moments(through[nets[0].key])
+        steps = _moments(through, nets)
         traces = []
         for net in nets:
             seeds = [
@@ -158,7 +164,7 @@ def courses(through: Trained, depth: int) -> list[Picture]:
             ]
             traces.append(_trace(_short(net), net.style, seeds))
         ticks = [(step, str(step)) for step in steps[:: max((len(steps) - 1) // 4, 1)]]
-        row.append(Panel(title, "step", steps, ticks, traces))
+        row.append(Panel(title, Axis("step", steps[0], steps[-1], ticks), steps, traces))
     if not row:
         return []
     figure = panels(
@@ -174,10 +180,9 @@ def courses(through: Trained, depth: int) -> list[Picture]:
 def film(through: Trained, depth: int) -> str:
     """The gradient by unit, step by step, of the first seed."""
     row, names = [], []
-    last = units(depth)
-    ticks = [(n, str(n)) for n in (1, last // 3, 2 * last // 3, last)]
+    along = _units("units back from the output", units(depth))
     for title, nets in _shown(through):
-        steps = _moments(through[nets[0].key])
+        steps = _moments(through, nets)
         names = [f"step {step}" for step in steps]
         traces = [
             Trace(
@@ -186,7 +191,7 @@ def film(through: Trained, depth: int) -> str:
             )
             for net in nets
         ]  # fmt: skip
-        row.append(Panel(title, "units back from the output", range(1, last + 1), ticks, traces))
+        row.append(Panel(title, *along, traces))
     return animation(
         "The gradient on its way back, step by step",
         f"Nets of {depth} layers in training, seed 0: the gradient of the loss with respect to "

@@ -50,6 +50,11 @@ class Finding:
     drawn: bool = True
     """Whether another seed would give another value. What is counted or computed is not drawn: it
     has no interval."""
+    sampled: tuple[float, float] | None = None
+    """The 95 % interval of a number that other images rather than other seeds would change."""
+    known_deviation: float | None = None
+    """Between seeds, as published. It is taken in place of the seeds' own while there are fewer
+    than three of them, by which no deviation can be told."""
     note: str = ""
     """Why it differs, where it does."""
 
@@ -69,16 +74,26 @@ class Finding:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean by Student's t; None below two seeds. Of a number that is
-        not drawn, the number itself."""
+        """The 95 % interval of the mean by Student's t, or by `known_deviation`; None of one seed
+        without that. Of a number that is not drawn, the number itself."""
+        if self.sampled is not None:
+            return self.sampled
         if not self.drawn:
             return (self.mean, self.mean) if self.values else None
+        if self.known_deviation is not None and 1 <= self.n < 3:
+            half = 1.96 * self.known_deviation / math.sqrt(self.n)
+            return self.mean - half, self.mean + half
         if self.deviation is None:
             return None
         from scipy.special import stdtrit
 
         half = float(stdtrit(self.n - 1, 0.975)) * self.deviation / math.sqrt(self.n)
         return self.mean - half, self.mean + half
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is counted or computed, so that nothing drawn anew would change it."""
+        return not self.drawn and self.sampled is None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -127,8 +142,8 @@ class Cell:
     """As "plain56, seed 0"."""
     settings: Mapping[str, Any]
     """JSON; decides the result, together with the data and the version."""
-    group: str = ""
-    """Cells of one group take equally long: one of them is timed for all."""
+    cost: float = 1.0
+    """Relative to the other cells, to share them evenly among machines."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +164,8 @@ class Given:
     """A folder or name of data, in place of the study's own."""
     weights: tuple[str, ...] = ()
     imagenet: str | None = None
+    precision: str = "float32"
+    """Of training."""
     device: str = "auto"
     threads: int | None = None
     runs: Path = Path("studies/runs")
@@ -175,6 +192,8 @@ class Told:
     pictures: Sequence[Picture] = ()
     notes: Sequence[str] = ()
     """What a reader must know beside them, a paragraph each."""
+    deviations: Sequence[str] = ()
+    """Further ones from the paper's protocol, of what was given or where it was run."""
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[object]]]] = ()
     """Title, head and rows."""
     animations: Mapping[str, str] = field(default_factory=dict)
@@ -207,7 +226,8 @@ class Study(Protocol):
 
     def compute(self, cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> Any:
         """The result of a cell, as JSON. `place`: its own folder, where what was begun is gone on
-        with."""
+        with; it is removed when the result is kept. ``seconds`` and ``environment`` in the result,
+        where it has them, say what it took and where; else the clock and this machine do."""
 
     def seconds(self, cell: Cell, given: Given) -> float:
         """About how long `compute` takes on this machine."""

@@ -5,8 +5,9 @@ He et al. 2015, section 4.1, on plain nets; the theory is of others, named at ea
 
 from __future__ import annotations
 
+import functools
 import math
-import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from skipway.study.flow_pictures import courses, film, stills
 from skipway.study.form import Cell, Done, Given, Scale, Told
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 NAME = "gradient-flow"
@@ -28,26 +30,32 @@ SOURCE = (
     "(1502.01852), section 2.2; Yang et al. 2019 (1902.08129); De and Smith 2020 (2002.10444)"
 )
 CLAIM = (
-    "Plain nets lose their gradient only without batch norm and with an initialisation not made "
-    "for ReLU; batch norm keeps it from vanishing; with the shortcut it no longer depends "
-    "exponentially on depth."
+    "Plain nets without batch norm lose their gradient from layer to layer, three tenths of it "
+    "where the first weights are not scaled for ReLU, a few percent where they are; with batch "
+    "norm it does not vanish but grows, exponentially; with the shortcut as well, it grows as a "
+    "power of the depth."
 )
 STORY = (
     "A net learns from the gradient, which runs back through every layer from the output to the "
-    "input. If each layer shrinks it by a third, nothing is left after a hundred: that is the "
+    "input. If each layer takes a third of it, nothing is left after a hundred: that is the "
     "vanishing gradient, and the reason that is most often given for residual nets. The authors "
-    "say otherwise, and the plots show it. Shrinking is what a wrong scale of the first weights "
-    "does; the right scale or batch norm already ends it. What batch norm leaves plain nets with "
-    "is the contrary: at the start the gradient grows from layer to layer, exponentially. The "
-    "shortcut lets it pass each unit as it is, and turns that into slow growth."
+    "say otherwise, and the plots show it. A wrong scale of the first weights makes it vanish at "
+    "once. The right scale slows the loss to a few percent a layer: enough for twenty layers, not "
+    "for a thousand. Batch norm ends it, and leaves plain nets with the contrary: at the start "
+    "the gradient grows from layer to layer, exponentially. The shortcut lets it pass each unit "
+    "as it is, and turns that into slow growth."
 )
-REVISION = 1
+REVISION = 2
 
 DEPTHS = (20, 56, 110, 290, 998)
 """Layers, 6n + 2 (2015, section 4.2)."""
 DATA = "digits"
+SIZE = 32
+"""Pixels of the images at initialisation, as in 2015, section 4.2."""
 IMAGES = 16
-"""In the batch that is measured on."""
+"""In the batch that is measured on, at initialisation."""
+BATCH = 64
+"""Of training; as many are measured on there."""
 STATISTICS = ("activation_rms", "gradient_rms", "weight_gradient_norm")
 """Of `probes.flow`."""
 
@@ -94,16 +102,25 @@ def data(given: Given) -> str:
 
 def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
     found = []
+    course = _TRAINING[scale.name]
+    measured = course["steps"] // course["every"] + 1
     for seed in range(seeds):
         for depth in DEPTHS:
-            settings = {"layers": depth, "size": 32, "images": IMAGES, "seed": seed}
+            settings = {"layers": depth, "size": SIZE, "images": IMAGES, "seed": seed}
             name = f"{depth} layers at initialisation, seed {seed}"
-            found.append(Cell(name, settings, group=f"initialisation {depth}"))
+            found.append(Cell(name, settings, len(NETS) * _cost(depth, SIZE, IMAGES)))
         for net in TRAINED:
             name = f"{net.named}, in training, seed {seed}"
-            settings = _training(net, seed, **_TRAINING[scale.name])
-            found.append(Cell(name, settings, group="training"))
+            settings = _training(net, seed, given.precision, **course)
+            step = _cost(course["depth"], course["size"], BATCH)
+            found.append(Cell(name, settings, (course["steps"] + measured) * step))
     return found
+
+
+def _cost(layers: int, size: int, images: int) -> float:
+    """Of a forward and a backward pass: multiply-adds, in those of one layer on one image at 32 px.
+    Whatever its stage, a layer of the family has equally many."""
+    return layers * images * (size / SIZE) ** 2
 
 
 def _given(given: Given) -> Given:
@@ -111,7 +128,7 @@ def _given(given: Given) -> Given:
 
 
 def _training(
-    net: Net, seed: int, *, depth: int, size: int, steps: int, every: int
+    net: Net, seed: int, precision: str, *, depth: int, size: int, steps: int, every: int
 ) -> dict[str, Any]:
     """Settings of a training whose checkpoints are what is measured."""
     return {
@@ -126,10 +143,11 @@ def _training(
         "augment.flip": False,
         "augment.pad_crop": 0,
         "augment.pixel_mean": False,
-        "batch_size": 64,
+        "batch_size": BATCH,
         "optim.clip": 1.0,
         "checkpoint_every": f"{every} steps",
         "keep_checkpoints": steps // every + 1,
+        "precision": precision,
         "seed": seed,
     }
 
@@ -152,29 +170,53 @@ def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -
 def _initial(given: Given, *, layers: int, size: int, images: int, seed: int) -> dict[str, Any]:
     """The flow through a net of each kind at its first weights, by what it is called."""
     batch = _batch(given, size, images, seed)
-    return {net.key: _flow(net.fields(layers), seed, None, *batch) for net in NETS}
+    device = _device(given)
+    return {net.key: _flow(net.fields(layers), seed, None, *batch, device) for net in NETS}
 
 
 def _through_training(
     cell: Cell, place: Path, given: Given, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """The flow in each checkpoint, the first of which is of step 0, on one batch, with the log of
-    the training."""
+    the training. One that diverges is a result too, as far as it came."""
     from skipway.training import checkpoint
+    from skipway.training.loop import Diverged
 
     settings, run = cell.settings, place / "run"
-    trainings.trained(cell, run, given, say)
+    try:
+        trainings.trained(cell, run, given, say)
+    except Diverged as error:
+        say(f"{cell.name}: {error}")
+    begun = time.perf_counter()
     batch = _batch(given, settings["data.size"], settings["batch_size"], settings["seed"])
-    fields, seed = settings["model.architecture"], settings["seed"]
+    fields, seed, device = settings["model.architecture"], settings["seed"], _device(given)
     frames = []
     for path in checkpoint.saved(run / "checkpoints"):
         weights = checkpoint.load(path)["loop"]["model"]
-        frames.append({"step": checkpoint.step_of(path), **_flow(fields, seed, weights, *batch)})
-    rows = trainings.logged(run)["rows"]
-    spent = place / "spent"  # its checkpoints are large; half removed it would pass for a run
-    shutil.rmtree(spent, ignore_errors=True)
-    shutil.rmtree(run.rename(spent))
-    return {"frames": frames, "losses": [[row["step"], row["train_loss"]] for row in rows]}
+        flow = _flow(fields, seed, weights, *batch, device)
+        frames.append({"step": checkpoint.step_of(path), **flow})
+    log = trainings.logged(run)
+    return {
+        "frames": frames,
+        "losses": [[row["step"], row["train_loss"]] for row in log["rows"]],
+        "diverged": log["diverged"],
+        "data": log["data"],
+        "precision": log["precision"],
+        "seconds": log["seconds"] + time.perf_counter() - begun,
+        "environment": log["environment"],
+    }
+
+
+def _device(given: Given) -> torch.device:
+    """Where passes are computed: as asked for, else where training would choose to. Raises
+    InputError for a GPU that is not there."""
+    import torch
+
+    from skipway.training.plan import check_device
+
+    check_device(given.device)
+    chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(chosen if given.device == "auto" else given.device)
 
 
 def _flow(
@@ -183,6 +225,7 @@ def _flow(
     weights: Mapping[str, Tensor] | None,
     images: Tensor,
     labels: Tensor,
+    device: torch.device,
 ) -> dict[str, list[Number]]:
     """`probes.flow` of a net, by statistic the values of its parts from input to output, to four
     digits; None where one overflowed. weights: None takes those it starts a training with."""
@@ -199,7 +242,7 @@ def _flow(
         net = ResNet(arch)
     if weights is not None:
         net.load_state_dict(weights)
-    found = flow(net, images, labels)
+    found = flow(net.to(device), images.to(device), labels.to(device))
     return {
         statistic: [
             float(f"{value:.4g}") if math.isfinite(value) else None
@@ -231,16 +274,9 @@ def _batch(given: Given, size: int, images: int, seed: int) -> tuple[Tensor, Ten
 
 
 def seconds(cell: Cell, given: Given) -> float:
-    """By the timing of a shallow net: all but its depth is alike."""
-    import time
-
-    if "layers" not in cell.settings:
-        return trainings.training_seconds(cell, _given(given)) * _MEASURING
-    settings = dict(cell.settings) | {"layers": DEPTHS[0]}
-    _initial(_given(given), **settings)  # what is made once is made
-    begun = time.perf_counter()
-    _initial(_given(given), **settings)
-    return (time.perf_counter() - begun) * cell.settings["layers"] / DEPTHS[0]
+    if "layers" in cell.settings:
+        return _seconds_a_layer(_given(given)) * cell.settings["layers"]
+    return trainings.training_seconds(cell, _given(given)) * _MEASURING
 
 
 _MEASURING = 1.2
@@ -248,25 +284,44 @@ _MEASURING = 1.2
 many images as a step has every eight steps or less."""
 
 
+@functools.cache
+def _seconds_a_layer(given: Given) -> float:
+    """Of `_initial`, by that of shallow nets: all but their depth is alike."""
+    shallow = {"layers": DEPTHS[0], "size": SIZE, "images": IMAGES, "seed": 0}
+    _initial(given, **shallow)  # what is made once is made
+    begun = time.perf_counter()
+    _initial(given, **shallow)
+    return (time.perf_counter() - begun) / DEPTHS[0]
+
+
 # What follows
 
 
 def told(done: Sequence[Done], scale: Scale) -> Told:
-    initial: dict[int, list[Mapping[str, Flow]]] = {}
+    initial: dict[int, dict[int, Mapping[str, Flow]]] = {}
     through: dict[str, list[Mapping[str, Any]]] = {}
+    deviations: dict[str, None] = {}
     for one in done:
-        settings = one.cell.settings
+        settings, result = one.cell.settings, one.result
         if "layers" in settings:
-            initial.setdefault(settings["layers"], []).append(one.result)
+            initial.setdefault(settings["layers"], {})[settings["seed"]] = result
+            continue
+        if result["data"] != DATA:
+            deviations[f"{result['data']} in place of the handwritten digits"] = None
+        if result["precision"] == "bf16":
+            deviations["trained in bfloat16, with float32 weights"] = None
+        if result["diverged"]:
+            deviations[f"{one.cell.name}: diverged, and is left out"] = None
         else:
             net = Net.of(settings["model.architecture"])
-            through.setdefault(net.key, []).append(one.result)
+            through.setdefault(net.key, []).append(result)
     depth = _TRAINING[scale.name]["depth"]
     found = [*at_first(initial), *later(through, depth)]
     return Told(
         [finding for finding in found if finding.values],
         [*stills(initial), *courses(through, depth)],
         NOTES,
+        tuple(deviations),
         tables(initial),
         {"gradient-flow-training": film(through, depth)} if through else {},
     )

@@ -124,7 +124,7 @@ def _missing(outcome: Outcome) -> str:
     """What is said of a study that is not computed wholly."""
     if outcome.done == outcome.cells:
         return ""
-    return f", {outcome.done:,} of {outcome.cells:,} parts computed"
+    return f", {outcome.done:,} of {outcome.cells:,} results computed"
 
 
 def _badge(verdict: Verdict) -> Html:
@@ -173,7 +173,7 @@ def _at_scale(outcome: Outcome, several: bool) -> Html:
     if outcome.done < outcome.cells:
         incomplete = tag(
             "p",
-            f"{outcome.done:,} of {outcome.cells:,} parts are computed, and what is said is of "
+            f"{outcome.done:,} of {outcome.cells:,} results are computed, and what is said is of "
             "these. Go on with: ",
             tag("code", f"skipway study {outcome.study.NAME} --resume"),
             class_="warn",
@@ -276,15 +276,16 @@ def _protocol(outcome: Outcome) -> Html:
     """How it was run here, what is not the paper's in it, and what it took."""
     scale = outcome.scale
     differs: object = "none"
-    if scale.deviations:
-        differs = tag("ul", *(tag("li", text) for text in scale.deviations))
+    if outcome.deviations:
+        differs = tag("ul", *(tag("li", text) for text in outcome.deviations))
     facts = (
         ("Scale", scale.name),
         ("Protocol", scale.protocol),
         ("Deviations from the paper’s", differs),
         ("Seeds", f"{outcome.seeds:,}"),
-        ("Computed", f"{outcome.done:,} of {outcome.cells:,} parts"),
-        ("Time", f"{duration(outcome.seconds)}, all parts together"),
+        ("Data", outcome.data or None),
+        ("Computed", f"{outcome.done:,} of {outcome.cells:,} results"),
+        ("Time", f"{duration(outcome.seconds)} for all of them"),
         ("Machines", tag("ul", *(tag("li", text) for text in outcome.environments))),
     )
     title, command = tag("h3", "How it was run"), code_line(outcome.command)
@@ -313,25 +314,26 @@ def _obtained(finding: Finding) -> str:
 
 
 def _certainty_name(finding: Finding) -> str:
-    return "95 % interval" if finding.drawn else "Certainty"
+    return "Certainty" if finding.exact else "95 % interval"
 
 
 def _certainty(finding: Finding) -> str:
     """The interval with n, or why there is none."""
-    if not finding.drawn:
+    if finding.exact:
         return "exact: counted or computed"
-    return f"{_interval(finding) or 'none'}, n = {finding.n}"
+    drawn = f"n = {finding.n}" if finding.drawn else "of the images"
+    return f"{_interval(finding) or 'none'}, {drawn}"
 
 
 def _interval(finding: Finding) -> str | None:
-    """In brackets; None where there is none, or nothing is drawn."""
-    ends = finding.interval if finding.drawn else None
+    """In brackets; None where there is none, or none is needed."""
+    ends = None if finding.exact else finding.interval
     return f"[{_number(ends[0], finding)}, {_number(ends[1], finding)}]" if ends else None
 
 
 def _sure(finding: Finding) -> Html:
     drawn = "95 % interval " if _interval(finding) else "95 % interval: "
-    return tag("span", f"{drawn if finding.drawn else ''}{_certainty(finding)}", class_="note")
+    return tag("span", f"{'' if finding.exact else drawn}{_certainty(finding)}", class_="note")
 
 
 def _full(value: float | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skipway.errors import InputError, SkipwayError, harmless, nearest
+from skipway.files import Busy
 from skipway.report.document import as_svg
 from skipway.study import STUDIES
 from skipway.study.form import Cell, Done, Given, Scale, Study
@@ -22,7 +24,7 @@ class Asked:
     """How much of a study is asked for."""
 
     budget: str | None = None
-    """Minutes, or the name of a scale, as "paper"; None is the cheapest scale."""
+    """Minutes, or the name of a scale; "paper" is the last one, None the first."""
     seeds: int | None = None
     resume: bool = False
     """Whether to go on with what was asked for last, in place of choosing anew."""
@@ -33,30 +35,37 @@ class Asked:
 def run_study(study: Study, asked: Asked, given: Given, out: Path, say: Say) -> Outcome:
     """Compute what is asked for and not computed yet, and write the outcome.
 
-    Everything is kept cell by cell: a study that was stopped or killed goes on. Raises InputError
-    for what cannot be used, and a budget in which not one seed can be computed.
+    Everything is kept cell by cell: a study that was stopped or killed goes on, and what another
+    process is computing is left to it. What was asked for before stays a part of the study: seeds
+    and weights are added to. Raises InputError for what cannot be used, and for a budget in which
+    not one seed can be computed.
     """
     if asked.resume:
         scale, plan, store = _going_on(study, asked, given, out)
-        given = replace(plan.given, device=given.device, threads=given.threads, runs=given.runs)
-        if study.data(given) != plan.data:
+        here = replace(plan.given, device=given.device, threads=given.threads, runs=given.runs)
+        if study.data(here) != plan.data:
             raise InputError(
-                f"--resume: {harmless(given.data or 'the data')} has other images than when "
+                f"--resume: {harmless(here.data or 'the data')} has other images than when "
                 f"{study.NAME} began\nPut them back as they were, or leave out --resume."
             )
     else:
-        data = study.data(given)
-        scale, seeds = _chosen(study, asked, given, out, data, say)
-        plan = Plan(scale.name, seeds, given, data)
-        store = Store(out, study, scale.name)
-        store.keep(plan)
-    cells = study.cells(scale, plan.seeds, given)
-    mine = cells[asked.part[0] - 1 :: asked.part[1]]
-    for place, cell in enumerate(mine, 1):
-        if store.done(cell, plan.data) is None:
-            say(f"{study.NAME} {place}/{len(mine)}: {cell.name}")
-            _compute(study, store, cell, plan.data, given, say)
-    found, done = _outcome(study, scale, plan, store)
+        scale, plan, store = _planned(study, asked, given, out, say)
+        here = plan.given
+    mine = _share(study.cells(scale, plan.seeds, here), asked.part)
+    left = [cell for cell in mine if store.done(cell, plan.data) is None]
+    for place, cell in enumerate(left, 1):
+        say(f"{study.NAME} {place}/{len(left)}: {cell.name}")
+        try:
+            _compute(study, store, cell, plan.data, here, say)
+        except Busy as busy:
+            say(f"{busy}; left to it")
+        except SkipwayError as error:
+            if error.exit_code < _SIGNAL:
+                raise
+            again = SkipwayError(f"stopped. Go on with:\n  {_command(study, plan, asked, out)}")
+            again.exit_code = error.exit_code
+            raise again from None
+    found, done = _outcome(study, scale, plan, store, out)
     for picture in found.told.pictures:
         store.write(f"{picture.name}.svg", as_svg(picture.figure))
     for name, drawing in found.told.animations.items():
@@ -65,31 +74,81 @@ def run_study(study: Study, asked: Asked, given: Given, out: Path, say: Say) -> 
     return found
 
 
+_SIGNAL = 128
+"""Exit codes from here on are those of signals."""
+
+
 def _compute(study: Study, store: Store, cell: Cell, data: str, given: Given, say: Say) -> None:
-    place = store.place(cell, data)
-    spent = place / "seconds"
-    before = float(spent.read_text()) if spent.exists() else 0.0
-    began = time.perf_counter()
-    try:
+    from skipway.training.claim import claimed
+    from skipway.training.distributed import ALONE
+
+    place, began = store.place(cell, data), time.perf_counter()
+    with claimed(place, ALONE):
         result = study.compute(cell, place, given, say)
-    except SkipwayError as error:
-        if error.exit_code < 128:
-            raise
-        # a signal: what was begun is kept
-        spent.write_text(f"{before + time.perf_counter() - began:.1f}")
-        again = SkipwayError(f"stopped. Go on with:\n  skipway study {study.NAME} --resume")
-        again.exit_code = error.exit_code
-        raise again from None
-    store.finish(cell, data, result, before + time.perf_counter() - began)
-    shutil.rmtree(place, ignore_errors=True)
+        store.finish(cell, data, result, time.perf_counter() - began)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _share(cells: Sequence[Cell], part: tuple[int, int]) -> list[Cell]:
+    """One of so many parts of about equal cost, in the order in which they were."""
+    costs = [0.0] * part[1]
+    mine = []
+    for place in sorted(range(len(cells)), key=lambda i: -cells[i].cost):
+        least = costs.index(min(costs))
+        costs[least] += cells[place].cost
+        if least == part[0] - 1:
+            mine.append(place)
+    return [cells[place] for place in sorted(mine)]
+
+
+def _planned(
+    study: Study, asked: Asked, given: Given, out: Path, say: Say
+) -> tuple[Scale, Plan, Store]:
+    """What is asked for, together with what was asked for before of the same data."""
+    data = study.data(given)
+    scale, seeds = _chosen(study, asked, given, out, data, say)
+    store = Store(out, study, scale.name)
+    before = store.plan()
+    if before is not None and (before.data == data or not given.weights):
+        kept = dict.fromkeys((*before.given.weights, *given.weights))
+        given = replace(
+            given, weights=tuple(kept), imagenet=given.imagenet or before.given.imagenet
+        )
+        if before.data == data:
+            seeds = max(seeds, before.seeds)
+        elif kept:
+            data = before.data
+    plan = Plan(scale.name, seeds, given, data)
+    store.keep(plan)
+    return scale, plan, store
+
+
+def _command(study: Study, plan: Plan, asked: Asked | None, out: Path) -> str:
+    """What goes on with a study where `asked` is given, what makes the same anew where not."""
+    words = ["skipway", "study", study.NAME, "--budget", plan.scale]
+    if asked is not None:
+        words += ["--resume"]
+        if asked.part != (1, 1):
+            words += ["--part", f"{asked.part[0]}/{asked.part[1]}"]
+    else:
+        words += ["--seeds", str(plan.seeds)]
+        words += ["--data", plan.given.data] if plan.given.data else []
+        for weights in plan.given.weights:
+            words += ["--weights", weights]
+        words += ["--imagenet", plan.given.imagenet] if plan.given.imagenet else []
+        if plan.given.precision != Given.precision:
+            words += ["--precision", plan.given.precision]
+    words += ["--out", str(out)] if out != Path("studies") else []
+    return shlex.join(words)
 
 
 def _outcome(
-    study: Study, scale: Scale, plan: Plan, store: Store
+    study: Study, scale: Scale, plan: Plan, store: Store, out: Path
 ) -> tuple[Outcome, Sequence[Done]]:
     cells = study.cells(scale, plan.seeds, plan.given)
     there = [found for cell in cells if (found := store.done(cell, plan.data)) is not None]
     done = [one for one, _ in there]
+    name = plan.given.imagenet or plan.given.data or "its own"
     outcome = Outcome(
         study,
         scale,
@@ -99,7 +158,8 @@ def _outcome(
         len(cells),
         sum(one.seconds for one in done),
         list(dict.fromkeys(machine for _, machine in there)),
-        f"skipway study {study.NAME} --budget {scale.name} --seeds {plan.seeds}",
+        f"{name} (digest {plan.data[:12]})" if plan.data else "",
+        _command(study, plan, None, out),
     )
     return outcome, done
 
@@ -112,36 +172,51 @@ def outcomes(out: Path) -> list[Outcome]:
         for scale in study.SCALES:
             store = Store(out, study, scale.name)
             if (plan := store.plan()) is not None:
-                found.append(_outcome(study, scale, plan, store)[0])
+                found.append(_outcome(study, scale, plan, store, out)[0])
     return found
 
 
 def _going_on(study: Study, asked: Asked, given: Given, out: Path) -> tuple[Scale, Plan, Store]:
-    """What was asked for last, of the scale that is named, or of any."""
-    if asked.seeds is not None or given.data is not None or given.weights or given.imagenet:
+    """What was asked for last, of the scale that is named, or of the one that was begun."""
+    own = Given(device=given.device, threads=given.threads, runs=given.runs)
+    if asked.seeds is not None or given != own:
         raise InputError(
-            "--resume: a study goes on as it was asked for; leave out --seeds, --data, --weights "
-            "and --imagenet"
+            "--resume: a study goes on as it was asked for; leave out --seeds, --data, --weights, "
+            "--imagenet and --precision"
         )
-    scales = [s for s in study.SCALES if asked.budget in (None, s.name)]
-    stores = [(scale, Store(out, study, scale.name)) for scale in scales]
-    begun = [(s, store) for s, store in stores if (store.folder / "plan.json").exists()]
+    scales = {scale.name: scale for scale in study.SCALES}
+    if asked.budget is not None and asked.budget not in scales:
+        raise InputError(
+            f"--resume: goes on with what was chosen; leave out --budget {harmless(asked.budget)}, "
+            f"or name the scale: {', '.join(scales)}"
+        )
+    wanted = [s for s in study.SCALES if asked.budget in (None, s.name)]
+    begun = [
+        (scale, plan, store)
+        for scale in wanted
+        if (plan := (store := Store(out, study, scale.name)).plan()) is not None
+    ]
     if not begun:
         raise InputError(
             f"--resume: nothing of {study.NAME} is in {harmless(out)}\n"
             f"Start with: skipway study {study.NAME}"
         )
-    scale, store = max(begun, key=lambda b: (b[1].folder / "plan.json").stat().st_mtime)
-    plan = store.plan()
-    assert plan is not None
-    return scale, plan, store
+    if len(begun) > 1:
+        names = " or ".join(f"--budget {scale.name}" for scale, _, _ in begun)
+        raise InputError(f"--resume: several scales were begun; give {names}")
+    return begun[0]
 
 
 def _chosen(
     study: Study, asked: Asked, given: Given, out: Path, data: str, say: Say
 ) -> tuple[Scale, int]:
-    """The scale and the seeds: as named, or the most that fits into the minutes."""
-    named = {scale.name: scale for scale in study.SCALES}
+    """The scale and the seeds: as named, or the most that fits into the minutes.
+
+    A scale that fits with all its seeds goes before a dearer one with fewer, by which nothing can
+    be told. Raises InputError.
+    """
+    named = {"paper": study.SCALES[-1]} | {scale.name: scale for scale in study.SCALES}
+    _check_seeds(study, asked, given)
     budget = asked.budget or study.SCALES[0].name
     if budget in named:
         return named[budget], asked.seeds or named[budget].seeds
@@ -154,26 +229,42 @@ def _chosen(
         ) from None
     if not 0 < minutes < float("inf"):
         raise InputError(f"--budget {harmless(budget)}: give minutes above 0")
-    for scale in reversed(study.SCALES):
-        store = Store(out, study, scale.name)
-        store.plan()
-        least = asked.seeds or 1
-        need = _minutes(study, scale, least, store, data, given)
-        if need > minutes:
-            continue
-        seeds = least
-        while asked.seeds is None and seeds < scale.seeds:
-            more = _minutes(study, scale, seeds + 1, store, data, given)
-            if more > minutes:
-                break
-            seeds, need = seeds + 1, more
-        say(f"{study.NAME}: scale {scale.name}, seeds {seeds}, about {need:.0f} of {minutes:g} min")
-        return scale, seeds
+    if asked.part != (1, 1):
+        raise InputError(
+            "--part: machines of other pace would choose other scales and seeds\n"
+            f"Name the scale: --budget {' or '.join(named)}."
+        )
+    need = 0.0
+
+    def fits(scale: Scale, seeds: int) -> bool:
+        nonlocal need
+        need = _minutes(study, scale, seeds, Store(out, study, scale.name), data, given)
+        return need <= minutes
+
+    scales = study.SCALES[::-1]
+    wanted = [(scale, asked.seeds or scale.seeds) for scale in scales]
+    if asked.seeds is None:  # with fewer than its own, the cheapest alone, as many as fit
+        cheapest = study.SCALES[0]
+        wanted += [(cheapest, seeds) for seeds in range(cheapest.seeds - 1, 0, -1)]
+    for scale, seeds in wanted:
+        if fits(scale, seeds):
+            say(f"{study.NAME}: {scale.name}, {seeds} seeds, about {need:.0f} of {minutes:g} min")
+            return scale, seeds
+    seeds = wanted[-1][1]
     raise InputError(
         f"--budget {minutes:g}: too small; {study.NAME} at its smallest scale takes about "
-        f"{need:.1f} minutes here with {least} seed{'s' * (least > 1)}\n"
+        f"{need:.1f} minutes here with {seeds} seed{'s' * (seeds > 1)}\n"
         "Give more minutes."
     )
+
+
+def _check_seeds(study: Study, asked: Asked, given: Given) -> None:
+    """Raise InputError where seeds are asked for that would change nothing."""
+    first = study.SCALES[0]
+    if (asked.seeds or 1) > 1 and len(study.cells(first, 1, given)) == len(
+        study.cells(first, 2, given)
+    ):
+        raise InputError(f"--seeds {asked.seeds}: {study.NAME} draws nothing; leave it out")
 
 
 def _minutes(

@@ -49,7 +49,14 @@ class Outcome:
     """Of computing, summed over the cells."""
     environments: Sequence[str]
     """The machines and versions that computed them, in words."""
+    data: str
+    """What was measured on, with the beginning of its digest; empty where there is none."""
     command: str
+
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """From the paper's protocol: of the scale, and of what was given."""
+        return (*self.scale.deviations, *self.told.deviations)
 
     @property
     def verdict(self) -> Verdict:
@@ -117,14 +124,15 @@ class Store:
         place.mkdir(parents=True, exist_ok=True)
         return place
 
-    def finish(self, cell: Cell, data: str, result: Any, seconds: float) -> None:
-        """Keep the result of a cell."""
+    def finish(self, cell: Cell, data: str, result: Mapping[str, Any], seconds: float) -> None:
+        """Keep the result of a cell. seconds: since it was begun; a result that knows better says
+        so (`form.Study.compute`)."""
         row = self._made_by | {
             "name": cell.name,
             "settings": dict(cell.settings),
             "data": data,
-            "seconds": round(seconds, 1),
-            "environment": environment(),
+            "seconds": round(result.get("seconds", seconds), 1),
+            "environment": result.get("environment") or environment(),
             "result": result,
         }
         self.write(f"cells/{self.key(cell, data)}.json", row)
@@ -158,12 +166,21 @@ class Store:
 AWAY = "Remove it, or give another --out."
 
 
-def environment() -> str:
-    """This machine and its versions in words."""
-    import torch
+def environment(record: Mapping[str, Any] | None = None) -> str:
+    """The machine and the versions of a run's record in words, or this one's."""
+    if record is None:
+        import torch
 
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cpu_name()}, {cores()} cores{gpu}, PyTorch {torch.__version__}, Skipway {__version__}"
+        record = {
+            "cpu": cpu_name(),
+            "cores": cores(),
+            "device": "cpu",
+            "torch": torch.__version__,
+            "skipway": __version__,
+        }
+    gpu = "" if record["device"] == "cpu" else f", {record['device']}"
+    versions = f"PyTorch {record['torch']}, Skipway {record['skipway']}"
+    return f"{record['cpu']}, {record['cores']} cores{gpu}, {versions}"
 
 
 def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
@@ -175,7 +192,8 @@ def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
         "claim": study.CLAIM,
         "scale": scale.name,
         "protocol": scale.protocol,
-        "deviations": list(scale.deviations),
+        "deviations": list(outcome.deviations),
+        "data": outcome.data,
         "seeds": outcome.seeds,
         "verdict": outcome.verdict,
         "findings": [finding_json(finding) for finding in outcome.told.findings],

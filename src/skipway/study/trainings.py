@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from skipway.architecture import ARCHITECTURES, count, replaced
+from skipway.config import split_duration
 from skipway.errors import InputError, harmless
 from skipway.study.form import Cell, Done, Given
+from skipway.study.store import environment
 from skipway.version import __version__
 
+REVISION = 1
+"""To be raised when the same settings would train another network."""
 DATA = "cifar10"
 """The data of the papers' small networks."""
-PAPER: Mapping[str, Any] = {
-    "recipe": "he2015-cifar",
-    "data.val": "none",
-    "schedule.warmup": "400 steps",
-    "schedule.warmup_lr": 0.01,
-}
-"""2015, section 4.2, with the slow beginning that the paper gives its deepest net."""
+PAPER: Mapping[str, Any] = {"recipe": "he2015-cifar", "data.val": "none"}
+"""2015, section 4.2, on all training images."""
+SLOW_START: Mapping[str, Any] = {"schedule.warmup": "400 steps", "schedule.warmup_lr": 0.01}
+"""The same section, of 110 layers."""
 SHORT: Mapping[str, Any] = {
     **PAPER,
     "data.size": 16,
-    "schedule.length": "1600 steps",
-    "schedule.milestones": ("800 steps", "1200 steps"),
-    "schedule.warmup": "100 steps",
+    "schedule.length": "4 epochs",
+    "schedule.milestones": ("50 %", "75 %"),
 }
 """The same on smaller images in a fortieth of the steps."""
+NORMED = "batch norm sees all 128 images of a batch, where the paper's two GPUs saw 64 each"
+"""A deviation of all of them."""
+_EPOCH = 391
+"""Steps, of CIFAR-10 at batch 128."""
 
 
 def data_of(given: Given) -> str:
@@ -46,27 +52,42 @@ def machine(given: Given) -> dict[str, Any]:
     return where
 
 
-def training(name: str, seed: int, settings: Mapping[str, Any]) -> Cell:
+def training(name: str, seed: int, settings: Mapping[str, Any], given: Given) -> Cell:
     """A cell that trains a row of `skipway models` with settings by dotted key."""
-    whole = {"model.name": name, "seed": seed} | dict(settings)
-    return Cell(f"{name}, seed {seed}", whole, group=name)
+    whole = {"model.name": name, "seed": seed, "precision": given.precision} | dict(settings)
+    return Cell(f"{name}, seed {seed}", whole, _cost(whole))
+
+
+def _cost(settings: Mapping[str, Any]) -> float:
+    """Multiply-adds of a training of 50,000 images, in 10^12."""
+    fields = settings.get("model.architecture", {})
+    arch = replaced(ARCHITECTURES[settings["model.name"]], **fields)
+    size = settings.get("data.size", arch.input_size)
+    number, unit = split_duration(settings.get("schedule.length", "64000 steps"))
+    steps = number * (_EPOCH if unit == "epoch" else 1)
+    return count(arch)[1] * (size / arch.input_size) ** 2 * steps * 128 / 1e12
 
 
 def run_of(cell: Cell, given: Given) -> Path:
     """The run of a cell's training: the same for all studies that train the same."""
-    whole = [__version__, digest(given), cell.settings]
+    whole = [__version__, REVISION, digest(given), cell.settings]
     key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
     return given.runs / f"{cell.settings['model.name']}-{cell.settings['seed']}-{key}"
 
 
 def train_cell(cell: Cell, given: Given, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train a cell in `run_of` it, go on with it, or take it as it is; log and result as JSON.
+    """Train a cell in `run_of` it, go on with it, or take it as it is; `logged`, as JSON.
 
-    ``rows`` are those of ``metrics.jsonl`` without the signal through depth, ``metrics`` those of
-    the test images, scored once. The weights stay in the run, its checkpoints do not.
+    The weights stay in the run, its checkpoints do not. A training that diverges is a result too:
+    ``diverged`` is then true, and its accuracy that of chance.
     """
+    from skipway.training.loop import Diverged
+
     run = run_of(cell, given)
-    trained(cell, run, given, say)
+    try:
+        trained(cell, run, given, say)
+    except Diverged as error:
+        say(f"{cell.name}: {error}")
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return logged(run)
 
@@ -92,18 +113,27 @@ def trained(cell: Cell, run: Path, given: Given, say: Callable[[str], None]) -> 
 
 
 def logged(run: Path) -> dict[str, Any]:
-    """Log and result of a finished run, as `train_cell` gives them."""
+    """Log and result of a run that has ended.
+
+    ``rows`` are those of ``metrics.jsonl`` without the signal through depth, ``metrics`` those of
+    the test images, scored once.
+    """
     record = _record(run)
-    rows = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
+    log = run / "metrics.jsonl"  # not there where the first epoch was not ended
+    lines = log.read_text("utf-8").splitlines() if log.exists() else []
+    rows = [{k: v for k, v in json.loads(line).items() if k not in _HEAVY} for line in lines]
+    result, classes = record.get("result"), len(record["data"]["classes"])
+    seconds = sum(row["seconds"] for row in rows) if result is None else result["seconds"]
     return {
-        "rows": [{k: v for k, v in row.items() if k not in _HEAVY} for row in rows],
-        "metrics": record["result"]["metrics"],
-        "split": record["result"]["split"],
-        "n": record["result"].get("n"),
-        "training_images": record["data"]["splits"]["train"]["n"],
+        "rows": rows,
+        "diverged": result is None,
+        "metrics": {"accuracy": 1 / classes} if result is None else result["metrics"],
+        "images": {name: split["n"] for name, split in record["data"]["splits"].items()},
+        "classes": classes,
+        "data": record["data"]["path"],
         "precision": record["config"]["precision"],
-        "threads": record["environment"]["threads"],
-        "device": record["environment"]["device"],
+        "seconds": seconds,
+        "environment": environment(record["environment"]),
     }
 
 
@@ -120,19 +150,27 @@ def _record(run: Path) -> dict[str, Any]:
 
 
 def training_seconds(cell: Cell, given: Given) -> float:
-    """How long the training of a cell would take here, from a few seconds of its own steps."""
+    """How long the training of a cell would take here, or what is left of it, from a few seconds
+    of its own steps."""
     from skipway import training as engine
+    from skipway.training.checkpoint import saved, step_of
 
+    run = run_of(cell, given)
+    if _record(run).get("status") == "finished":
+        return 0.0
     quiet = engine.TrainingProgress(quiet=True)
-    _, forecast = engine.expect(
-        data_of(given), {**cell.settings, **machine(given)}, _MEASURED, quiet
-    )
-    return forecast.seconds
+    settings = {**cell.settings, **machine(given)}
+    _, forecast = engine.expect(data_of(given), settings, _MEASURED, quiet)
+    kept = saved(run / "checkpoints")
+    left = 1 - step_of(kept[-1]) / forecast.steps if kept else 1.0
+    return forecast.seconds * left
 
 
 _MEASURED = 4.0
 """Seconds of steps that are timed."""
 
+
+# What trainings came to
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Results of trainings by network and seed."""
@@ -147,22 +185,57 @@ def by_seed(done: Sequence[Done]) -> Runs:
     return runs
 
 
-def errors(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+def errors(result: Mapping[str, Any]) -> list[tuple[float, float]]:
     """(step, training error in %) by epoch: of the images as they were trained on, augmented, each
     before the step that learned from it, as in 2015, Fig. 1 and 6."""
-    return [(float(row["step"]), 100 * (1 - row["train_accuracy"])) for row in rows]
+    return [(float(row["step"]), 100 * (1 - row["train_accuracy"])) for row in result["rows"]]
 
 
 def errors_by_seed(runs: Mapping[int, Mapping[str, Any]]) -> dict[int, list[tuple[float, float]]]:
     """`errors` of each seed."""
-    return {seed: errors(found["rows"]) for seed, found in runs.items()}
+    return {seed: errors(found) for seed, found in runs.items()}
+
+
+def last_error(result: Mapping[str, Any]) -> float:
+    """The training error in % over the steps of the last epoch and, where that is cut short, of the
+    one before it; that of chance where the training diverged."""
+    if result["diverged"]:
+        return tested_error(result)
+    points = [(0.0, 0.0), *errors(result)]
+    lengths = [after[0] - before[0] for before, after in itertools.pairwise(points)]
+    parts = list(zip(lengths, (error for _, error in points[1:]), strict=True))
+    whole = parts[-1:] if len(parts) < 2 or lengths[-1] >= lengths[-2] else parts[-2:]
+    return sum(steps * error for steps, error in whole) / sum(steps for steps, _ in whole)
 
 
 def tested_error(result: Mapping[str, Any]) -> float:
     """In %, of the weights after the last step."""
-    if result["split"] != "test":
-        raise InputError("the data of this study needs test images: train/ and test/ folders")
     return 100 * (1 - float(result["metrics"]["accuracy"]))
+
+
+def is_cifar10(done: Sequence[Done]) -> bool:
+    """Whether the trainings were on what can be CIFAR-10, by its numbers."""
+    whole = {"train": 50_000, "test": 10_000}
+    return all((d.result["images"], d.result["classes"]) == (whole, 10) for d in done)
+
+
+def deviations(done: Sequence[Done]) -> list[str]:
+    """From the paper's protocol, of what was given: other data, bfloat16; and what diverged."""
+    found = []
+    if done and not is_cifar10(done):
+        result = done[0].result
+        images = ", ".join(f"{n:,} {name}" for name, n in result["images"].items())
+        found.append(
+            f"{result['data']} in place of CIFAR-10 ({images} images, {result['classes']} classes)"
+        )
+    if any(d.result["precision"] == "bf16" for d in done):
+        found.append("trained in bfloat16, with float32 weights")
+    found += [
+        f"{d.cell.name} diverged, which counts as the error of chance"
+        for d in done
+        if d.result["diverged"]
+    ]
+    return found
 
 
 def digest(given: Given) -> str:
@@ -171,7 +244,6 @@ def digest(given: Given) -> str:
     for flag, value in (("--weights", given.weights), ("--imagenet", given.imagenet)):
         if value:
             raise InputError(f"{flag}: this study trains its own networks; it is for tables")
-
     return _digest(data_of(given))
 
 
