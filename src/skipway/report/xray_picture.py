@@ -224,6 +224,5 @@ def _accuracies(found: Named) -> _Strip:
 def _said(name: str, one: Xray) -> str:
     """What deleting a block costs, for the caption."""
     worst = max(one.blocks, key=lambda block: block.cost)
-    said = f"{name + ': ' if name else ''}{one.summary}"
-    last = f"{said[0].upper()}{said[1:]}; {worst.name} costs most."
-    return f"{last} {one.caveat[0].upper()}{one.caveat[1:]}." if one.caveat else last
+    said = f"{one.summary}; {worst.name} costs most" + (f"; {one.caveat}" if one.caveat else "")
+    return f"{name}: {said}." if name else f"{said[0].upper()}{said[1:]}."

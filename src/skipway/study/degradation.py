@@ -111,7 +111,10 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
             Finding(name=f"{net}, test error", values=tuple(tested), unit="%"),
         ]
     return Told(
-        [f for f in findings if f.values], _pictures(runs), NOTES, trainings.deviations(done)
+        [f for f in findings if f.values],
+        _pictures(runs),
+        NOTES,
+        deviations=trainings.deviations(done),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from skipway.report.document import as_svg
 from skipway.report.markup import Html, tag
-from skipway.report.plot import LETTER, RAISED, Axis, apart
+from skipway.report.plot import LETTER, RAISED, Axis, apart, below, beside, dot, rule, words
 from skipway.study.flow_nets import Number
 
 WIDTH = 272
@@ -81,10 +81,6 @@ class _Area:
         return "M" + "L".join(f"{self.x(place)} {self.y(value)}" for place, value in points)
 
 
-def _words(text: str, x: float, y: float, anchor: str = "start", style: str = "tick") -> Html:
-    return tag("text", text, class_=style, x=round(x, 1), y=round(y, 1), text_anchor=anchor)
-
-
 def panels(title: str, caption: str, label: str, rows: Sequence[Sequence[Panel]]) -> Html:
     """A figure of panels in rows, all of one log axis, which is named at the top."""
     areas = _areas(label, rows)
@@ -110,7 +106,7 @@ def animation(
     ]
     still += [part for area in areas for part in _lines(area)]
     told = f"{frames[-1]} (thin: {frames[0]})"
-    still.append(_words(told, areas[0].right, areas[0].top - 20, "end", "letter"))
+    still.append(words(told, areas[0].right, areas[0].top - 20, "end", "letter"))
     motion = Html(
         "svg .still { display: none; } @media (prefers-reduced-motion: reduce) "
         "{ svg .still { display: inline; } svg .moving { display: none; } }"
@@ -224,7 +220,7 @@ def _figure(
     width = columns * (LEFT + WIDTH + _named(rows))
     height = 18 + len(rows) * (HEAD + HEIGHT + FOOT) - 14
     svg = tag(
-        "svg", _words(label, 0, 12), *drawn, class_="plot panels", role="img",
+        "svg", words(label, 0, 12), *drawn, class_="plot panels", role="img",
         viewBox=f"0 0 {width} {height}", aria_label=f"{title}. {caption}",
     )  # fmt: skip
     return tag("figure", tag("h3", title), svg, tag("figcaption", caption))
@@ -234,26 +230,22 @@ def _ground(area: _Area) -> list[Html]:
     """Title, axes and grid of a panel."""
     values: list[Number] = [v for trace in area.panel.traces for f in trace.frames for v in f]
 
-    def across(style: str, y: float) -> Html:
-        return tag(
-            "line", class_=style, x1=area.left, x2=area.right, y1=round(y, 1), y2=round(y, 1)
-        )
+    def across(style: str, value: Number) -> Html:
+        return rule(style, area.left, area.y(value), area.right, area.y(value))
 
-    parts = [_words(area.panel.title, area.left, area.top - 20, style="letter")]
+    parts = [words(area.panel.title, area.left, area.top - 20, style="letter")]
     for tick, text in area.axis.ticks:
-        y = area.y(tick)
-        parts.append(across("level" if tick == 1 else "grid", y))
-        parts.append(_words(text, area.left - 6, y + 4, "end"))
+        parts.append(across("level" if tick == 1 else "grid", tick))
+        parts.append(words(text, area.left - 6, area.y(tick) + 4, "end"))
     for there, value, text in ((0 in values, 0.0, "0"), (None in values, None, "∞")):
         if there:
-            parts.append(across("mark", area.y(value)))
-            parts.append(_words(text, area.left - 6, area.y(value) + 4, "end"))
-    for at, _ in area.panel.x.ticks:
-        x = area.x(at)
-        parts.append(tag("line", class_="grid", x1=x, x2=x, y1=area.top, y2=area.bottom))
+            parts.append(across("mark", value))
+            parts.append(words(text, area.left - 6, area.y(value) + 4, "end"))
+    ticks = [(area.x(at), text) for at, text in area.panel.x.ticks]
+    parts += [rule("grid", x, area.top, x, area.bottom) for x, _ in ticks]
     under = area.bottom + (BEYOND if 0 in values else 0) + 16
-    parts += [_words(text, area.x(at), under, "middle") for at, text in area.panel.x.ticks]
-    parts.append(_words(area.panel.x.label, (area.left + area.right) / 2, under + 15, "middle"))
+    parts += below(ticks, under)
+    parts.append(words(area.panel.x.label, (area.left + area.right) / 2, under + 15, "middle"))
     return parts
 
 
@@ -266,15 +258,13 @@ def _lines(area: _Area) -> list[Html]:
             under = "L".join(f"{area.x(place)} {area.y(value)}" for place, value in back)
             d = f"{area.path(trace.high)}L{under}Z"
             parts.append(tag("path", class_=f"area {trace.style}", d=d))
-    heights = _name_heights(area, -1)
-    for trace, height in zip(area.panel.traces, heights, strict=True):
-        values = trace.frames[-1]
-        parts.append(tag("path", class_=f"line {trace.style}", d=area.path(values)))
-        parts.append(
-            tag("circle", class_=f"dot {trace.style}", cx=area.right, cy=area.y(values[-1]), r=2.5)
-        )
-        parts.append(_words(trace.name, area.right + 7, height, style="name"))
-    return parts
+    named = []
+    for trace in area.panel.traces:
+        end = area.y(trace.frames[-1][-1])
+        parts.append(tag("path", class_=f"line {trace.style}", d=area.path(trace.frames[-1])))
+        parts.append(dot(f"dot {trace.style}", area.right, end, radius=2.5))
+        named.append((end, trace.name))
+    return parts + beside(named, area.right, area.bottom + BEYOND)
 
 
 def _name_heights(area: _Area, frame: int) -> list[float]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipway.architecture import architecture, count
 from skipway.study import trainings
 from skipway.study.flow_findings import NOTES, at_first, later, tables
 from skipway.study.flow_nets import NETS, TRAINED, Flow, Net, Number
@@ -118,9 +119,9 @@ def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
 
 
 def _cost(layers: int, size: int, images: int) -> float:
-    """Of a forward and a backward pass: multiply-adds, in those of one layer on one image at 32 px.
-    Whatever its stage, a layer of the family has equally many."""
-    return layers * images * (size / SIZE) ** 2
+    """10^9 multiply-adds of a pass of so many images, whatever the kind of net."""
+    arch = architecture("resnet20", input_size=size, **NETS[0].fields(layers))
+    return count(arch)[1] * images / 1e9
 
 
 def _given(given: Given) -> Given:
@@ -231,7 +232,6 @@ def _flow(
     digits; None where one overflowed. weights: None takes those it starts a training with."""
     import torch
 
-    from skipway.architecture import architecture
     from skipway.probes import flow
     from skipway.resnet import ResNet
 
@@ -321,7 +321,7 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
         [finding for finding in found if finding.values],
         [*stills(initial), *courses(through, depth)],
         NOTES,
-        tuple(deviations),
-        tables(initial),
-        {"gradient-flow-training": film(through, depth)} if through else {},
+        deviations=tuple(deviations),
+        tables=tables(initial),
+        animations={"gradient-flow-training": film(through, depth)} if through else {},
     )

@@ -134,7 +134,7 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
                 unit="%",
             ),
         ]
-    return Told(findings, _pictures(runs), NOTES, trainings.deviations(done))
+    return Told(findings, _pictures(runs), NOTES, deviations=trainings.deviations(done))
 
 
 NOTES = (

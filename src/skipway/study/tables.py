@@ -1,29 +1,21 @@
-"""The sizes of the networks beside what the papers print, and weights under the papers' test views:
-He et al. 2015, Tables 1 to 3 and 6; He et al. 2016, Table 4."""
+"""The sizes of the networks beside what the papers print: He et al. 2015, Tables 1 and 6, and He et
+al. 2016, Table 4. Where weights are given, what they score too (`imagenet`)."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from skipway.architecture import Architecture, architecture, count, name_of
-from skipway.errors import InputError, harmless
-from skipway.report.markup import duration
+from skipway.architecture import Architecture, architecture, count
+from skipway.errors import InputError
 from skipway.report.plot import Line, decades, linear, plot
+from skipway.study import imagenet
 from skipway.study.form import Cell, Done, Expected, Finding, Given, Picture, Scale, Told
-
-if TYPE_CHECKING:
-    from skipway.data import Split
-    from skipway.predictor import Predictor
 
 NAME = "tables"
 TITLE = "What the networks weigh, and what they cost"
@@ -136,41 +128,6 @@ TWINS = (
 )
 """Plain networks and the residual ones that they are compared with."""
 
-TOLERANCE = 0.3
-"""Points by which an error may miss what is published of its network."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """What a network scored on ImageNet's validation images."""
-
-    errors: tuple[float, float | None]
-    """Top-1 and top-5 error in %; None where it is not told."""
-    source: str
-
-
-TABLES = "2015, Tables 2 and 3"
-AUTHORS = "the authors' repository"
-ERRORS: dict[tuple[str, str, str], Published] = {
-    ("resnet50v1", "B", "one"): Published((24.7, 7.8), AUTHORS),
-    ("resnet101v1", "B", "one"): Published((23.6, 7.1), AUTHORS),
-    ("resnet152v1", "B", "one"): Published((23.0, 6.7), AUTHORS),
-    ("resnet18", "none", "ten-crop"): Published((27.94, None), TABLES),
-    ("resnet18", "A", "ten-crop"): Published((27.88, None), TABLES),
-    ("resnet34", "none", "ten-crop"): Published((28.54, 10.02), TABLES),
-    ("resnet34", "A", "ten-crop"): Published((25.03, 7.76), TABLES),
-    ("resnet34", "B", "ten-crop"): Published((24.52, 7.46), TABLES),
-    ("resnet34", "C", "ten-crop"): Published((24.19, 7.40), TABLES),
-    ("resnet50v1", "B", "ten-crop"): Published((22.85, 6.71), TABLES),
-    ("resnet101v1", "B", "ten-crop"): Published((21.75, 6.05), TABLES),
-    ("resnet152v1", "B", "ten-crop"): Published((21.43, 5.71), TABLES),
-}
-"""By the row of `ARCHITECTURES`, its shortcuts, and the views."""
-VIEWS = {"one": "1 crop", "ten-crop": "10 crops"}
-"""The protocols, as `evaluation.Views` has them."""
-SIZE, SHORT_SIDE = 224, 256
-"""Of a crop, and of the image that it is taken from, in pixels (2015, section 3.4)."""
-
 
 # The study
 
@@ -182,39 +139,16 @@ def data(given: Given) -> str:
     """
     if given.data is not None:
         raise InputError("--data: tables has --weights and --imagenet in its place")
-    if bool(given.weights) != (given.imagenet is not None):
-        lacks = "--imagenet" if given.weights else "--weights"
-        raise InputError(
-            f"{lacks}: --weights and --imagenet go together: what is scored, and on which images"
-        )
-    if given.imagenet is None:
-        return ""
-    _, split, classes = _validation(given.imagenet)
-    for weights in given.weights:
-        predictor = _opened(weights, given)
-        _require(predictor, weights, split, classes, given.imagenet)
-        _as_tested(predictor, weights)
-    digest = hashlib.sha256(repr(classes).encode("utf-8", "surrogateescape"))
-    digest.update(split.content())
-    for name in split.names:
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
+    return imagenet.digest(given)
 
 
 def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
-    found = [Cell("the sizes", {"what": "sizes"})]
-    # Files are known by their content: machines that share the work may have them elsewhere.
-    for identity, weights in {_identity(weights): weights for weights in given.weights}.items():
-        found += [
-            Cell(f"{harmless(weights)}, {words}", {"weights": identity, "views": views})
-            for views, words in VIEWS.items()
-        ]
-    return found
+    return [Cell("the sizes", {"what": "sizes"}, cost=0), *imagenet.cells(given)]
 
 
 def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> Any:
     if "weights" in cell.settings:
-        return _scored(cell, place, given, say)
+        return imagenet.score(cell, place, given, say)
     return {
         "nets": {net.name: _size(net.arch) for net in IMAGENET},
         "cifar": {net.name: _size(net.arch) for net in (*CIFAR, *CALLED)},
@@ -226,39 +160,24 @@ def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -
 
 
 def seconds(cell: Cell, given: Given) -> float:
-    if "weights" not in cell.settings:
-        return 0.1
-    import numpy as np
-
-    assert given.imagenet is not None
-    _, split, _ = _validation(given.imagenet)
-    weights = _weights_of(cell, given)
-    predictor = _as_tested(_opened(weights, given), weights)
-    x = np.zeros((_TIMED, predictor.card.preprocess.channels, SIZE, SIZE), np.float32)
-    predictor.run(x)
-    began = time.perf_counter()
-    predictor.run(x)
-    views = 10 if cell.settings["views"] == "ten-crop" else 1
-    return (time.perf_counter() - began) / _TIMED * views * len(split)
-
-
-_TIMED = 8
-"""Images at once that are timed."""
+    return imagenet.seconds(cell, given) if "weights" in cell.settings else 0.1
 
 
 def told(done: Sequence[Done], scale: Scale) -> Told:
     sizes = next((one.result for one in done if "what" in one.cell.settings), None)
     scored = [one.result for one in done if "weights" in one.cell.settings]
-    findings = [finding for result in scored for finding in _errors(result)]
-    tables = [_table_of(scored)] if scored else []
+    findings = [finding for result in scored for finding in imagenet.findings(result)]
+    tables = [imagenet.table(scored)] if scored else []
     notes = list(dict.fromkeys(note for result in scored for note in result["notes"]))
+    if any(finding.expected for finding in findings):
+        notes.append(imagenet.NOTE)
     if sizes is None:
         return Told(findings, notes=notes, tables=tables)
     return Told(
-        [*_sizes(sizes), *findings],
-        _pictures(sizes),
-        [*NOTES, *notes],
-        [*_tables(sizes), *tables],
+        findings=[*_sizes(sizes), *findings],
+        pictures=_pictures(sizes),
+        notes=[*NOTES, *notes],
+        tables=[*_tables(sizes), *tables],
     )
 
 
@@ -522,282 +441,3 @@ def _pictures(sizes: Any) -> list[Picture]:
         lines,
     )
     return [Picture("tables-depth", deep), Picture("tables-cifar", named)]
-
-
-# Weights
-
-
-def _validation(imagenet: str) -> tuple[str, Split, tuple[str, ...]]:
-    """The validation images of a folder with their name there, and the classes that their labels
-    count. Raises InputError."""
-    from skipway.data import open_split
-
-    name, split, classes = open_split(imagenet, None, None, 0, "auto")
-    if name not in ("val", "all"):
-        raise InputError(
-            f"--imagenet {harmless(imagenet)}: has {name} but no val; give the folder that holds "
-            "val, or val itself with its class folders"
-        )
-    return name, split, classes
-
-
-def _opened(weights: str, given: Given) -> Predictor:
-    """The weights as a classifier. Raises InputError."""
-    from skipway.machine import cores
-    from skipway.predictor import load
-
-    return load(weights, given.threads or cores(), _device(weights, given))
-
-
-def _as_tested(predictor: Predictor, weights: str) -> Predictor:
-    """A classifier that sees images as the papers' tests show them: their sizes, its own mean,
-    deviation and interpolation. Raises InputError."""
-    from skipway.images import Preprocess
-    from skipway.predictor import Predictor
-
-    own = predictor.card.preprocess
-    if not predictor.any_size and own.size != (SIZE, SIZE):
-        raise InputError(
-            f"--weights {harmless(weights)}: ONNX of {own.size[0]} x {own.size[1]} px; the papers' "
-            f"tests take {SIZE} x {SIZE}"
-        )
-    fields = {"size": (SIZE, SIZE), "short_side": SHORT_SIDE, "resize": "crop"}
-    try:
-        shown = Preprocess.model_validate(own.model_dump() | fields)
-    except ValueError:  # a mean of each pixel has one size
-        raise InputError(
-            f"--weights {harmless(weights)}: its mean of each pixel is of {own.size[0]} x "
-            f"{own.size[1]} px; the papers' tests take {SIZE} x {SIZE}"
-        ) from None
-    card = predictor.card.model_copy(update={"preprocess": shown})
-    return Predictor(predictor.run, card, predictor.origin, predictor.any_size)
-
-
-def _device(weights: str, given: Given) -> str:
-    from skipway.files import is_hub_name, weight_file
-    from skipway.predictor import is_onnx
-
-    if given.device != "auto":
-        return given.device
-    if not is_hub_name(weights) and is_onnx(weight_file(weights)):
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _require(
-    predictor: Predictor, weights: str, split: Split, classes: Sequence[str], imagenet: str
-) -> None:
-    """Raise InputError where the images are not of all classes that the weights tell apart, and of
-    no others."""
-    from skipway.data.forms.imagenet import in_models_order
-
-    shown, folder = f"--weights {harmless(weights)}", f"--imagenet {harmless(imagenet)}"
-    there = {classes[i] for i in set(split.labels.tolist())}
-    n, known = len(predictor.classes), set(predictor.classes)
-    by_name = predictor.classes_known and not known.isdisjoint(there)
-    if len(there) > n:
-        raise InputError(f"{shown}: tells {n:,} classes apart, {folder} has {len(there):,}")
-    lacking = sorted((known if by_name else set(classes)) - there)
-    if len(there) < n or lacking:
-        few = ", ".join(map(harmless, lacking[:3])) + (", …" if len(lacking) > 3 else "")
-        few = few or f"{n - len(there):,} class folders"
-        raise InputError(
-            f"{folder}: validation images of {len(there):,} of the {n:,} classes that "
-            f"{harmless(weights)} tells apart; it lacks {few}"
-        )
-    if predictor.classes_known and not by_name and not in_models_order(classes, predictor.classes):
-        raise InputError(
-            f"{shown}: its classes, as {harmless(predictor.classes[0])!r}, are not those of "
-            f"{folder}, as {harmless(classes[0])!r}"
-        )
-
-
-def _identity(weights: str) -> str:
-    """What tells weights from others: of a hub their name, else the sha256 of the file, empty
-    where it is no longer there: what was computed of it is then not found."""
-    from skipway.files import is_hub_name, weight_file
-
-    if is_hub_name(weights):
-        return weights
-    try:
-        with weight_file(weights).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (InputError, OSError):
-        return ""
-
-
-def _weights_of(cell: Cell, given: Given) -> str:
-    return next(w for w in given.weights if _identity(w) == cell.settings["weights"])
-
-
-_BATCH = 64
-"""Crops at once: of the deepest network on two cores a batch is below half a minute's work."""
-KEPT_EVERY = 20.0
-"""Seconds after which what was scored is written down."""
-
-
-def _scored(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> dict[str, Any]:
-    """A weight file under one protocol, gone on with where it stopped."""
-    import numpy as np
-
-    from skipway.evaluation import Views, open_labelled
-    from skipway.evaluation.scoring import outputs
-    from skipway.files import atomic_write
-    from skipway.machine import cores
-    from skipway.metrics import Scored
-
-    assert given.imagenet is not None
-    weights = _weights_of(cell, given)
-    predictor = _as_tested(_opened(weights, given), weights)
-    name, _, _ = _validation(given.imagenet)
-    images = open_labelled(predictor, weights, given.imagenet, name)
-    n, kept = len(images.split), place / "scored.json"
-    state: dict[str, Any] = {"done": 0, "wrong": [0, 0]}
-    if kept.exists():
-        state = json.loads(kept.read_text("utf-8"))
-    done, (first, five) = state["done"], state["wrong"]
-    if done:
-        say(f"{cell.name}: going on after {done:,} of {n:,} images")
-
-    def keep() -> None:
-        with atomic_write(kept) as file:
-            file.write(json.dumps({"done": done, "wrong": [first, five]}).encode())
-
-    rest = images.split.take(np.arange(done, n))
-    begun, last, before = time.monotonic(), time.monotonic(), done
-    for index, logits in outputs(
-        predictor,
-        rest,
-        given.threads or cores(),
-        "error",
-        Views(cell.settings["views"]),
-        _BATCH,
-        None,
-        [],
-    ):
-        found = Scored.from_logits(logits, rest.labels[index], index)
-        done += len(index)
-        first += int((~found.correct).sum())
-        five += int((~found.in_top5).sum())
-        if (now := time.monotonic()) - last >= KEPT_EVERY:
-            keep()
-            last, left = now, (now - begun) / (done - before) * (n - done)
-            say(f"{cell.name}: {done:,} of {n:,} images, {duration(left)} left")
-    return {
-        "weights": weights,
-        "net": _net_of(predictor.card.architecture),
-        "views": cell.settings["views"],
-        "n": n,
-        "wrong": [first, five],
-        "stated": _stated(_digest_of(cell, predictor)),
-        "told_by_card": predictor.classes_known,
-        "notes": list(images.notes),
-    }
-
-
-def _net_of(arch: Architecture) -> list[str]:
-    """The row of `ARCHITECTURES` with shortcut B, and the shortcut that it has; what only training
-    sees does not count."""
-    plain = dataclasses.replace(
-        arch, shortcut="B", zero_init_last=False, drop_path=0.0, dropout=0.0, block_dropout=0.0,
-        bn_momentum=0.1, checkpointing=False, init="he",
-    )  # fmt: skip
-    return [name_of(plain), "A" if arch.shortcut == "A-split" else arch.shortcut]
-
-
-def _digest_of(cell: Cell, predictor: Predictor) -> str:
-    """The sha256 of the weights, as their hub gave it where they come from one."""
-    return str(predictor.card.provenance.get("sha256", cell.settings["weights"]))
-
-
-def _stated(digest: str) -> list[Any] | None:
-    """What torchvision states of weights of its own with that sha256: their name, and top-1 and
-    top-5 error in % on ImageNet's validation images; None for all others."""
-    from torch.hub import HASH_REGEX
-    from torchvision.models import get_model_weights
-
-    from skipway.peers import torchvision_names
-
-    for model in torchvision_names():
-        for member in get_model_weights(model):
-            marked = HASH_REGEX.search(os.path.basename(member.url))
-            if marked and marked[1] and digest.startswith(marked[1]):
-                found = member.meta["_metrics"]["ImageNet-1K"]
-                return [f"{model}.{member.name}", 100 - found["acc@1"], 100 - found["acc@5"]]
-    return None
-
-
-def _errors(result: Any) -> list[Finding]:
-    row, shortcut = result["net"]
-    published = ERRORS.get((row, shortcut, result["views"]))
-    found = []
-    for place, top in enumerate(("top-1", "top-5")):
-        value = 100 * result["wrong"][place] / result["n"]
-        figure = published.errors[place] if published else None
-        said = [f"95 % interval of the {result['n']:,} images {_interval(result, place)} %"]
-        if result["stated"]:
-            name, *errors = result["stated"]
-            said.append(f"torchvision states {errors[place]:.2f} % of {name}")
-        if first := ERRORS.get((f"{row}v1", shortcut, result["views"])):
-            said.append(
-                f"published for the network that strides in the 1x1: {first.errors[place]:g} %"
-            )
-            if not result["told_by_card"]:
-                said.append("that this one strides in the 3x3 is assumed: the file does not tell")
-        expected = None
-        if published and figure is not None:
-            words = f"{figure:g} % ± {TOLERANCE} ({published.source})"
-            expected = Expected(words, figure - TOLERANCE, figure + TOLERANCE)
-        found.append(
-            Finding(
-                name=f"{harmless(result['weights'])}, {VIEWS[result['views']]}, {top} error",
-                values=(value,),
-                expected=expected,
-                unit="%",
-                drawn=False,
-                note="; ".join(said),
-            )
-        )
-    return found
-
-
-def _interval(result: Any, place: int) -> str:
-    from skipway.metrics import wilson_interval
-
-    low, high = wilson_interval(result["wrong"][place], result["n"])
-    return f"{100 * low:.2f} to {100 * high:.2f}"
-
-
-def _table_of(scored: Sequence[Any]) -> Table:
-    rows = []
-    for result in scored:
-        row, shortcut = result["net"]
-        published = ERRORS.get((row, shortcut, result["views"]))
-        rows.append(
-            (
-                harmless(result["weights"]),
-                f"{row}, option {shortcut}",
-                VIEWS[result["views"]],
-                f"{result['n']:,}",
-                *(
-                    part
-                    for place, figure in enumerate(published.errors if published else (None, None))
-                    for part in (
-                        f"{100 * result['wrong'][place] / result['n']:.2f}",
-                        _interval(result, place),
-                        None if figure is None else f"{figure:g}",
-                    )
-                ),
-                published.source if published else None,
-            )
-        )
-    return (
-        "Weights on ImageNet's validation images: error in %, with its 95 % interval of the images",
-        (
-            "weights", "network", "view", "images", "top-1", "interval", "published", "top-5",
-            "interval", "published", "where",
-        ),
-        rows,
-    )  # fmt: skip
