@@ -26,10 +26,12 @@ from skipway.images import Preprocess
 from skipway.metrics import wilson_interval
 from skipway.predictor import Predictor
 from skipway.study import imagenet, tables
-from skipway.study.form import Cell, Done, Given
+from skipway.study.form import Cell, Done, Given, Weights
+from skipway.study.running import Asked, outcomes, run_study
 from skipway.weights import create_model, save_weights
 
 (SCALE,) = tables.SCALES
+NOTHING = Path()
 WNIDS = tuple(timm.data.ImageNetInfo().label_names())
 SOME = WNIDS[:12]
 TINY: dict[str, Any] = {"depths": (1,), "widths": (8,), "stem_width": 8}
@@ -92,7 +94,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asked(places: Path, weights: str = "net.safetensors", data: str = "data") -> Given:
     return Given(
-        weights=(str(places / weights),), imagenet=str(places / data), device="cpu", threads=1
+        weights=(imagenet.identified(str(places / weights)),),
+        imagenet=str(places / data),
+        device="cpu",
+        threads=1,
     )
 
 
@@ -131,7 +136,7 @@ def test_weights_are_scored_as_torchvision_would(places: Path, tmp_path: Path) -
     assert one.result["seconds"] > 0
     told = tables.told([one, ten], SCALE)
     found = told.findings[0]
-    assert found.name == f"{given.weights[0]}, 1 crop, top-1 error"
+    assert found.name == f"{given.weights[0].path}, 1 crop, top-1 error"
     assert found.values == (100 * one.result["wrong"][0] / 24,)
     ends = wilson_interval(one.result["wrong"][0], 24)
     assert found.interval == pytest.approx([100 * end for end in ends])
@@ -202,11 +207,27 @@ def test_cells_know_weights_by_content(places: Path, tmp_path: Path) -> None:
     twice = Given(weights=(*here.weights, *there.weights), imagenet="x")
     assert len(tables.cells(SCALE, 1, twice)) == 3
     (tmp_path / "moved.safetensors").unlink()
-    gone = tables.cells(SCALE, 1, there)  # a page of what was computed is still made
-    assert [cell.settings["views"] for cell in gone[1:]] == ["one", "ten-crop"]
-    assert gone[1].settings != own[1].settings
-    hub = Given(weights=("torchvision:resnet50.IMAGENET1K_V1",), imagenet="x")
-    assert tables.cells(SCALE, 1, hub)[1].settings["weights"] == hub.weights[0]
+    gone = tables.cells(SCALE, 1, there)  # what it scored is still found
+    assert [cell.settings for cell in gone] == [cell.settings for cell in own]
+    shutil.copy(places / "bare.safetensors", tmp_path / "moved.safetensors")
+    anew = asked(tmp_path, "moved.safetensors")
+    both = Given(weights=(*there.weights, *anew.weights), imagenet="x")
+    assert tables.cells(SCALE, 1, both) == tables.cells(SCALE, 1, anew)
+    text = writers.error_of(lambda: tables.compute(own[1], NOTHING, there, print))
+    assert "is no longer the file that was to be scored" in text
+    hub = Given(weights=(imagenet.identified("torchvision:resnet50.IMAGENET1K_V1"),), imagenet="x")
+    assert tables.cells(SCALE, 1, hub)[1].settings["weights"] == hub.weights[0].path
+
+
+def test_a_report_keeps_the_scores_of_files_that_are_gone(places: Path, tmp_path: Path) -> None:
+    shutil.copy(places / "net.safetensors", tmp_path / "moved.safetensors")
+    given = dataclasses.replace(asked(tmp_path, "moved.safetensors"), imagenet=f"{places}/data")
+    said: list[str] = []
+    first = run_study(tables, Asked(), given, tmp_path / "out", said.append)  # type: ignore[arg-type]
+    (tmp_path / "moved.safetensors").unlink()
+    (again,) = outcomes(tmp_path / "out")
+    assert (again.done, again.cells) == (first.done, first.cells) == (3, 3)
+    assert again.told.findings == first.told.findings
 
 
 def test_how_long_a_cell_takes(places: Path) -> None:
@@ -345,7 +366,7 @@ def error_of(given: Given) -> str:
 
 
 def test_flags_that_do_not_go_together() -> None:
-    assert error_of(Given(weights=("w.pth",))).startswith("--imagenet: ")
+    assert error_of(Given(weights=(Weights("w.pth", "0"),))).startswith("--imagenet: ")
     assert error_of(Given(imagenet="d")).startswith("--weights: ")
     assert error_of(Given(data="d")).startswith("--data: ")
     assert tables.data(Given()) == ""
@@ -390,10 +411,14 @@ def test_weights_that_do_not_fit(places: Path, tmp_path: Path) -> None:
         ("other.pth", "fit no known network"),
         ("absent.pth", "no such file or run"),
     ):
-        text = error_of(Given(weights=(str(tmp_path / name),), imagenet=data))
+        text = writers.error_of(
+            lambda name=name: tables.data(  # type: ignore[misc]
+                Given(weights=(imagenet.identified(str(tmp_path / name)),), imagenet=data)
+            )
+        )
         assert words in text
         assert text.startswith((f"--weights {tmp_path / name}: ", f"{tmp_path / name}: "))
-    text = error_of(Given(weights=("cifar10-resnet20",), imagenet=data))
+    text = error_of(Given(weights=(imagenet.identified("cifar10-resnet20"),), imagenet=data))
     assert "the papers' tests take" in text or "tells 10 classes apart" in text
 
 

@@ -62,6 +62,7 @@ def study(
     try:
         from skipway.study import STUDIES
         from skipway.study.form import Given
+        from skipway.study.imagenet import identified
         from skipway.study.running import Asked, run_study
     except ImportError as error:
         raise missing_part("study", "train", error) from None
@@ -78,7 +79,13 @@ def study(
             f"no study {harmless(name)!r}.{hint}\nStudies: {known}; or list, or report"
         )
     given = Given(
-        data, tuple(weights or ()), imagenet, precision.value, device, threads, out / "runs"
+        data,
+        tuple(map(identified, weights or ())),
+        imagenet,
+        precision.value,
+        device,
+        threads,
+        out / "runs",
     )
     asked = Asked(budget, seeds, resume, _part(part))
     outcome = run_study(STUDIES[name], asked, given, out, _say)

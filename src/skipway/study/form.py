@@ -157,12 +157,22 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """What is to be scored, known by what it holds: what it scored stays when its file has gone."""
+
+    path: str
+    """Or a hub's name."""
+    identity: str
+    """The sha256 of the file, or the hub's name."""
+
+
+@dataclass(frozen=True)
 class Given:
     """What a study was asked for beside its scale; a study refuses what it does not know."""
 
     data: str | None = None
     """A folder or name of data, in place of the study's own."""
-    weights: tuple[str, ...] = ()
+    weights: tuple[Weights, ...] = ()
     imagenet: str | None = None
     precision: str = "float32"
     """Of training."""

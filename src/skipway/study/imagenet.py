@@ -18,7 +18,7 @@ from skipway.errors import InputError, harmless
 from skipway.metrics import wilson_interval
 from skipway.peers import canonical
 from skipway.report.markup import duration
-from skipway.study.form import Cell, Expected, Finding, Given
+from skipway.study.form import Cell, Expected, Finding, Given, Weights
 
 if TYPE_CHECKING:
     from skipway.data import Split
@@ -78,7 +78,7 @@ NOTE = (
 def digest(given: Given) -> str:
     """Of the validation images; empty where there are no weights to be scored on them.
 
-    Raises InputError where they cannot be: it opens each of the weights.
+    Raises InputError where they cannot be: it opens each of the weights that are still there.
     """
     if bool(given.weights) != (given.imagenet is not None):
         lacks = "--imagenet" if given.weights else "--weights"
@@ -88,10 +88,10 @@ def digest(given: Given) -> str:
     if given.imagenet is None:
         return ""
     _, split, classes = _validation(given.imagenet)
-    for weights in given.weights:
-        predictor = _opened(weights, given)
-        _require(predictor, weights, split, classes, given.imagenet)
-        _as_tested(predictor, weights)
+    for weights in filter(_there, given.weights):
+        predictor = _opened(weights.path, given)
+        _require(predictor, weights.path, split, classes, given.imagenet)
+        _as_tested(predictor, weights.path)
     found = hashlib.sha256(repr(classes).encode("utf-8", "surrogateescape"))
     found.update(split.content())
     for name in split.names:
@@ -99,37 +99,48 @@ def digest(given: Given) -> str:
     return found.hexdigest()
 
 
+def identified(path: str) -> Weights:
+    """Weights with what tells them from others. Raises InputError where there are none."""
+    from skipway.files import is_hub_name, weight_file
+
+    if is_hub_name(path):
+        return Weights(path, path)
+    try:
+        with weight_file(path).open("rb") as file:
+            return Weights(path, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+        raise InputError(f"--weights {harmless(path)}: {error.strerror}") from None
+
+
+def _there(weights: Weights) -> bool:
+    """Whether its file is still what it was."""
+    try:
+        return identified(weights.path) == weights
+    except InputError:
+        return False
+
+
 def cells(given: Given) -> list[Cell]:
-    """Each of the weights under each protocol."""
+    """Each of the weights under each protocol; of one path, the last that was given."""
     # Files are known by their content: machines that share the work may have them elsewhere.
-    known = {_identity(weights): weights for weights in given.weights}
+    last = {weights.path: weights.identity for weights in given.weights}
+    paths = {identity: path for path, identity in last.items()}
     return [
-        Cell(
-            f"{harmless(weights)}, {words}",
-            {"weights": identity, "views": views},
-            CROPS[views],
-        )
-        for identity, weights in known.items()
+        Cell(f"{harmless(path)}, {words}", {"weights": identity, "views": views}, CROPS[views])
+        for identity, path in paths.items()
         for views, words in VIEWS.items()
     ]
 
 
-def _identity(weights: str) -> str:
-    """What tells weights from others: of a hub their name, else the sha256 of the file, empty
-    where it is no longer there: what was computed of it is then not found."""
-    from skipway.files import is_hub_name, weight_file
-
-    if is_hub_name(weights):
-        return weights
-    try:
-        with weight_file(weights).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (InputError, OSError):
-        return ""
-
-
-def _weights_of(cell: Cell, given: Given) -> str:
-    return next(w for w in given.weights if _identity(w) == cell.settings["weights"])
+def _path_of(cell: Cell, given: Given) -> str:
+    """Where the weights of a cell are. Raises InputError where they are no longer."""
+    same = [weights for weights in given.weights if weights.identity == cell.settings["weights"]]
+    for weights in filter(_there, same):
+        return weights.path
+    raise InputError(
+        f"--weights {harmless(same[0].path)}: is no longer the file that was to be scored\n"
+        "Put it back as it was."
+    )
 
 
 def seconds(cell: Cell, given: Given) -> float:
@@ -138,7 +149,7 @@ def seconds(cell: Cell, given: Given) -> float:
 
     assert given.imagenet is not None
     _, split, _ = _validation(given.imagenet)
-    weights = _weights_of(cell, given)
+    weights = _path_of(cell, given)
     predictor = _as_tested(_opened(weights, given), weights)
     x = np.zeros((_TIMED, predictor.card.preprocess.channels, SIZE, SIZE), np.float32)
     predictor.run(x)
@@ -269,7 +280,7 @@ def score(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> 
 
     assert given.imagenet is not None
     began = time.monotonic()
-    weights = _weights_of(cell, given)
+    weights = _path_of(cell, given)
     predictor = _as_tested(_opened(weights, given), weights)
     name, _, _ = _validation(given.imagenet)
     images = open_labelled(predictor, weights, given.imagenet, name)

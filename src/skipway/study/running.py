@@ -134,7 +134,7 @@ def _command(study: Study, plan: Plan, asked: Asked | None, out: Path) -> str:
         words += ["--seeds", str(plan.seeds)]
         words += ["--data", plan.given.data] if plan.given.data else []
         for weights in plan.given.weights:
-            words += ["--weights", weights]
+            words += ["--weights", weights.path]
         words += ["--imagenet", plan.given.imagenet] if plan.given.imagenet else []
         if plan.given.precision != Given.precision:
             words += ["--precision", plan.given.precision]

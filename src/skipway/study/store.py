@@ -18,7 +18,18 @@ from typing import Any
 from skipway.errors import InputError, harmless
 from skipway.files import atomic_write
 from skipway.machine import cores, cpu_name
-from skipway.study.form import Cell, Done, Finding, Given, Scale, Study, Told, Verdict, verdict
+from skipway.study.form import (
+    Cell,
+    Done,
+    Finding,
+    Given,
+    Scale,
+    Study,
+    Told,
+    Verdict,
+    Weights,
+    verdict,
+)
 from skipway.version import __version__
 
 
@@ -83,7 +94,8 @@ class Store:
             return None
         row = self._read(path)
         try:
-            given = {**row["given"], "weights": tuple(row["given"]["weights"])}
+            weights = tuple(Weights(**one) for one in row["given"]["weights"])
+            given = {**row["given"], "weights": weights}
             return Plan(row["scale"], row["seeds"], Given(**given), row["data"])
         except (KeyError, TypeError):
             raise InputError(f"{harmless(path)}: not the plan of a study\n{AWAY}") from None
