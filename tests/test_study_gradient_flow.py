@@ -91,10 +91,10 @@ def test_a_device_that_is_not_there_is_said(
     cell = Cell("", {"layers": 20, "size": 8, "images": 4, "seed": 0})
     with pytest.raises(InputError, match="--device cuda"):
         study.compute(cell, tmp_path, Given(device="cuda", threads=1), said)
-    assert study._device(Given()) == torch.device("cpu")
+    assert Given().chosen_device() == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert study._device(Given()) == torch.device("cuda")
-    assert study._device(Given(device="cpu")) == torch.device("cpu")
+    assert Given().chosen_device() == "cuda"
+    assert Given(device="cpu").chosen_device() == "cpu"
 
 
 def test_training_is_measured_at_its_checkpoints(

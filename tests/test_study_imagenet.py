@@ -25,7 +25,7 @@ from skipway.data.split import ArrayReader, Names, Split
 from skipway.images import Preprocess
 from skipway.metrics import wilson_interval
 from skipway.predictor import Predictor
-from skipway.study import imagenet, tables
+from skipway.study import STUDIES, imagenet, tables
 from skipway.study.form import Cell, Done, Given, Weights
 from skipway.study.running import Asked, outcomes, run_study
 from skipway.weights import create_model, save_weights
@@ -223,7 +223,7 @@ def test_a_report_keeps_the_scores_of_files_that_are_gone(places: Path, tmp_path
     shutil.copy(places / "net.safetensors", tmp_path / "moved.safetensors")
     given = dataclasses.replace(asked(tmp_path, "moved.safetensors"), imagenet=f"{places}/data")
     said: list[str] = []
-    first = run_study(tables, Asked(), given, tmp_path / "out", said.append)  # type: ignore[arg-type]
+    first = run_study(STUDIES["tables"], Asked(), given, tmp_path / "out", said.append)
     (tmp_path / "moved.safetensors").unlink()
     (again,) = outcomes(tmp_path / "out")
     assert (again.done, again.cells) == (first.done, first.cells) == (3, 3)

@@ -171,8 +171,9 @@ def test_what_is_missing_is_said_with_how_to_go_on() -> None:
     found = read(outcome(Told([finding(8.7, 8.8, 8.75)]), done=2))
     assert found.text.count("2 of 6 results") == 3  # card, warning, protocol
     assert "inconclusive at this budget" in found.text
-    assert "skipway study made-up --resume" in found.text
-    assert "--resume" not in read(outcome(Told([finding(8.7, 8.8, 8.75)]))).text
+    (warned,) = re.findall(r'<p class="warn">(.*?)</p>', found.raw)
+    assert "<code>skipway study made-up --budget tiny --seeds 3</code>" in warned
+    assert "Go on with" not in read(outcome(Told([finding(8.7, 8.8, 8.75)]))).text
 
 
 def test_studies_stand_in_order_and_the_others_have_their_command() -> None:

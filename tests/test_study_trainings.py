@@ -72,9 +72,9 @@ def test_cells_are_trainings_that_can_be_planned(study: Any) -> None:
 
 def test_the_papers_scale_is_the_papers() -> None:
     """64,000 steps at batch 128; the rate falls at 32,000 and 48,000 (2015, section 4.2)."""
-    for study in (degradation, he2015_cifar):
+    for study in (STUDIES["degradation"], STUDIES["he2015-cifar"]):
         scale = next(s for s in study.SCALES if s.name == "paper")
-        for cell in study.cells(scale, 1, Given()):  # type: ignore[attr-defined]
+        for cell in study.cells(scale, 1, Given()):
             settings = RECIPES["he2015-cifar"].settings | cell.settings
             assert settings["schedule.length"] == "64000 steps"
             assert settings["schedule.milestones"] == ("32000 steps", "48000 steps")

@@ -68,7 +68,8 @@ def study(
         raise missing_part("study", "train", error) from None
     if name in ("list", "report"):
         own = (budget, seeds, data, weights, imagenet, threads)
-        if any(value is not None for value in own) or resume or part != "1/1":
+        others = resume or part != "1/1" or precision is not Precision.float32 or device != "auto"
+        if others or any(value is not None for value in own):
             raise InputError(f"{name}: takes --out and --json alone")
         _list(STUDIES.values(), as_json) if name == "list" else _report(out, as_json)
         return

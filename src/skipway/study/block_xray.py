@@ -122,20 +122,11 @@ def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -
     say(f"{cell.name}: deleting each block")
     began = time.perf_counter()
     run, threads = str(trainings.run_of(cell, given)), given.threads or cores()
-    net, predictor = open_classifier(run, threads, _device(given))
+    net, predictor = open_classifier(run, threads, given.chosen_device())
     images = open_labelled(predictor, run, trainings.data_of(given), "test")
     found = xray(net, predictor, sample(images.split, IMAGES), threads=threads)
     seconds = trained["seconds"] + time.perf_counter() - began
     return trained | {"seconds": seconds, "xray": found.to_json()}
-
-
-def _device(given: Given) -> str:
-    """Where blocks are deleted: where training chooses to be, too."""
-    import torch
-
-    if given.device != "auto":
-        return given.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def seconds(cell: Cell, given: Given) -> float:
@@ -152,7 +143,7 @@ def _xray_seconds(cell: Cell, given: Given) -> float:
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     arch = architecture(cell.settings["model.name"], **cell.settings.get("model.architecture", {}))
-    size, device = cell.settings.get("data.size", arch.input_size), _device(given)
+    size, device = cell.settings.get("data.size", arch.input_size), given.chosen_device()
     net = ResNet(arch).eval().to(device)
     x = torch.zeros(_TIMED, arch.in_channels, size, size, device=device)
     with torch.inference_mode():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from skipway.report.markup import Html
-from skipway.report.plot import Axis, Line, linear, plot
+from skipway.report.plot import Line, linear, plot
 
 Points = Sequence[tuple[float, float]]
 """(step, error in %)."""
@@ -39,7 +38,7 @@ def curves(
     at = {curve.name: _by_step(curve) for curve in drawn}
     top = highest(drawn) if top is None else top
     last = max(step for steps in at.values() for step in steps)
-    x = _steps(last)
+    x = linear("step", last, whole=True)
     y = linear("error, %", top)
     lines, bands = [], []
     for curve in drawn:
@@ -72,11 +71,3 @@ def _by_step(curve: Curve) -> dict[float, list[float]]:
             steps.setdefault(step, []).append(value)
     whole = {s: v for s, v in steps.items() if len(v) == len(curve.seeds)}
     return dict(sorted((whole or steps).items()))
-
-
-def _steps(last: float) -> Axis:
-    """From 0 to the last step; thousands are written as such."""
-    power = 10.0 ** math.floor(math.log10(last / 4))
-    step = next(s * power for s in (1, 2, 5, 10) if last / (s * power) <= 4.0001)
-    ticks = [(n * step, f"{n * step / 1000:g}k" if n else "0") for n in range(int(last / step) + 1)]
-    return Axis("step", 0, last, ticks)

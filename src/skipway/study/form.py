@@ -181,6 +181,18 @@ class Given:
     runs: Path = Path("studies/runs")
     """Where the trainings of all studies are, so that two that need the same share it."""
 
+    def chosen_device(self) -> str:
+        """The device that is asked for, else a GPU where there is one, as training chooses. Raises
+        InputError for a GPU that is not there."""
+        import torch
+
+        from skipway.training.plan import check_device
+
+        check_device(self.device)
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
 
 @dataclass(frozen=True)
 class Picture:

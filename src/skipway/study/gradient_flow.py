@@ -21,7 +21,6 @@ from skipway.study.flow_pictures import courses, film, stills
 from skipway.study.form import Cell, Done, Given, Scale, Told
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 NAME = "gradient-flow"
@@ -171,7 +170,7 @@ def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -
 def _initial(given: Given, *, layers: int, size: int, images: int, seed: int) -> dict[str, Any]:
     """The flow through a net of each kind at its first weights, by what it is called."""
     batch = _batch(given, size, images, seed)
-    device = _device(given)
+    device = given.chosen_device()
     return {net.key: _flow(net.fields(layers), seed, None, *batch, device) for net in NETS}
 
 
@@ -190,7 +189,8 @@ def _through_training(
         say(f"{cell.name}: {error}")
     begun = time.perf_counter()
     batch = _batch(given, settings["data.size"], settings["batch_size"], settings["seed"])
-    fields, seed, device = settings["model.architecture"], settings["seed"], _device(given)
+    fields, seed = settings["model.architecture"], settings["seed"]
+    device = given.chosen_device()
     frames = []
     for path in checkpoint.saved(run / "checkpoints"):
         weights = checkpoint.load(path)["loop"]["model"]
@@ -208,25 +208,13 @@ def _through_training(
     }
 
 
-def _device(given: Given) -> torch.device:
-    """Where passes are computed: as asked for, else where training would choose to. Raises
-    InputError for a GPU that is not there."""
-    import torch
-
-    from skipway.training.plan import check_device
-
-    check_device(given.device)
-    chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(chosen if given.device == "auto" else given.device)
-
-
 def _flow(
     fields: Mapping[str, Any],
     seed: int,
     weights: Mapping[str, Tensor] | None,
     images: Tensor,
     labels: Tensor,
-    device: torch.device,
+    device: str,
 ) -> dict[str, list[Number]]:
     """`probes.flow` of a net, by statistic the values of its parts from input to output, to four
     digits; None where one overflowed. weights: None takes those it starts a training with."""

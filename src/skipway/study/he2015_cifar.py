@@ -164,7 +164,8 @@ def _precision(done: Sequence[Done]) -> Told:
             for precision, of in found.items()
         ),
     ]
-    return Told([finding for finding in findings if finding.values])
+    kept = [finding for finding in findings if finding.values]
+    return Told(kept, deviations=trainings.deviations(done))
 
 
 def _depth(net: str) -> tuple[int, str]:

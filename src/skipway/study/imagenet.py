@@ -80,6 +80,8 @@ def digest(given: Given) -> str:
 
     Raises InputError where they cannot be: it opens each of the weights that are still there.
     """
+    from skipway.data import DataSet
+
     if bool(given.weights) != (given.imagenet is not None):
         lacks = "--imagenet" if given.weights else "--weights"
         raise InputError(
@@ -87,16 +89,12 @@ def digest(given: Given) -> str:
         )
     if given.imagenet is None:
         return ""
-    _, split, classes = _validation(given.imagenet)
+    name, split, classes = _validation(given.imagenet)
     for weights in filter(_there, given.weights):
         predictor = _opened(weights.path, given)
         _require(predictor, weights.path, split, classes, given.imagenet)
         _as_tested(predictor, weights.path)
-    found = hashlib.sha256(repr(classes).encode("utf-8", "surrogateescape"))
-    found.update(split.content())
-    for name in split.names:
-        found.update(name.encode("utf-8", "surrogateescape") + b"\0")
-    return found.hexdigest()
+    return DataSet(given.imagenet, classes, {name: split}).digest()
 
 
 def identified(path: str) -> Weights:
@@ -110,6 +108,8 @@ def identified(path: str) -> Weights:
             return Weights(path, hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         raise InputError(f"--weights {harmless(path)}: {error.strerror}") from None
+    except InputError as error:
+        raise InputError(f"--weights {error}") from None
 
 
 def _there(weights: Weights) -> bool:
@@ -220,16 +220,12 @@ def _as_tested(predictor: Predictor, weights: str) -> Predictor:
 
 
 def _device(weights: str, given: Given) -> str:
+    """Where weights are run: ONNX on the CPU, if nothing else is asked for."""
     from skipway.files import is_hub_name, weight_file
     from skipway.predictor import is_onnx
 
-    if given.device != "auto":
-        return given.device
-    if not is_hub_name(weights) and is_onnx(weight_file(weights)):
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    onnx = not is_hub_name(weights) and is_onnx(weight_file(weights))
+    return "cpu" if onnx and given.device == "auto" else given.chosen_device()
 
 
 def _require(

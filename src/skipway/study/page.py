@@ -175,7 +175,7 @@ def _at_scale(outcome: Outcome, several: bool) -> Html:
             "p",
             f"{outcome.done:,} of {outcome.cells:,} results are computed, and what is said is of "
             "these. Go on with: ",
-            tag("code", f"skipway study {outcome.study.NAME} --resume"),
+            tag("code", outcome.command),
             class_="warn",
         )
     return joined(

@@ -104,10 +104,13 @@ class Xray:
 
     def to_json(self) -> dict[str, Any]:
         """For programs; `from_json` reads it again."""
-        named = {"family", "classes", "n", "accuracy", "interval", "loss"}
         return {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name in named
-        } | {
+            "family": self.family,
+            "classes": self.classes,
+            "n": self.n,
+            "accuracy": self.accuracy,
+            "interval": self.interval,
+            "loss": self.loss,
             "chance": self.chance,
             "median_cost": self.median_cost / 100,
             "blocks": [vars(block) for block in self.blocks],
