@@ -105,6 +105,15 @@ def test_without_a_key_the_image_is_as_in_use() -> None:
     np.testing.assert_allclose(target.boxes, [[2 * 64 / 90, 3 * 36 / 50, 40 * 64 / 90, 36]], 1e-5)
 
 
+def test_no_image_is_larger_in_training_than_in_use() -> None:
+    image, truth = np.zeros((50, 90, 3), np.uint8), objects([[2, 3, 40, 50]], [0], (50, 90))
+    asked = task(flip=True, scale=(0.5, 2.0))
+    shapes = [asked.augment(image, truth, Key(0, 0, i))[0].shape[:2] for i in range(40)]
+    assert max(shapes) == (36, 64)
+    assert max(width for _, width in shapes) == 64
+    assert min(shapes) < (30, 54)
+
+
 def test_crowds_and_what_is_cut_off_are_not_learned() -> None:
     truth = objects([[0, 0, 20, 20], [30, 30, 60, 60]], [0, 1], (64, 64), crowd=[False, True])
     image = np.zeros((64, 64, 3), np.uint8)

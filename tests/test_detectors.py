@@ -336,7 +336,8 @@ LEARNERS += [("preresnet50", "faster-rcnn"), ("resnet20", "retinanet")]
 @pytest.mark.parametrize(("row", "kind"), LEARNERS)
 def test_objects_are_learned_by_every_head(row: str, kind: str) -> None:
     width = 1.0 if row == "resnet20" else 0.25
-    learned(small(kind, tiny(row, width=width), norm="group", channels=32), 80)
+    wide = {"channels": 32} if DetectorConfig(**KINDS[kind]).reads("channels") else {}
+    learned(small(kind, tiny(row, width=width), norm="group", **wide), 240, lr=1e-3)
 
 
 # --- architectures ----------------------------------------------------------------------------

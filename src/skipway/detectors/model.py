@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from skipway.architecture import Architecture
 from skipway.detectors.backbones import AllButLast, Pyramid
 from skipway.detectors.batch import Target, checked, padded
 from skipway.detectors.parts import anchors, fcos_head, in_float32, roi_heads
+from skipway.detectors.rpn import rpn_head
 from skipway.heads import DetectorConfig
 from skipway.norms import convert_norms, group_norm
 from skipway.resnet import ResNet, as_read
@@ -74,7 +75,7 @@ class TwoStage(Detector):
         per_cell = len(config.anchor_scales) * len(config.anchor_ratios)
         self.rpn = RegionProposalNetwork(
             anchors(backbone.strides, config),
-            in_float32(RPNHead(backbone.out_channels, per_cell, conv_depth=config.version)),
+            in_float32(rpn_head(backbone.out_channels, per_cell, config.version)),
             fg_iou_thresh=0.7, bg_iou_thresh=0.3, batch_size_per_image=256, positive_fraction=0.5,
             pre_nms_top_n={"training": config.candidates_train, "testing": config.candidates_test},
             post_nms_top_n={"training": config.proposals_train, "testing": config.proposals_test},

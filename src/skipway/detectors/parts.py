@@ -6,7 +6,6 @@ What torchvision leaves untyped is Any here, and goes no further than this packa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,10 +24,9 @@ from torchvision.models.detection.fcos import (
 )
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import LevelMapper
 
 from skipway.detectors.backbones import AllButLast, LastStage, Pyramid, head_norm
+from skipway.detectors.pooling import PyramidRoIAlign
 from skipway.errors import InputError
 from skipway.heads import DetectorConfig
 from skipway.norms import group_norm
@@ -68,18 +66,6 @@ def _without_type(_: nn.Module, inputs: tuple[Any, list[Tensor]]) -> tuple[Any, 
     return images, [m.new_empty((), dtype=torch.float32).expand(m.shape) for m in maps]
 
 
-def pooler(strides: Sequence[int], size: int) -> Any:
-    """RoIAlign from levels with these strides to size x size (FPN, eq. 1).
-
-    torchvision guesses the strides from the first images that it sees, and wrongly where padding
-    makes up much of them.
-    """
-    pool: Any = MultiScaleRoIAlign([str(i) for i in range(len(strides))], size, 2)
-    pool.scales = [1 / stride for stride in strides]
-    pool.map_levels = LevelMapper(*(int(math.log2(strides[i])) for i in (0, -1)))
-    return pool
-
-
 def roi_heads(backbone: Pyramid | AllButLast, config: DetectorConfig, num_classes: int) -> Any:
     """Box head, and mask head where there is one; num_classes counts the background."""
     mask_head: Any = None
@@ -101,14 +87,14 @@ def roi_heads(backbone: Pyramid | AllButLast, config: DetectorConfig, num_classe
         if config.head == "mask-rcnn":
             mask_head = LastStage(backbone.body, mean=False)
     heads = RoIHeads(
-        pooler(backbone.pooled, box_size), box_head,
+        PyramidRoIAlign(backbone.pooled, box_size), box_head,
         in_float32(FastRCNNPredictor(outputs, num_classes)),
         fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=config.rois,
         positive_fraction=0.25, bbox_reg_weights=None, score_thresh=config.score_threshold,
         nms_thresh=config.nms, detections_per_img=config.detections,
     )  # fmt: skip
     if mask_head is not None:
-        heads.mask_roi_pool = pooler(backbone.pooled, mask_size)
+        heads.mask_roi_pool = PyramidRoIAlign(backbone.pooled, mask_size)
         heads.mask_head = mask_head
         heads.mask_predictor = in_float32(MaskRCNNPredictor(masked, config.channels, num_classes))
     return heads

@@ -52,9 +52,11 @@ def view_of(
     """How an image of that height and width is seen: all of it, within the size of the input, or by
     key at another scale, mirrored, and where it is then larger than `limit` a part of it.
 
-    limit: height and width; None is the size of the input.
+    limit: height and width; None is the size at which all of it is seen, so that a batch has no
+    more pixels in training than in use.
     """
     scaled = preprocess.fitted(*size)
+    limit = limit or scaled
     mirrored: tuple[int, ...] = ()
     corner = np.zeros(2)
     if key is not None:
@@ -65,7 +67,6 @@ def view_of(
         corner = draws[1:3]
         asked = (0, c.flip_up and draws[4] < 0.5), (1, c.flip and draws[3] < 0.5)
         mirrored = tuple(axis for axis, flip in asked if flip)
-    limit = limit or preprocess.size
     sx, sy = scaled[1] / size[1], scaled[0] / size[0]
     shape = min(scaled[0], limit[0]), min(scaled[1], limit[1])
     if shape == scaled:

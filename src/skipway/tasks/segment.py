@@ -278,8 +278,7 @@ class Segment:
         if key is None:
             return replace(batch, images=images)
         # smaller images are filled up with the mean, and judged nowhere there
-        together = padded(images).contiguous(memory_format=torch.channels_last)
-        return replace(batch, images=together)
+        return replace(batch, images=padded(images))
 
     def shown(self, batch: Batch, classes: Sequence[str]) -> list[dict[str, Any]]:
         rows, names = [], [harmless(name) for name in classes]
@@ -312,8 +311,7 @@ class Segment:
         pairs = zip(batch.images, batch.targets, strict=True)
         for _, group in itertools.groupby(pairs, key=lambda pair: pair[0].shape):
             images, targets = zip(*group, strict=True)
-            inputs = torch.stack(images).contiguous(memory_format=torch.channels_last)
-            logits = model(inputs)["out"]
+            logits = model(torch.stack(images))["out"]
             found += [
                 class_map(own, target.geometry.size)
                 for own, target in zip(logits, targets, strict=True)

@@ -20,7 +20,9 @@ from skipway.recipes import recipe
 from skipway.resnet import backbone_of
 from skipway.tasks import Task
 from skipway.tasks.classify import Classify
+from skipway.tasks.detect import Detect
 from skipway.tasks.distil import Distilled, Teacher
+from skipway.tasks.segment import Segment
 from skipway.training import checkpoint
 from skipway.training.clock import Clock, Schedule
 from skipway.training.distributed import World
@@ -139,7 +141,15 @@ class Setup:
             stem = backbone_of(net).conv1
             assert isinstance(stem, nn.Conv2d)
             whiten(stem, self._first_images(PATCHED))
-        return net.to(self.device).to(memory_format=torch.channels_last)
+        return net.to(self.device).to(memory_format=self._memory_format())
+
+    def _memory_format(self) -> torch.memory_format:
+        """Channels last, but for detectors and segmenters in float32 on a CPU, where the gradients
+        of wide convolutions on large maps take half as long again so."""
+        plain = self.device.type == "cpu" and self.config.precision == "float32"
+        if plain and isinstance(self.prepared.task, Detect | Segment):
+            return torch.contiguous_format
+        return torch.channels_last
 
     def _distilled(self, teacher: Teacher) -> Distilled:
         """The task with a teacher, which is moved to the device."""
