@@ -194,6 +194,12 @@ def of_detection_speed(result: Any) -> Iterator[Row]:
             yield row(f"{head}, {told}, images/s", mine, theirs, ratio, bar=case["bar"])
 
 
+def of_detector_layers(result: Any) -> Iterator[Row]:
+    for name, case in result["cases"].items():
+        mine, theirs = (case["seconds"][side] for side in ("skipway", "torchvision"))
+        yield row(f"{name}, seconds, ratio theirs to ours", mine, theirs, case["ratio"])
+
+
 def of_detection_schedule(result: Any) -> Iterator[Row]:
     for name, case in result["cases"].items():
         for split, found in case["splits"].items():
@@ -371,6 +377,12 @@ BENCHMARKS = {
         of_detection_speed,
         "detect_speed.py",
         ("--boxes", "{boxes}", "--masks", "{masks}"),
+    ),
+    "detector_layers": Benchmark(
+        "RoIAlign and the RPN's head, forward and backward, against torchvision's layers",
+        1,
+        of_detector_layers,
+        "detector_layers.py",
     ),
     "detect_schedule": Benchmark(
         "detectors after the same short schedule: AP against torchvision's model and loop",

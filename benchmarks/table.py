@@ -187,6 +187,18 @@ def small_data_rows() -> list[tuple[str, str, str]]:
                     case["command"],
                 )
             )
+    for name, case in cases("detector_layers").items():
+        title = {"roi_align": "RoIAlign", "rpn_head": "The head of an RPN"}[name]
+        seconds = {side: took["median"] for side, took in case["seconds"].items()}
+        table.append(
+            (
+                f"{title} on a CPU, forward and backward ({case['threads']} threads), against "
+                "torchvision's",
+                f"{case['ratio']['median']:.1f} times as fast ({spread(case['ratio'])}; "
+                f"{seconds['skipway']:.2f} s against {seconds['torchvision']:.2f} s)",
+                case["command"],
+            )
+        )
     for name, case in cases("detect_schedule").items():
         found = [
             f"{split} {ours['ap']:.1%} against {theirs['ap']:.1%}, {points(each)}"
