@@ -1,9 +1,10 @@
 """Layers of two-stage detectors that Skipway computes in its own way on a CPU, and torchvision's.
 
 Forward and backward, with torchvision's own numbers of RoIs and channels on a batch of four images
-of 312 x 416 pixels:
+of 312 x 416 pixels, padded to 320 x 416:
 - `roi_align`: 512 RoIs an image from four levels of a pyramid to 7 x 7.
-- `rpn_head`: all cells of the five levels, of which 256 anchors an image are learned from.
+- `rpn_head`: all cells of the five levels, of which 256 anchors an image are learned from, by their
+  logits alone.
 
 Both sides in turn in one process, on the same maps, boxes and gradients.
 
@@ -31,7 +32,7 @@ from skipway.machine import cores, keep_freed_memory
 STRIDES = (4, 8, 16, 32)
 CHANNELS, IMAGES, ROIS, ANCHORS = 256, 4, 512, 256
 SIZE = (320, 416)
-"""Height and width of the batch in pixels, padded to a multiple of 32."""
+"""Height and width of the batch in pixels."""
 
 
 def maps(strides: tuple[int, ...]) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def maps(strides: tuple[int, ...]) -> dict[str, Any]:
 
 
 def roi_align() -> dict[str, Callable[[], Any]]:
-    """A forward and a backward pass by side."""
+    """A forward and a backward pass of each side."""
     levels = maps(STRIDES)
     low = torch.rand(IMAGES, ROIS, 2) * torch.tensor([SIZE[1] - 80, SIZE[0] - 80])
     boxes = [*torch.cat([low, low + 10 + 70 * torch.rand(IMAGES, ROIS, 2)], 2)]
@@ -59,7 +60,7 @@ def roi_align() -> dict[str, Callable[[], Any]]:
 
 
 def rpn() -> dict[str, Callable[[], Any]]:
-    """A forward and a backward pass by side."""
+    """A forward and a backward pass of each side."""
     levels = [*maps((*STRIDES, 64)).values()]
     torch.manual_seed(0)
     theirs = RPNHead(CHANNELS, 3)

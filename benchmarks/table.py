@@ -188,7 +188,7 @@ def small_data_rows() -> list[tuple[str, str, str]]:
                 )
             )
     for name, case in cases("detector_layers").items():
-        title = {"roi_align": "RoIAlign", "rpn_head": "The head of an RPN"}[name]
+        title = {"roi_align": "RoIAlign", "rpn_head": "An RPN's head"}[name]
         seconds = {side: took["median"] for side, took in case["seconds"].items()}
         table.append(
             (

@@ -29,6 +29,7 @@ from skipway.heads import DetectorConfig
 from skipway.images import Preprocess
 from skipway.tasks import Evaluator, Task
 from skipway.tasks.detect import Detect, DetectionEvaluator
+from skipway.training.setup import memory_format
 
 PREPROCESS = Preprocess(size=(64, 64), resize="fit", mean=(0.5,) * 3, std=(0.25,) * 3)
 MASKS = DetectorConfig(head="mask-rcnn")
@@ -125,6 +126,8 @@ def test_crowds_and_what_is_cut_off_are_not_learned() -> None:
         for i in range(40)
     }
     assert sizes == {0, 1}
+    whole, large = objects([[0, 0, 64, 64]], [0], (64, 64)), task(scale=(4.0, 4.0))
+    assert all(len(large.augment(image, whole, Key(0, 0, i))[1].boxes) for i in range(40))
 
 
 class Known(nn.Module):
@@ -468,3 +471,10 @@ def test_settings_of_another_task_are_refused(flags: list[str], words: str, tmp_
     assert found.code == 2
     assert words in found.error[0]
     assert len(found.error) <= 3
+
+
+def test_weights_lie_in_memory_as_is_fastest() -> None:
+    cpu, plain = torch.device("cpu"), torch.contiguous_format
+    assert memory_format(task(), cpu, "float32") is plain
+    assert memory_format(task(), cpu, "bf16") is torch.channels_last
+    assert memory_format(task(), torch.device("cuda"), "float32") is torch.channels_last

@@ -4,7 +4,7 @@ gradient of the RPN's head."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ def test_roi_align_and_its_gradient_are_torchvisions(
     if sum(counts):
         expected = torch.autograd.grad((theirs * weights).sum(), learned, allow_unused=True)
     else:
-        expected = (None,) * len(learned)
+        expected = (None,) * len(learned)  # of none, torchvision's have no graph
     for mine, their in zip(gradients, expected, strict=True):
         if their is None:
             assert not mine.any()
@@ -86,23 +86,61 @@ def test_roi_align_and_its_gradient_are_torchvisions(
             torch.testing.assert_close(mine, their, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("strides", [(4,), PYRAMID])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
-def test_a_box_gone_wrong_reads_nothing_beyond_the_maps(value: float) -> None:
-    maps = levels(PYRAMID, 1, torch.Generator().manual_seed(0))
+def test_a_box_gone_wrong_reads_nothing_beyond_the_maps(
+    value: float, strides: tuple[int, ...]
+) -> None:
+    maps = levels(strides, 1, torch.Generator().manual_seed(0))
     broken = torch.tensor([[4.0, 4.0, 60.0, 40.0], [value, 0.0, value, 30.0]])
-    pooled = PyramidRoIAlign((4,), 7)({"0": maps["0"]}, [broken], [SIZE])
-    alone = PyramidRoIAlign((4,), 7)({"0": maps["0"]}, [broken[:1]], [SIZE])
+    pool = PyramidRoIAlign(strides, 7)
+    pooled, alone = pool(maps, [broken], [SIZE]), pool(maps, [broken[:1]], [SIZE])
     torch.testing.assert_close(pooled[:1], alone)
     assert not pooled[1].any()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_gradients_are_the_same_each_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    head = rpn_head(256, 3, 1)
+    map_ = torch.randn(2, 256, 40, 52, generator=generator).requires_grad_()
+    corner = torch.rand(2, 3, 16, 16, generator=generator) < 0.5
+    low = torch.rand(400, 2, generator=generator) * 100
+    boxes = [torch.cat([low, low + 40], 1)] * 2
+
+    def gradients() -> list[Tensor]:
+        learned = head([map_])[0][0][..., :16, :16][corner].sum()
+        pooled = PyramidRoIAlign((4,), 7)({"0": map_}, boxes, [(160, 208)] * 2).square().sum()
+        return [*torch.autograd.grad(learned, [map_, *head.conv.parameters()]),
+                *torch.autograd.grad(pooled, map_)]  # fmt: skip
+
+    first = gradients()
+    for _ in range(8):
+        for one, again in zip(first, gradients(), strict=True):
+            assert torch.equal(one, again)
 
 
 def test_half_precision_is_pooled_in_float32_and_given_back_in_half() -> None:
     generator = torch.Generator().manual_seed(0)
     maps, rois = levels((16,), 1, generator), boxes([6], generator)
     exact = PyramidRoIAlign((16,), 7)({"0": maps["0"].bfloat16().float()}, rois, [SIZE])
-    half = PyramidRoIAlign((16,), 7)({"0": maps["0"].bfloat16()}, rois, [SIZE])
+    read = maps["0"].detach().bfloat16().requires_grad_()
+    half = PyramidRoIAlign((16,), 7)({"0": read}, rois, [SIZE])
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half, exact.bfloat16())
+    (gradient,) = torch.autograd.grad(half.sum(), read)
+    assert gradient.dtype == torch.bfloat16
+    (expected,) = torch.autograd.grad(exact.sum(), maps["0"])
+    torch.testing.assert_close(gradient.float(), expected, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("convolutions", [1, 2])
@@ -110,8 +148,10 @@ def test_half_precision_is_pooled_in_float32_and_given_back_in_half() -> None:
 def test_the_rpns_head_learns_as_torchvisions(convolutions: int, learned: str) -> None:
     torch.manual_seed(0)
     theirs = RPNHead(12, 3, conv_depth=convolutions)
+    drawn = torch.get_rng_state()
     torch.manual_seed(0)
     ours = rpn_head(12, 3, convolutions)
+    assert torch.equal(torch.get_rng_state(), drawn)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     for mine, their in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(mine, their)
@@ -128,6 +168,18 @@ def test_the_rpns_head_learns_as_torchvisions(convolutions: int, learned: str) -
         results.append([*logits, *moves, *torch.autograd.grad(loss, [*maps, *head.parameters()])])
     for mine, their in zip(*results, strict=True):
         torch.testing.assert_close(mine, their, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_the_rpns_head_can_be_frozen() -> None:
+    head = rpn_head(4, 3, 1)
+    head.conv.requires_grad_(False)
+    map_ = torch.randn(1, 4, 5, 5, requires_grad=True)
+    head([map_])[0][0].sum().backward()
+    assert map_.grad is not None
+    assert all(p.grad is None for p in head.conv.parameters())
+    head.conv.requires_grad_(True)
+    head([map_.detach()])[0][0].sum().backward()
+    assert all(p.grad is not None for p in head.conv.parameters())
 
 
 def test_the_rpns_head_learns_under_autocast() -> None:

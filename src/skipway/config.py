@@ -200,8 +200,8 @@ class AugmentConfig(Slice):
     """Of detection and segmentation: mirror up and down too with probability 1/2."""
     scale: Scales = (1.0, 1.0)
     """Of detection and segmentation: the image is so much smaller or larger than the input,
-    log-uniform, and cropped at random to its size in use where it is larger. (0.1, 2) is
-    large-scale jitter (2012.07177, section 3)."""
+    log-uniform, and cropped at random to its size in use where it is larger. (0.1, 2) are the
+    scales of large-scale jitter (2012.07177, section 3)."""
     pad_crop: int = Field(0, ge=0)
     """Pad by so many pixels (zero after normalisation) and crop at random (2015, section 4.2)."""
     area: Area | None = None

@@ -48,7 +48,9 @@ class PyramidRoIAlign(nn.Module):
         cells = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in maps])
         bins: Tensor = _WeightedSum.apply(cells.float(), index, weight)
         shaped = bins.view(-1, self.size, self.size, channels).permute(0, 3, 1, 2)
-        return shaped.to(maps[0].dtype).contiguous()  # as convolutions in float32 are fastest
+        if maps[0].dtype == torch.float32:
+            return shaped.contiguous()  # convolutions of the mask head are faster so
+        return shaped.to(maps[0].dtype)
 
     def _cells(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Which cells make up each bin, counted through levels, images, rows and columns, and
@@ -58,7 +60,7 @@ class PyramidRoIAlign(nn.Module):
         before = (each * len(boxes)).cumsum(0) - each * len(boxes)
         level = torch.zeros(sum(map(len, boxes)), dtype=torch.int64)
         if len(maps) > 1:
-            level = self.level_of(list(boxes))
+            level = self.level_of(list(boxes)).clamp(0, len(maps) - 1)  # one gone wrong has none
         image = torch.repeat_interleave(torch.tensor([len(own) for own in boxes]))
         corners = torch.cat([*boxes]).float() * torch.tensor(self.scales)[level, None]
         column, across = self._along(corners[:, 0], corners[:, 2], width[level])
@@ -100,7 +102,7 @@ class _WeightedSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         index, weight = ctx.saved_tensors
-        read, order = index.flatten().sort()
+        read, order = index.flatten().sort(stable=True)  # the order of the sums is fixed
         offsets = torch.searchsorted(read, torch.arange(ctx.n, dtype=read.dtype))
         source = order.div(index.shape[1], rounding_mode="floor")
         transposed = F.embedding_bag(

@@ -43,7 +43,9 @@ Array = npt.NDArray[Any]
 _LEAST = 1.0
 """Pixels of input below which a side of a box is too small to be learned."""
 _SEEN = 0.3
-"""Share of an object's box that a crop must leave for it to be learned."""
+"""Share of an object's box that a crop must leave for it to be learned, …"""
+_FILLED = 0.5
+"""… or of the crop that it must fill."""
 SHOWN, _SHOWN_SIDE = 8, 320
 """Images in the report, and the pixels of their longer sides."""
 
@@ -276,7 +278,8 @@ class Detect:
         boxes = np.clip(corners, 0, [shape[1], shape[0]] * 2)
         if key is not None:
             large = _sides(boxes).min(axis=1, initial=np.inf) >= _LEAST
-            seen = _sides(boxes).prod(axis=1) >= _SEEN * _sides(corners).prod(axis=1)
+            area, least = _sides(boxes).prod(axis=1), _SEEN * _sides(corners).prod(axis=1)
+            seen = area >= np.minimum(least, _FILLED * shape[0] * shape[1])
             kept, boxes = kept.take(large & seen), boxes[large & seen]
         masks = None
         if "mask" in self.kinds and key is not None:

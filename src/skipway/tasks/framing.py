@@ -52,7 +52,7 @@ def view_of(
     """How an image of that height and width is seen: all of it, within the size of the input, or by
     key at another scale, mirrored, and where it is then larger than `limit` a part of it.
 
-    limit: height and width; None is the size at which all of it is seen, so that a batch has no
+    limit: height and width; None is the size at which all of it is seen, so that an image has no
     more pixels in training than in use.
     """
     scaled = preprocess.fitted(*size)

@@ -53,6 +53,15 @@ FROZEN = "checkpoints/frozen"
 """The network of a run that trains on features, whose checkpoints hold the classifier alone."""
 
 
+def memory_format(task: Task, device: torch.device, precision: str) -> torch.memory_format:
+    """How a network's weights lie in memory: channels last, but for detectors and segmenters in
+    float32 on a CPU, where the gradients of wide convolutions on large maps take longer so."""
+    large_maps = isinstance(task, Detect | Segment)
+    if large_maps and device.type == "cpu" and precision == "float32":
+        return torch.contiguous_format
+    return torch.channels_last
+
+
 class Setup:
     """A training from a plan, ready for its first step or to go on: data, network, loop, and what
     memory and time allow."""
@@ -141,15 +150,8 @@ class Setup:
             stem = backbone_of(net).conv1
             assert isinstance(stem, nn.Conv2d)
             whiten(stem, self._first_images(PATCHED))
-        return net.to(self.device).to(memory_format=self._memory_format())
-
-    def _memory_format(self) -> torch.memory_format:
-        """Channels last, but for detectors and segmenters in float32 on a CPU, where the gradients
-        of wide convolutions on large maps take half as long again so."""
-        plain = self.device.type == "cpu" and self.config.precision == "float32"
-        if plain and isinstance(self.prepared.task, Detect | Segment):
-            return torch.contiguous_format
-        return torch.channels_last
+        layout = memory_format(self.prepared.task, self.device, self.config.precision)
+        return net.to(self.device).to(memory_format=layout)
 
     def _distilled(self, teacher: Teacher) -> Distilled:
         """The task with a teacher, which is moved to the device."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from skipway.architecture import count
@@ -43,7 +42,7 @@ from skipway.training.record import (
     write_json,
 )
 from skipway.training.samples import write_samples
-from skipway.training.setup import FROZEN, Setup
+from skipway.training.setup import FROZEN, Setup, memory_format
 from skipway.version import __version__
 from skipway.weights import read_state, save_weights
 
@@ -357,7 +356,8 @@ class Trainer(Setup):
             self.best = {}
         chosen = kept if self.best else self.run_path / "last.safetensors"
         net.load_state_dict(read_state(chosen)[0])
-        net = net.to(self.device).to(memory_format=torch.channels_last).eval()
+        layout = memory_format(self.prepared.task, self.device, self.config.precision)
+        net = net.to(self.device).to(memory_format=layout).eval()
         if self.config.exact_norm:
             frozen = freeze(backbone_of(net), self.config.model.freeze, self.loop.keep_frozen.until)
             frozen.at(self.best.get("step", self.loop.step) - 1)  # as when these weights were made
