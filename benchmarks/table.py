@@ -1,17 +1,34 @@
-"""The table of results in README.md, made from ``results/*.json``.
+"""The tables of results, made from ``results/*.json``: all in docs/measured.md, some in README.md.
 
-python benchmarks/table.py          # rewrites the table
+python benchmarks/table.py          # rewrites both
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- results: made by benchmarks/table.py -->", "<!-- end of results -->"
+FIRST = (
+    "`make demo`",
+    "A third party's",
+    "CIFAR-10, `resnet8_speedrun`",
+    "Imagenette at 128 px from scratch, ResNet-50-D with SE, 0.5",
+    "`blood-cells`",
+    "`nuclei`",
+    "`street`",
+    "Training `resnet50` (batch 8, 224 px) from class folders, against the plain",
+    "Training `resnet50` (batch 8, 224 px) from class folders, against timm",
+    "Training faster-rcnn",
+    "How long a training takes",
+    "Trainings killed",
+    "`skipway study",
+)
+"""How the rows begin that README.md shows."""
 
 
 def result(name: str) -> Any:
@@ -46,6 +63,7 @@ def rows() -> list[tuple[str, str, str]]:
     table += small_data_rows()
     table += training_rows()
     table += more_rows()
+    table += study_rows()
     help_seconds, same = result("startup")["help_seconds"], result("folder_and_zip")
     table.append(
         (
@@ -130,7 +148,7 @@ def training_rows() -> list[tuple[str, str, str]]:
         table.append(
             (
                 f"`resnet{deepest}`, batch {scaling['depth']['batch']}, with activations computed "
-                "anew ([by depth](docs/scaling.svg))",
+                "anew ([by depth](scaling.svg))",
                 f"{anew['peak_memory_mib']:,.0f} MiB at most, not {kept['peak_memory_mib']:,.0f}; "
                 f"{anew['step_seconds'] / kept['step_seconds']:.2f} times the time",
                 scaling["depth"]["command"],
@@ -215,6 +233,20 @@ def small_data_rows() -> list[tuple[str, str, str]]:
                 case["command"],
             )
         )
+    return table
+
+
+def study_rows() -> list[tuple[str, str, str]]:
+    """The studies that were run: how many of their numbers came out as the papers say."""
+    table = []
+    for path in sorted((ROOT / "results" / "studies").glob("*/*/study.json")):
+        found = json.loads(path.read_text())
+        verdicts = Counter(each["verdict"] for each in found["findings"] if each["expected"])
+        seeds = f"{found['seeds']} seed{'s' if found['seeds'] > 1 else ''}"
+        counted = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
+        told = f"{found['verdict']}: of {verdicts.total()} numbers {counted} ({seeds})"
+        what = f"`skipway study {found['study']}`, scale {found['scale']}: {found['claim']}"
+        table.append((what, told, found["command"]))
     return table
 
 
@@ -367,19 +399,42 @@ def accuracy(found: Any) -> str:
     )
 
 
-def markdown() -> str:
-    """The table as Markdown."""
+def table_of(shown: list[tuple[str, str, str]]) -> str:
+    """Rows as Markdown."""
+    lines = ["| what | measured | command |", "|---|---|---|"]
+    lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in shown]
+    return "\n".join(lines)
+
+
+def machines() -> str:
+    """What the measurements were made on."""
     found = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))]
     parts = [part for one in found for part in (one, *one.get("cases", {}).values())]
-    machines = [part["machine"] for part in parts if "machine" in part]
-    processors = " and ".join(dict.fromkeys(machine["cpu"] for machine in machines))
-    torch = ", ".join(sorted({machine["versions"]["torch"] for machine in machines}))
-    lines = ["| what | measured | command |", "|---|---|---|"]
-    lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows()]
-    most = max(machine["cores"] for machine in machines)
-    lines += ["", f"On one or {most} cores ({processors}) with PyTorch {torch}, no GPU; each file"]
-    lines[-1] += " says what it was measured on."
-    return "\n".join(lines)
+    stamps = [part["machine"] for part in parts if "machine" in part]
+    processors = " and ".join(dict.fromkeys(machine["cpu"] for machine in stamps))
+    torch = ", ".join(sorted({machine["versions"]["torch"] for machine in stamps}))
+    most = max(machine["cores"] for machine in stamps)
+    return (
+        f"On one or {most} cores ({processors}) with PyTorch {torch}, no GPU; each file says what it "
+        "was measured on."
+    )
+
+
+def markdown() -> str:
+    """The table of README.md."""
+    first = [row for row in rows() if row[0].startswith(FIRST)]
+    return f"{table_of(first)}\n\n{machines()}"
+
+
+def document() -> str:
+    """docs/measured.md."""
+    return f"""# What was measured
+
+Made by `python benchmarks/table.py` from the files in [results/](../results/), which hold the command,
+the commit, the machine and the spread of each figure. {machines()}
+
+{table_of(rows())}
+"""
 
 
 def main() -> None:
@@ -387,6 +442,7 @@ def main() -> None:
     before, rest = readme.read_text().split(START)
     _, after = rest.split(END)
     readme.write_text(f"{before}{START}\n{markdown()}\n{END}{after}")
+    (ROOT / "docs" / "measured.md").write_text(document())
 
 
 if __name__ == "__main__":

@@ -185,6 +185,10 @@ def test_the_command_explains_vectors(place: Path, tmp_path: Path, method: Metho
     said = f"what makes the cosine of {one @ two:.3f} to b.png, "
     assert told.out.startswith(f"{place / 'a.png'}: {said}")
     assert ": what its vector is made of, " in call(*given).out
+    for like, cosines in (([], [1, 1]), ([f"--like={place / 'b.png'}"], [one @ two, 1])):
+        both = call(*given, place / "b.png", *like, "--json")
+        assert both.code == 0, both.err
+        assert [row["cosine"] for row in both.value] == pytest.approx(cosines, abs=1e-5)
 
 
 def test_what_is_shown_of_an_image(place: Path) -> None:

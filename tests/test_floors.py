@@ -79,7 +79,6 @@ FLOORS = {
         "doctor",
         "estimators",
         "probing",
-        "serve",
         "study",
         "xray",
     ),

@@ -1,4 +1,4 @@
-"""The README's table is what the committed results say."""
+"""The tables of README.md and docs/measured.md are what the committed results say."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ def test_the_readme_shows_the_committed_results() -> None:
     table = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))
     shown = (ROOT / "README.md").read_text().split(table["START"])[1].split(table["END"])[0]
     assert shown.strip() == table["markdown"]()
+    assert (ROOT / "docs" / "measured.md").read_text() == table["document"]()
+    for begun in table["FIRST"]:
+        assert f"\n| {begun}" in shown, begun
 
 
 def figure(median: float) -> dict[str, float]:

@@ -45,7 +45,7 @@ def embed(
         OnBad, typer.Option(help="error or skip: what to do with damaged images.")
     ] = OnBad.error,
     device: Device = "cpu",
-    precision: Annotated[Precision, typer.Option()] = Precision.float32,
+    precision: Annotated[Precision, typer.Option(help="float32 or bf16.")] = Precision.float32,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -139,7 +139,7 @@ def search(
         str | None, typer.Option(metavar="PNG", help="Show them as one picture, in a new file.")
     ] = None,
     device: Device = "cpu",
-    precision: Annotated[Precision, typer.Option()] = Precision.float32,
+    precision: Annotated[Precision, typer.Option(help="float32 or bf16.")] = Precision.float32,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:

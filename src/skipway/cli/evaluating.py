@@ -69,12 +69,12 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Of --calibrate: a file that is not there; by default beside the weights.",
+            help="Of --calibrate: a new file; by default calibrated.safetensors beside the weights.",
         ),
     ] = None,
     slices: Annotated[
         str | None,
-        typer.Option(metavar="FILE.csv:COLUMN", help="Accuracy by a column, of images by path."),
+        typer.Option(metavar="FILE.csv:COLUMN", help="Accuracy by each value of COLUMN in a CSV that has a column path."),
     ] = None,
     corruptions: Annotated[
         bool,
@@ -108,20 +108,22 @@ def evaluate(
     ] = None,
     neighbours: Annotated[
         int | None,
-        typer.Option(min=1, help="Of --probe knn: that vote; by default chosen on train."),
+        typer.Option(min=1, help="Of --probe knn: how many neighbours vote; by default chosen on train."),
     ] = None,
     on_bad: Annotated[
         OnBad | None,
         typer.Option(help="error or skip: what to do with damaged images; by default as trained."),
     ] = None,
     device: Device = "cpu",
-    precision: Annotated[Precision, typer.Option()] = Precision.float32,
+    precision: Annotated[Precision, typer.Option(help="float32 or bf16.")] = Precision.float32,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Score a model on labelled images.
+    """Score a model on labelled or annotated images, with 95 % intervals.
 
-    With 95 % intervals, and the accuracy where it may leave the least confident unanswered.
+    Classifiers: accuracy, top-5, loss, calibration, and accuracy where the least confident are left
+    unanswered. Detectors: COCO's AP. Segmenters: mIoU, boundary F1. Models for vectors: recall@k.
+    --calibrate, --corruptions, --slices and --size are of classifiers, --views of segmenters too.
     """
     from skipway.evaluation import Views, open_labelled
     from skipway.machine import cores

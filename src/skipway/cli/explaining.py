@@ -157,8 +157,8 @@ def explain(
             if objects:
                 stem += f"-object-{one.facts['object']}"
             file = free_name(out, stem, {row.get("file") for row in rows})
-            with atomic_write(file) as target:
-                target.write(one.picture())
+            with atomic_write(file) as picture:
+                picture.write(one.picture())
             rows.append(row | _told(one) | {"file": str(file)})
             if not as_json:
                 most = "nowhere" if one.peak is None else "most at {}, {}".format(*one.peak)

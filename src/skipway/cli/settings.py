@@ -18,8 +18,9 @@ Data = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="A folder, zip or tar of class folders, a CSV, a parquet or an .npz; or digits, "
-        "mnist, fashion-mnist, cifar10 or cifar100.",
+        help="Class folders, or a zip or tar of them, a CSV, a parquet or an .npz; COCO, YOLO or "
+        "Pascal VOC for detect and instance; images/ and masks/ for segment; or digits, mnist, "
+        "fashion-mnist, cifar10 or cifar100.",
     ),
 ]
 Settings = Annotated[
@@ -50,7 +51,7 @@ _OPTIONS: dict[str, Any] = {
     "val": Annotated[
         str | None, typer.Option(help="Share of train held out for validation, or none.")
     ],
-    "weights": Annotated[str | None, typer.Option(help="A weight file to start from.")],
+    "weights": Annotated[str | None, typer.Option(help="A run, a weight file or a hub's name to start from.")],
     "freeze": Annotated[
         str | None,
         typer.Option(help="Freeze the stem (1), stages too (2, 3, …), or all of --weights."),

@@ -28,7 +28,7 @@ Model = Annotated[
         metavar="MODEL", help="A run, a weight or ONNX file, a shipped model or a hub's name."
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; the CPU where it is not given.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of computation.")]
 
 

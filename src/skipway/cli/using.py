@@ -55,7 +55,7 @@ def predict(
         ),
     ] = "one",
     device: Device = "cpu",
-    precision: Annotated[Precision, typer.Option()] = Precision.float32,
+    precision: Annotated[Precision, typer.Option(help="float32 or bf16.")] = Precision.float32,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
