@@ -23,12 +23,15 @@ FIRST = (
     "`street`",
     "Training `resnet50` (batch 8, 224 px) from class folders, against the plain",
     "Training `resnet50` (batch 8, 224 px) from class folders, against timm",
-    "Training faster-rcnn",
+    "Training Faster R-CNN",
+    "Training Mask R-CNN",
     "How long a training takes",
     "Trainings killed",
     "`skipway study",
 )
 """How the rows begin that README.md shows."""
+
+HEADS = {"faster-rcnn": "Faster R-CNN", "mask-rcnn": "Mask R-CNN"}
 
 
 def result(name: str) -> Any:
@@ -198,7 +201,7 @@ def small_data_rows() -> list[tuple[str, str, str]]:
             ratio = case["ratio"][side]
             table.append(
                 (
-                    f"Training {head} on ResNet-18 with FPN ({case['size']} px, batch "
+                    f"Training {HEADS[head]} on ResNet-18 with FPN ({case['size']} px, batch "
                     f"{case['batch']}; {heads}) against torchvision's model and loop",
                     f"{ratio['median']:.2f} times the images/s ({spread(ratio)}; "
                     f"{speed(rates[side])} against {speed(rates['torchvision'])})",
@@ -415,8 +418,8 @@ def machines() -> str:
     torch = ", ".join(sorted({machine["versions"]["torch"] for machine in stamps}))
     most = max(machine["cores"] for machine in stamps)
     return (
-        f"On one or {most} cores ({processors}) with PyTorch {torch}, no GPU; each file says what it "
-        "was measured on."
+        f"On one or {most} cores ({processors}) with PyTorch {torch}, no GPU; each file says what "
+        "it was measured on."
     )
 
 
@@ -430,8 +433,8 @@ def document() -> str:
     """docs/measured.md."""
     return f"""# What was measured
 
-Made by `python benchmarks/table.py` from the files in [results/](../results/), which hold the command,
-the commit, the machine and the spread of each figure. {machines()}
+Made by `python benchmarks/table.py` from the files in [results/](../results/), which hold the
+command, the commit, the machine and the spread of each figure. {machines()}
 
 {table_of(rows())}
 """

@@ -74,7 +74,10 @@ def evaluate(
     ] = None,
     slices: Annotated[
         str | None,
-        typer.Option(metavar="FILE.csv:COLUMN", help="Accuracy by each value of COLUMN in a CSV that has a column path."),
+        typer.Option(
+            metavar="FILE.csv:COLUMN",
+            help="Accuracy by each value of COLUMN in a CSV that has a column path.",
+        ),
     ] = None,
     corruptions: Annotated[
         bool,
@@ -108,7 +111,9 @@ def evaluate(
     ] = None,
     neighbours: Annotated[
         int | None,
-        typer.Option(min=1, help="Of --probe knn: how many neighbours vote; by default chosen on train."),
+        typer.Option(
+            min=1, help="Of --probe knn: how many neighbours vote; by default chosen on train."
+        ),
     ] = None,
     on_bad: Annotated[
         OnBad | None,

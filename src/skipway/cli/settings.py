@@ -51,7 +51,9 @@ _OPTIONS: dict[str, Any] = {
     "val": Annotated[
         str | None, typer.Option(help="Share of train held out for validation, or none.")
     ],
-    "weights": Annotated[str | None, typer.Option(help="A run, a weight file or a hub's name to start from.")],
+    "weights": Annotated[
+        str | None, typer.Option(help="A run, a weight file or a hub's name to start from.")
+    ],
     "freeze": Annotated[
         str | None,
         typer.Option(help="Freeze the stem (1), stages too (2, 3, …), or all of --weights."),

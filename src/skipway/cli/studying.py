@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 @app.command()
 def study(
     name: Annotated[
-        str, typer.Argument(metavar="list|NAME|report", help="list, the name of a study, or report: one page of all that were run.")
+        str,
+        typer.Argument(
+            metavar="list|NAME|report",
+            help="list, the name of a study, or report: one page of all that were run.",
+        ),
     ],
     budget: Annotated[
         str | None,
@@ -35,10 +39,14 @@ def study(
         bool, typer.Option("--resume", help="Go on with what was asked for last.")
     ] = False,
     part: Annotated[
-        str, typer.Option(metavar="I/N", help="Share I of N, as 1/2; then copy the folders together.")
+        str,
+        typer.Option(metavar="I/N", help="Share I of N, as 1/2; then copy the folders together."),
     ] = "1/1",
     data: Annotated[
-        str | None, typer.Option(help="In place of the study's own: cifar10; digits for gradient-flow; none for tables.")
+        str | None,
+        typer.Option(
+            help="In place of the study's own: cifar10; digits for gradient-flow; none for tables."
+        ),
     ] = None,
     weights: Annotated[
         list[str] | None, typer.Option(metavar="MODEL", help="Of tables: weights to score.")
