@@ -69,7 +69,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Of --calibrate: a new file; by default calibrated.safetensors beside the weights.",
+            help="Of --calibrate: a new file; else calibrated.safetensors beside the weights.",
         ),
     ] = None,
     slices: Annotated[

@@ -24,7 +24,7 @@ class Asked:
     """How much of a study is asked for."""
 
     budget: str | None = None
-    """Minutes, or the name of a scale, "paper" being the last where none has it; None is the first."""
+    """Minutes, or the name of a scale (or "paper": the last); None is the first."""
     seeds: int | None = None
     resume: bool = False
     """Whether to go on with what was asked for last, in place of choosing anew."""
