@@ -179,7 +179,8 @@ def test_the_command_explains_vectors(place: Path, tmp_path: Path, method: Metho
         assert set(row) == {"path", "method", "error", "like", "cosine", "peak", "file"}
         assert row["cosine"] == pytest.approx(cosine, abs=1e-5)
         assert row["like"] == (str(place / "b.png") if like else None)
-        assert row["file"] == str(tmp_path / f"a-{method}.png")
+        asked = "-like-b" if like else ""
+        assert row["file"] == str(tmp_path / f"a-{method}{asked}.png")
         assert Image.open(row["file"]).format == "PNG"
     told = call(*given, f"--like={place / 'b.png'}")
     said = f"what makes the cosine of {one @ two:.3f} to b.png, "

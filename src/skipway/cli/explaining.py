@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import re
 import sys
 from collections.abc import Container
 from pathlib import Path
@@ -154,6 +155,10 @@ def explain(
                 print(f"{harmless(path)}: nothing is found")
         for one in found:
             stem = f"{Path(path).stem}-{chosen}"
+            if class_name is not None:
+                stem += f"-{_in_name(class_name)}"
+            if like is not None:
+                stem += f"-like-{_in_name(Path(like).stem)}"
             if objects:
                 stem += f"-object-{one.facts['object']}"
             file = free_name(out, stem, {row.get("file") for row in rows})
@@ -168,6 +173,11 @@ def explain(
         emit(rows)
     if any(row["error"] for row in rows):
         raise typer.Exit(2)
+
+
+def _in_name(text: str) -> str:
+    """What the user named, as part of a file's name: answers to two questions are two files."""
+    return re.sub(r"[^\w-]+", "-", text)[:40]
 
 
 def _told(found: Explanation) -> dict[str, Any]:
