@@ -315,7 +315,7 @@ def test_a_training_from_folder_to_run(tmp_path: Path) -> None:
     assert "its task is segment" in refused.error[0]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_resume_is_exact(workers: int, tmp_path: Path) -> None:
     """A training of four epochs, and one of the same that goes on from its second."""
     from skipway.training import checkpoint

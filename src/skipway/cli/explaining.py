@@ -125,7 +125,11 @@ def explain(
     k: int | None = None
     target: Any = None
     if isinstance(explainer, VectorExplainer):
-        target = None if like is None else explainer.vector(like)
+        if like is not None:
+            try:
+                target = explainer.vector(like)
+            except InputError as error:
+                raise InputError(f"--like {error}") from None
     elif class_name is not None:
         k = explainer.index(class_name)
 
