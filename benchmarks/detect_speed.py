@@ -15,8 +15,7 @@ input size and batch, on the same images and objects:
   aspect ratio are left out: where all images have one, as here, they change nothing.
 
 Each round runs all as processes of their own, in turns of who goes first. The first epoch, which
-has the warm-up, is not counted, and none evaluates. The bar is for Skipway's defaults; full heads
-tell how much of that is not the lighter heads'.
+has the warm-up, is not counted, and none evaluates. The bar is for light and for full heads.
 
     python benchmarks/detect_speed.py --boxes BLOOD-CELLS --masks NUCLEI
 """

@@ -191,8 +191,7 @@ def of_detection_speed(result: Any) -> Iterator[Row]:
         for name, ratio in case["ratio"].items():
             told = "light heads" if name == "skipway" else "torchvision's heads"
             mine, theirs = rates[name], rates["torchvision"]
-            bar = case["bar"] if name == "skipway" else None  # of its defaults
-            yield row(f"{head}, {told}, images/s", mine, theirs, ratio, bar=bar)
+            yield row(f"{head}, {told}, images/s", mine, theirs, ratio, bar=case["bar"])
 
 
 def of_detector_layers(result: Any) -> Iterator[Row]:
