@@ -74,7 +74,7 @@ def test_it_is_a_task_like_any_other() -> None:
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_boxes_and_masks_go_where_the_pixels_go(data: st.DataObject) -> None:
     """A bright rectangle on black, whatever is done to the image."""
     height, width = data.draw(st.integers(30, 150)), data.draw(st.integers(30, 150))
@@ -203,7 +203,7 @@ def scenes(draw: st.DrawFn) -> tuple[list[Objects], list[Detections]]:
 
 
 @given(scenes())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @pytest.mark.parametrize("kind", ["box", "mask"])
 def test_average_precision_is_torchmetrics(
     kind: Any, scene: tuple[list[Objects], list[Detections]]
@@ -249,7 +249,7 @@ def test_average_precision_is_torchmetrics(
 
 
 @given(scenes(), st.integers(0, 100))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_parts_merge_to_the_whole_in_any_order(
     scene: tuple[list[Objects], list[Detections]], seed: int
 ) -> None:
@@ -351,7 +351,9 @@ def test_a_training_from_folder_to_run(given_task: str, tmp_path: Path) -> None:
     assert first["objects"]
     assert first["objects"][0]["label"] in ("dark", "bright")
     assert ("counts" in (first["objects"][0]["mask"] or {})) == (given_task == "instance")
-    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["1.png"]
+    assert [str(path) for path in (tmp_path / "drawn").iterdir()] == [first["drawing"]]
+    assert first["drawing"].endswith("1.png")
+    assert second["drawing"] is None
     loaded = skipway.load(run)
     again = asdict(loaded(image, threshold=0.0))["objects"]
     assert json.loads(json.dumps(again)) == first["objects"]
@@ -385,7 +387,7 @@ def test_a_detector_starts_from_a_classifiers_weights(tmp_path: Path) -> None:
     assert not torch.equal(moved, net.state_dict()["layer4.0.conv1.weight"])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_resume_is_exact(workers: int, tmp_path: Path) -> None:
     """A training of four epochs, and one of the same that goes on from its second."""
     from skipway.training import checkpoint

@@ -41,9 +41,7 @@ from skipway.data.problems import Problem
 from skipway.errors import InputError
 
 Json = dict[str, Any]
-SLOW_DISK = settings(
-    deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SLOW_DISK = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # --- writing ----------------------------------------------------------------------------------
 
@@ -187,7 +185,7 @@ def test_pictures_and_targets_as_torchvision_gives_them(
         assert split.sizes[i].tolist() == [image.height, image.width]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_rle_as_pycocotools_decodes_it(draw: st.DataObject) -> None:
     height, width = draw.draw(st.integers(1, 40)), draw.draw(st.integers(1, 40))
@@ -210,7 +208,7 @@ def test_rle_as_pycocotools_decodes_it(draw: st.DataObject) -> None:
     assert np.array_equal(shapes.areas(), want.sum(axis=(1, 2)))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12)))
 def test_any_text_as_rle_is_broken_or_right(texts: list[str]) -> None:
     """Each text judged as if it were alone; what is accepted is what pycocotools makes of it."""
@@ -229,7 +227,7 @@ def test_any_text_as_rle_is_broken_or_right(texts: list[str]) -> None:
             assert np.array_equal(decoded([Runs(mine, (n, 1))], n, 1)[0], want)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.lists(st.tuples(st.floats(-20, 60), st.floats(-20, 50)), min_size=3, max_size=8),
@@ -1089,6 +1087,18 @@ def test_layouts_of_voc(tmp_path: Path) -> None:
     assert {n: len(s) for n, s in open_objects(str(flat)).splits.items()} == {"train": 3, "val": 3}
     with pytest.raises(InputError, match="boxes and no masks"):
         open_objects(str(flat), masks=True)
+    one = open_objects(str(flat / "valid"), val="none")
+    assert list(one.splits["train"].names) == ["a.png", "b.png", "c.png"]
+
+
+def test_what_is_no_form_of_annotations(tmp_path: Path) -> None:
+    (tmp_path / "settings.xml").write_text("<a/>")  # of something else
+    with pytest.raises(InputError, match="no annotations found"):
+        open_objects(str(tmp_path))
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(InputError, match=r"labels/ without its data\.yaml"):
+        open_objects(str(tmp_path))
 
 
 def edit(old: str, new: str) -> Callable[[Path], None]:
@@ -1379,9 +1389,7 @@ def test_a_jpeg_whose_size_stands_far_behind(tmp_path: Path) -> None:
 # --- the split --------------------------------------------------------------------------------
 
 
-@settings(
-    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(positions=st.lists(st.integers(0, 2), max_size=6))
 def test_take_gives_those_images_in_that_order(tmp_path: Path, positions: list[int]) -> None:
     root = tmp_path / "d"

@@ -110,7 +110,7 @@ def resized(scores: np.ndarray | Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @given(st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_strips_are_the_whole_resized(data: st.DataObject) -> None:
     sides = st.integers(1, 30)
     k, h, w, height, width = (data.draw(sides) for _ in range(5))
@@ -128,7 +128,7 @@ def test_strips_are_the_whole_resized(data: st.DataObject) -> None:
 
 
 @given(st.integers(1, 255), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_best_class_is_the_first_of_the_highest(classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.integers(-3, 3, (classes, 4, 5)).astype(np.float32)
@@ -140,7 +140,7 @@ def test_the_best_class_is_the_first_of_the_highest(classes: int, seed: int) -> 
 
 
 @given(st.integers(1, 3000), st.integers(1, 700))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_tiles_cover_each_pixel_and_count_one_together(length: int, tile: int) -> None:
     starts, weights = tiles(length, tile)
     side = min(tile, length)
@@ -462,7 +462,7 @@ def test_images_that_cannot_be_read_are_skipped_or_refused(tmp_path: Path) -> No
     st.integers(0, 30), st.integers(1, 4), st.integers(0, 9), st.sets(st.integers(0, 29)),
     st.integers(1, 7),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_read_ahead_comes_in_order(
     n: int, threads: int, most: int, bad: set[int], size: int
 ) -> None:
@@ -552,32 +552,37 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_predict_tells_shares_and_writes_maps(places: Path, tmp_path: Path) -> None:
     model, images = places / "m.safetensors", places / "data" / "val" / "images"
-    flags = ("--threads=1", f"--masks={tmp_path / 'masks'}", f"--draw={tmp_path / 'drawn'}")
+    flags = ("--threads=1", f"--masks={tmp_path / 'masks'}", f"--draw={tmp_path / 'drawings'}")
     answer = call("predict", model, images, *flags, "--json")
     assert answer.code == 0, answer.err
     assert len(answer.value) == 6
     loaded = load(model, threads=1)
     assert isinstance(loaded, PixelPredictor)
     for row in answer.value:
-        own = loaded(row["path"])
-        assert row == own.to_json() | {"mask": str(tmp_path / "masks" / Path(row["path"]).name)}
+        own, name = loaded(row["path"]), Path(row["path"]).name
+        files = {place: str(tmp_path / f"{place}s" / name) for place in ("drawing", "mask")}
+        assert row == own.to_json() | files
         assert row["size"] == [80, 112]
         assert len(row["classes"]) > 1
         assert sum(c["share"] for c in row["classes"]) == pytest.approx(1)
         with Image.open(row["mask"]) as mask:
             assert mask.mode == "P"
             np.testing.assert_array_equal(np.asarray(mask), own.labels)
-        with Image.open(tmp_path / "drawn" / Path(row["path"]).name) as drawn:
+        with Image.open(row["drawing"]) as drawn:
             assert drawn.mode == "RGB"
     first = images / "0.png"
     again = call("predict", model, first, *flags)
     share = loaded(first).shares[0]
     assert again.out.startswith(f"{first}: {share.label} {share.share:.1%}")
     assert len(again.out.splitlines()) == 1
-    assert (tmp_path / "masks" / "0-2.png").exists()
-    assert (tmp_path / "drawn" / "0-2.png").exists()
+    for place in ("drawing", "mask"):  # the first of that name stays
+        file = tmp_path / f"{place}s" / "0-2.png"
+        assert file.exists()
+        assert f"-> {file}" in again.out
     slid = call("predict", model, first, "--threads=1", "--views=slide", "--json")
-    assert slid.value == [loaded(first, PixelViews.slide).to_json() | {"mask": None}]
+    assert slid.value == [
+        loaded(first, PixelViews.slide).to_json() | {"drawing": None, "mask": None}
+    ]
 
 
 def test_predict_goes_on_after_an_image_that_cannot_be_read(places: Path, tmp_path: Path) -> None:

@@ -268,6 +268,8 @@ def _metrics(told: Told, scoring: Scoring, scored: Scored) -> None:
     right = 1 - selective_risk(scored.confidence, scored.correct)
     kept = {c: float(right[max(round(c * n), 1) - 1]) for c in COVERAGES}
     aurc = float((1 - right).mean())
+    few_classes = len(scoring.predictor.classes) <= 5  # any answer is among the top 5
+    further = ("loss", "ece") if few_classes else ("top5", "loss", "ece")
 
     def lines() -> Iterator[str]:
         of = "" if views == "one" else f", views: {views}"
@@ -279,7 +281,7 @@ def _metrics(told: Told, scoring: Scoring, scored: Scored) -> None:
         yield "  ".join(
             f"{IN_WORDS[name]} {shown(name, metrics[name])} "
             f"({shown(name, ends[name][0])} to {shown(name, ends[name][1])})"
-            for name in ("top5", "loss", "ece")
+            for name in further
         )
         few = ", ".join(f"{c:.0%}: {kept[c]:.2%}" for c in SHOWN_COVERAGES)
         yield f"accuracy if it answers only the most confident {few}  (AURC {aurc:.4f})"

@@ -126,11 +126,12 @@ def located(
     from skipway.locator import write_drawing
 
     for found in loaded.stream(paths, threshold):
+        drawing = None
         if drawings is not None and found.error is None:
-            write_drawing(found, drawings, loaded.classes)
+            drawing = str(write_drawing(found, drawings, loaded.classes))
         counts = Counter(harmless(one.label) for one in found.objects)
         words = ", ".join(f"{n} {label}" for label, n in counts.most_common())
-        yield asdict(found), words or "nothing"
+        yield asdict(found) | {"drawing": drawing}, _with_files(words or "nothing", drawing)
 
 
 def mapped(
@@ -140,13 +141,19 @@ def mapped(
     from skipway.pixel_predictor import pixel_views, write_mask, write_painting
 
     for found in loaded.stream(paths, pixel_views(views)):
-        mask = None
+        drawing = mask = None
         if drawings is not None and found.error is None:
-            write_painting(found, drawings, loaded.classes)
+            drawing = str(write_painting(found, drawings, loaded.classes))
         if maps is not None and found.error is None:
             mask = str(write_mask(found, maps, loaded.classes))
-        shares = (f"{harmless(s.label)} {s.share:.1%}" for s in found.shares)
-        yield found.to_json() | {"mask": mask}, "  ".join(shares)
+        words = "  ".join(f"{harmless(s.label)} {s.share:.1%}" for s in found.shares)
+        files = {"drawing": drawing, "mask": mask}
+        yield found.to_json() | files, _with_files(words, drawing, mask)
+
+
+def _with_files(words: str, *files: str | None) -> str:
+    """The words, and the files that were written of the image."""
+    return "  ".join([words, *(f"-> {harmless(file)}" for file in files if file is not None)])
 
 
 def _folder(flag: str, name: str | None) -> Path | None:

@@ -20,10 +20,11 @@ def _how_good(run: Run) -> list[object]:
     places = 1 if (run.scored or 0) < 1000 else 2
     facts = [
         ("By guessing", shown(run.guessing, ".1%", ", always the commonest class")),
-        ("Top 5", shown(run.metric("top5"), f".{places}%")),
         ("Loss", shown(run.metric("loss"), ".3g", " nats")),
         ("Calibration error", shown(run.metric("ece"), ".1%")),
     ]
+    if not 0 < len(run.classes) <= 5:  # any answer is among the top 5
+        facts.insert(1, ("Top 5", shown(run.metric("top5"), f".{places}%")))
     return how_good(run, "accuracy", "accuracy", facts, places=places, commonest=run.guessing)
 
 

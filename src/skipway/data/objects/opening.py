@@ -207,10 +207,16 @@ def _listings(path: str, masks: bool) -> tuple[dict[str, Listing], dict[str, str
     if place is None:
         if not Path(path).exists():
             raise InputError(f"{harmless(path)}: no such folder or file")
+        if any(Path(path).glob("labels/**/*.txt")):
+            raise InputError(
+                f"{harmless(path)}: YOLO's labels/ without its data.yaml\n"
+                "Write one there with names, the list of classes, and train and val, folders of "
+                "images."
+            )
         raise InputError(
             f"{harmless(path)}: no annotations found\nExpected COCO (train.json beside train/, or "
             "annotations/instances_train.json), YOLO (data.yaml)\nor Pascal VOC (Annotations/*.xml "
-            "beside JPEGImages/)."
+            "beside JPEGImages/, or each beside its image)."
         )
     form, root = place
     if form == "YOLO":

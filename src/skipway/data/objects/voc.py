@@ -2,7 +2,7 @@
 
 ``Annotations/*.xml`` beside ``JPEGImages/`` (or ``images/``), and the splits in ``ImageSets/Main/
 train.txt``, ``val.txt`` and ``test.txt`` where they are there; or ``train/``, ``val/`` and
-``test/`` with each xml beside its image.
+``test/`` with each xml beside its image; or one folder of both.
 
 Corners are taken as they stand, which is how today's tools write them. In the sets of the VOC
 challenge, told by ``<database>``, they count pixels from 1 and the last belongs to the box: there 1
@@ -16,7 +16,7 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from skipway.data.forms.folders import split_name, walk
+from skipway.data.forms.folders import is_image, split_name, walk
 from skipway.data.objects.checking import Listing
 from skipway.data.objects.collecting import Collected
 from skipway.data.problems import Fault
@@ -33,7 +33,15 @@ def find_files(root: Path) -> dict[str, Path]:
         if any((root / name).glob("*.xml")):
             return {"all": root / name}
     folders = [f for f in sorted(root.iterdir()) if f.is_dir() and split_name(f.name)]
-    return {str(split_name(f.name)): f for f in folders if any(f.glob("*.xml"))}
+    found = {str(split_name(f.name)): f for f in folders if any(f.glob("*.xml"))}
+    return found or ({"all": root} if _is_flat(root) else {})
+
+
+def _is_flat(root: Path) -> bool:
+    """Whether a folder has an xml beside an image of that name."""
+    files = [Path(entry.name) for entry in root.iterdir()]
+    images = {file.stem for file in files if is_image(file.name)}
+    return any(file.suffix == ".xml" and file.stem in images for file in files)
 
 
 def read(root: Path, folders: dict[str, Path], masks: bool) -> dict[str, Listing]:
@@ -48,8 +56,9 @@ def read(root: Path, folders: dict[str, Path], masks: bool) -> dict[str, Listing
         found = {split: sorted(f.glob("*.xml")) for split, f in folders.items()}
         return {split: _listing(folders[split], folders[split], f) for split, f in found.items()}
     annotations = folders["all"]
-    places = (root / name for name in ("JPEGImages", "images", "Images", "."))
-    images = next(place for place in places if place.is_dir())
+    places = (root / name for name in ("JPEGImages", "images", "Images"))
+    flat = annotations == root
+    images = root if flat else next((place for place in places if place.is_dir()), root)
     sets = lists(root, "Main")
     if not sets:
         return {"all": _listing(annotations, images, sorted(annotations.glob("*.xml")))}
