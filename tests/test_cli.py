@@ -580,7 +580,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
 @pytest.mark.parametrize(
     ("resident", "workers"),
-    [("true", 0), ("false", 0), pytest.param("false", 2, marks=pytest.mark.slow)],
+    [
+        ("true", 0),
+        pytest.param("false", 0, marks=pytest.mark.slow),
+        pytest.param("false", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
     data: Path, tmp_path: Path, resident: str, workers: int
@@ -601,6 +605,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert not list(cut.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_past_its_damaged_checkpoint(data: Path, tmp_path: Path) -> None:
     """The newest of a run that was stopped has a flipped bit; so has not the one before."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -715,6 +720,16 @@ def test_a_resume_needs_the_checkpoint_and_not_the_first_weights(
     found = call("train", "--resume", run, "--json")
     assert found.code == 0, found.err
     assert len(rows(run)) == 40
+
+
+def test_a_training_on_few_images_holds_out_what_one_on_all_does(tmp_path: Path) -> None:
+    data, run = draw(tmp_path / "data", ["a", "b"], n=20), tmp_path / "run"
+    found = call("train", data, *SMALL, "--epochs=1", "--set=data.take=8", "--out", run)
+    assert found.code == 0, found.err
+    assert "learned from 8 of 32 training images (data.take)" in found.err
+    splits = record(run)["data"]["splits"]
+    assert {name: split["n"] for name, split in splits.items()} == {"train": 8, "val": 4, "test": 4}
+    assert call("eval", run, data, "--json").value["split"] == "test"
 
 
 def test_eval_says_where_nothing_was_held_out(data: Path, tmp_path: Path) -> None:

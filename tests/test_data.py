@@ -33,6 +33,7 @@ from skipway.data.split import (
     Split,
     hold_out,
     image_sizes,
+    taken,
 )
 from skipway.errors import InputError
 from skipway.images import DecodeError, verify
@@ -558,6 +559,22 @@ def test_more_classes_than_5000() -> None:
 
 
 # --- digits -----------------------------------------------------------------------------------
+
+
+def test_few_are_taken_of_each_class_its_share(tmp_path: Path) -> None:
+    content = files("train/a", each=30) | files("train/b", each=10) | files("train/c", "val/a")
+    whole = open_data(in_folder(tmp_path, content))
+    few = taken(whole, 21, 0)
+    assert few.counts("train") == {"a": 15, "b": 5, "c": 1}
+    assert few.counts("val") == whole.counts("val")
+    assert few.digest() == whole.digest()  # the same data, of which something is held out
+    assert few.notes[-1] == "learned from 21 of 42 training images (data.take)"
+    assert set(few.splits["train"].names) < set(whole.splits["train"].names)
+    again, other = taken(whole, 21, 0), taken(whole, 21, 1)
+    assert list(again.splits["train"].names) == list(few.splits["train"].names)
+    assert list(other.splits["train"].names) != list(few.splits["train"].names)
+    with pytest.raises(InputError, match=r"data\.take = 42: .* has 42 training images"):
+        taken(whole, 42, 0)
 
 
 def test_digits() -> None:

@@ -171,6 +171,9 @@ class ModelConfig(Slice):
 class DataConfig(Slice):
     val: float | Literal["auto", "none"] = "auto"
     """Share of the training images held out where the data has no validation split."""
+    take: int | None = Field(None, ge=1)
+    """Learn from about so many of the training images, drawn by seed, of each class its share: to
+    see what more of them would bring. The other splits stay whole."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do with an image that cannot be decoded."""
     size: int | None = Field(None, ge=8, le=4096)

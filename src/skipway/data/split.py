@@ -222,6 +222,8 @@ class DataSet:
     """Whether a mirrored image keeps its label, as far as is known of the form."""
     unseen: int = 0
     """How many of the classes, the last, are of no training image: nothing is learned of them."""
+    whole: Split | None = None
+    """The training split, where ``train`` is a part of it (`taken`)."""
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -234,9 +236,10 @@ class DataSet:
         return dict(zip(self.classes, found.tolist(), strict=True))
 
     def digest(self) -> str:
-        """sha256 of which images are in which split, to be learned as what."""
+        """sha256 of which images are in which split, to be learned as what; taken or not."""
         digest = hashlib.sha256(repr(self.classes).encode())
-        for name, split in self.splits.items():
+        whole = {"train": self.whole} if self.whole is not None else {}
+        for name, split in (self.splits | whole).items():
             digest.update(f"{name} {len(split)} ".encode())
             digest.update(split.content())
             for image in split.names:
@@ -346,6 +349,22 @@ def hold_out(
     for label, members, n in zip(labels, by_class, counts, strict=True):
         chosen[members[permutation(len(members), seed, int(label))[:n]]] = True
     return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
+
+
+def taken(data: DataSet, images: int, seed: int) -> DataSet:
+    """The data set with about so many of its training images, of each class its share and one at
+    least. Raises InputError where it has no more than that."""
+    train = data.splits["train"]
+    if images >= len(train):
+        raise InputError(
+            f"data.take = {images}: {harmless(data.path)} has {len(train):,} training images; "
+            "leave it out to learn from all"
+        )
+    few, _ = hold_out(train, 1 - images / len(train), seed)
+    note = f"learned from {len(few):,} of {len(train):,} training images (data.take)"
+    return replace(
+        data, splits={**data.splits, "train": few}, notes=(*data.notes, note), whole=train
+    )
 
 
 def rarest(images: Array, labels: Array, n: int, classes: int) -> Array:

@@ -25,6 +25,7 @@ from skipway.data import DataSet, open_data
 from skipway.data.feed import batches
 from skipway.data.objects import AnnotatedSplit, open_objects
 from skipway.data.pixels import open_pixels
+from skipway.data.split import taken
 from skipway.dialects import State, guess_architecture, translate
 from skipway.errors import InputError, harmless, nearest
 from skipway.heads import HEADS
@@ -141,7 +142,8 @@ def opened(config: RunConfig) -> DataSet:
     """The data of a run, as its task reads it. Raises InputError."""
     if config.task in _WHOLE:
         unseen = config.task == "embed"
-        return open_data(config.data_path, config.data.val, config.seed, unseen)
+        found = open_data(config.data_path, config.data.val, config.seed, unseen)
+        return taken(found, config.data.take, config.seed) if config.data.take else found
     if config.task == "segment":
         return open_pixels(config.data_path, config.data.val, config.seed, config.data.on_bad)
     return open_objects(
@@ -261,7 +263,7 @@ _TASKS = {
 ) | dict.fromkeys(
     (
         "exact_norm", "augment.area", "augment.pad_crop", "augment.policy", "augment.erase",
-        "augment.pixel_mean", "data.resident",
+        "augment.pixel_mean", "data.resident", "data.take",
     ),
     _WHOLE,
 )  # fmt: skip
