@@ -34,12 +34,15 @@ demo: $(STAMP)
 	$(BIN)/skipway predict $(RUN) docs/digit-7.png --top 3
 	@echo "The report: $(RUN)/report.html"
 
-# Two processes of one thread each: the tests are many and small.
+# Two processes of one thread each: the tests are many and small. A file's tests stay together while
+# both have work, for what they share is then made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -6,6 +6,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that is busy is no failure.
+settings.register_profile("skipway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("skipway")
 
 
 @pytest.fixture(autouse=True)

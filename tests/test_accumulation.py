@@ -136,7 +136,7 @@ def judge(rows: Scene, kind: Any = "box") -> Any:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_each_image_once_is_pycocotools_to_the_bit(seed: int, images: int, ties: bool) -> None:
     evaluation = evaluated(scene(seed, images, ties=ties))
     matches = Matches.of(evaluation)
@@ -150,7 +150,7 @@ def test_each_image_once_is_pycocotools_to_the_bit(seed: int, images: int, ties:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 8), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_counts_are_copies_of_images(seed: int, images: int, data: st.DataObject) -> None:
     rows = scene(seed, images)
     counts = data.draw(st.lists(st.integers(0, 3), min_size=images, max_size=images))

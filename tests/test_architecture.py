@@ -42,7 +42,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(fields=st.fixed_dictionaries(FIELDS))
 def test_any_fields_are_counted_as_built(fields: dict[str, Any]) -> None:
     if fields["block"] == "basic":

@@ -402,7 +402,11 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize("limit", [100, 9000, 30_000], ids=["all", "weights", "checkpoints"])
+@pytest.mark.parametrize(
+    "limit",
+    [pytest.param(100, marks=pytest.mark.slow), pytest.param(9000, marks=pytest.mark.slow), 30_000],
+    ids=["all", "weights", "checkpoints"],
+)
 def test_a_full_disk_leaves_the_last_checkpoint(here: Path, tmp_path: Path, limit: int) -> None:
     """From the first epoch's checkpoint on no file can grow beyond the limit: a full disk."""
     run = tmp_path / "run"

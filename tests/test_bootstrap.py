@@ -135,7 +135,7 @@ def test_resamples_are_a_function_of_their_number(
     assert not np.isclose(other, whole).any()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 80), st.integers(2, 6), st.integers(0, 99))
 def test_intervals_hold_the_metric(n: int, classes: int, seed: int) -> None:
     found = scored(n, classes, seed)
@@ -382,7 +382,7 @@ def test_images_that_one_could_not_read_are_left_out() -> None:
     assert found.accuracy.n == 70
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_paired_accuracy_counts(rows: list[tuple[bool, bool]]) -> None:
     first, second = np.array(rows).T

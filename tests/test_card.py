@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
@@ -207,7 +207,6 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(data=st.binary(max_size=200))
-@settings(deadline=None)
 def test_random_bytes_never_surprise(hostile: Path, data: bytes) -> None:
     refuses_or_reads(hostile, data)
 
@@ -224,7 +223,6 @@ JSON = st.recursive(
     | st.fixed_dictionaries({"__metadata__": JSON | st.fixed_dictionaries({"skipway": JSON})}),
     lie=st.sampled_from([0, 0, 0, 1, -1, 2**62]),
 )
-@settings(deadline=None)
 def test_headers_of_any_json_never_surprise(hostile: Path, header: Any, lie: int) -> None:
     text = json.dumps(header).encode()
     length = max(len(text) + lie, 0)
@@ -232,7 +230,6 @@ def test_headers_of_any_json_never_surprise(hostile: Path, header: Any, lie: int
 
 
 @given(where=st.floats(0, 1), byte=st.integers(0, 255), cut=st.floats(0, 1))
-@settings(deadline=None)
 def test_a_damaged_card_never_surprises(hostile: Path, where: float, byte: int, cut: float) -> None:
     text = json.dumps({"__metadata__": {METADATA_KEY: card().to_json()}}).encode()
     data = bytearray(len(text).to_bytes(8, "little") + text)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
@@ -370,7 +370,6 @@ def grouped(data: DataSet, skip: set[Place]) -> dict[str, list[Place]]:
 VALUES = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2)), max_size=14)
 
 
-@settings(deadline=None)
 @given(VALUES, VALUES, VALUES, st.data())
 def test_copies_are_those_of_a_dictionary(train: Any, val: Any, test: Any, more: Any) -> None:
     content = {"train": train, "val": val, "test": test}

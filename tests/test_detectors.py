@@ -324,6 +324,7 @@ def learned(detector: Detector, steps: int, lr: float = 2e-3) -> None:
                 assert (mask & masks[i]).sum() / (mask | masks[i]).sum() > 0.6
 
 
+@pytest.mark.slow
 def test_objects_are_learned() -> None:
     learned(small("mask-rcnn-c4", tiny(width=0.25), norm="group", channels=32), 90)
 
@@ -652,7 +653,7 @@ def ellipse(size: int, x: float, y: float, a: float, b: float, angle: float) -> 
     return (u / a) ** 2 + (v / b) ** 2 < 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.floats(16, 32), st.floats(16, 32), st.floats(2, 10), st.floats(2, 10), st.floats(0, math.pi)
 )
@@ -668,7 +669,7 @@ def test_a_mask_that_was_learned_comes_back(
     assert (paste_masks(learned.numpy(), box, (48, 48))[0] == mask).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.sampled_from([0.5, 1.0, 2.0, 3.0]))
 def test_pasting_is_bilinear_interpolation_within_the_box(seed: int, scale: float) -> None:
     random = np.random.default_rng(seed)

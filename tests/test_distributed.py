@@ -132,7 +132,14 @@ def len_of(feed: ResidentFeed, step: int) -> int:
     return high - low
 
 
-@pytest.mark.parametrize(("double", "again"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("double", "again"),
+    [
+        pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        (True, True),
+    ],
+)
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, double: bool, again: bool) -> None:
     """Uneven last batches, clipping, augmentation and batch norm over all images of a batch;
     again: with activations that are computed again."""
@@ -200,6 +207,7 @@ def thawing(world: World, batch_size: int) -> Any:
     return {k: v.clone() for k, v in whole.net.state_dict().items()}, alike
 
 
+@pytest.mark.slow
 def test_two_processes_unfreeze_as_one(tmp_path: Path) -> None:
     """Gradients of what begins to train later are averaged too."""
     expected, alike = thawing(ALONE, 8)
@@ -225,7 +233,11 @@ def normed(world: World, x: Tensor, gradient: Tensor) -> Any:
     return y.detach(), mine.grad, weights, norm.state_dict()
 
 
-@pytest.mark.parametrize("shape", [(7, 3, 4, 5), (3, 3, 1, 1)], ids=["uneven", "one value"])
+@pytest.mark.parametrize(
+    "shape",
+    [(7, 3, 4, 5), pytest.param((3, 3, 1, 1), marks=pytest.mark.slow)],
+    ids=["uneven", "one value"],
+)
 def test_batch_norm_over_processes_is_that_over_the_batch(
     shape: tuple[int, ...], tmp_path: Path
 ) -> None:

@@ -198,6 +198,7 @@ def test_what_is_right_is_called_right(tmp_path: Path, fields: dict[str, Any]) -
     assert traits == own + others
 
 
+@pytest.mark.slow
 def test_without_a_card_what_was_assumed_is_judged(tmp_path: Path) -> None:
     fields = dataclasses.asdict(wide()) | {"num_classes": len(CLASSES), "shortcut": "none"}
     larger = {"size": (32, 32), "short_side": 32}
@@ -258,6 +259,7 @@ def test_classes_in_another_order_and_a_wrong_trait(tmp_path: Path) -> None:
     assert wrong == {"shortcut": "A", "colour": "BGR"}
 
 
+@pytest.mark.slow
 def test_labels_that_no_reading_fits_are_unclear(tmp_path: Path) -> None:
     truth = make(tmp_path, BASIC)
     other = draw(tmp_path / "other", CLASSES, n=20)
@@ -452,7 +454,7 @@ def test_mean_and_deviation_of_the_images(kind: Any) -> None:
     np.testing.assert_allclose(std, flat.std(axis=0), atol=1e-7)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(0.5, 20))
 def test_the_loss_is_that_at_the_best_temperature(seed: int, factor: float) -> None:
     rng = np.random.default_rng(seed)

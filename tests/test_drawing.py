@@ -103,7 +103,6 @@ def test_a_palette_is_that_of_an_indexed_png() -> None:
     assert np.array_equal(np.asarray(indexed.convert("RGB"))[0], colours)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(st.tuples(*[st.integers(0, 255)] * 3))
 def test_letters_have_contrast_on_any_plate(plate: tuple[int, int, int]) -> None:
     assert contrast(plate, ink_on(plate)) >= 4.5
@@ -112,7 +111,7 @@ def test_letters_have_contrast_on_any_plate(plate: tuple[int, int, int]) -> None
 # --- letters ------------------------------------------------------------------------------------
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(st.text(max_size=30), st.integers(8, 60), st.integers(0, 300))
 def test_any_text_becomes_letters_that_fit(text: str, size: int, room: int) -> None:
     said, font = lettering(text, size)
@@ -162,7 +161,6 @@ def scenes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     return np.reshape(sizes, (-1, 2)), np.reshape(boxes, (-1, 4)), (width, height)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(scenes())
 def test_labels_stay_in_the_frame_and_at_their_box(scene) -> None:
     sizes, boxes, frame = scene
@@ -174,7 +172,6 @@ def test_labels_stay_in_the_frame_and_at_their_box(scene) -> None:
     assert (apart <= 0).all()  # it touches its box
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(st.integers(0, 2**32))
 def test_labels_of_objects_apart_do_not_cover_each_other(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -410,7 +407,7 @@ def test_a_name_stands_again_where_another_region_is_between() -> None:
     assert pieces(corners) == 4
 
 
-@hypothesis.settings(max_examples=10, deadline=None)
+@hypothesis.settings(max_examples=10)
 @hypothesis.given(st.integers(0, 2**32))
 def test_names_stand_in_their_regions_apart_from_each_other(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -457,7 +454,7 @@ images = st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3
 )
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(images, st.data())
 def test_anything_can_be_drawn(image: np.ndarray, data: st.DataObject) -> None:
     n = data.draw(st.integers(0, 4))
@@ -479,7 +476,7 @@ def test_anything_can_be_drawn(image: np.ndarray, data: st.DataObject) -> None:
     assert np.array_equal(image, before)
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(images, st.data())
 def test_anything_can_be_painted(image: np.ndarray, data: st.DataObject) -> None:
     labels = data.draw(hnp.arrays(np.uint8, image.shape[:2]))
@@ -556,7 +553,7 @@ def test_a_crowd_is_not_hidden_by_its_labels() -> None:
 # --- several pictures ---------------------------------------------------------------------------
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(st.data())
 def test_a_contact_sheet_holds_each_picture_whole(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 9))

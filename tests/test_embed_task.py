@@ -293,7 +293,7 @@ sets = st.lists(st.integers(0, 9), min_size=4, max_size=120)
 
 
 @given(sets, st.integers(2, 5), st.integers(1, 6), st.integers(1, 3), st.integers(0, 99))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_groups_of_a_class(
     labels: list[int], k: int, groups: int, processes: int, seed: int
 ) -> None:
@@ -327,7 +327,7 @@ def test_groups_of_a_class(
 
 
 @given(sets, st.integers(2, 5), st.integers(1, 6), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_processes_share_the_groups_of_one(
     labels: list[int], k: int, groups: int, processes: int
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
@@ -161,7 +161,6 @@ def test_the_last_stage_of_a_pre_activation_net_is_what_its_classifier_sees(tmp_
     assert load_embedder(file, stage="c4", pooling="gem").run(x.numpy()).shape == (2, 64)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 2.0**60, width=32), min_size=1, max_size=9),
     st.floats(1, 50),
@@ -348,7 +347,7 @@ cli.main()
     [
         # in the middle of the third part; when the parts are there and the file is about to be
         ("embedder.Embedder", "batch", 5, 16),
-        ("index.os", "replace", 5, 30),
+        pytest.param("index.os", "replace", 5, 30, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_embedding_goes_on(
@@ -473,7 +472,6 @@ def in_blocks(vectors: np.ndarray, size: int) -> list[tuple[int, np.ndarray]]:
     return [(low, vectors[low : low + size]) for low in range(0, len(vectors), size)]
 
 
-@settings(deadline=None)
 @given(st.data(), st.sampled_from([False, True]))
 def test_the_nearest_are_those_of_a_whole_sort(drawn: st.DataObject, faiss: bool) -> None:
     if faiss:

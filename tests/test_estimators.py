@@ -540,6 +540,7 @@ def test_scikit_learn_s_checks(estimator: Any, check: Any) -> None:
 # The guide, executed at the size of a test
 
 
+@pytest.mark.slow
 def test_the_guide_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: tuple[Array, Array]
 ) -> None:

@@ -211,7 +211,6 @@ def test_occlusion_reads_probabilities_as_predict_gives_them() -> None:
 sides = st.integers(1, 40)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), sides, sides, sides, sides)
 def test_cells_are_spread_as_torch_spreads_them(seed: int, h: int, w: int, H: int, W: int) -> None:
     cells = np.random.default_rng(seed).normal(size=(h, w)).astype(np.float32)
@@ -235,7 +234,6 @@ def preprocess_of(way: dict[str, Any]) -> Preprocess:
     return Preprocess(mean=(0.0,) * 3, std=(1.0,) * 3, **way)
 
 
-@settings(deadline=None)
 @given(ways, st.integers(8, 90), st.integers(8, 90))
 def test_a_map_comes_back_to_the_pixels_it_is_of(way: dict[str, Any], h: int, w: int) -> None:
     """A map whose value is its place: over the original it must tell where each pixel went."""
@@ -289,7 +287,7 @@ def stored(upright: np.ndarray, orientation: int) -> bytes:
     return buffer.getvalue()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(ways, st.integers(30, 90), st.integers(30, 90), st.integers(1, 8), st.data())
 def test_what_is_bright_is_found_where_it_is(
     way: dict[str, Any], h: int, w: int, orientation: int, data: st.DataObject

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
@@ -238,7 +238,6 @@ def some_found(draw: st.DrawFn) -> dict[str, np.ndarray]:
             "labels": rng.integers(0, 2, n)}  # fmt: skip
 
 
-@settings(deadline=None)
 @given(some_found(), some_found())
 def test_the_best_match_by_torchvisions_iou(
     seen: dict[str, np.ndarray], found: dict[str, np.ndarray]

@@ -107,7 +107,7 @@ FAMILIES: dict[str, Architecture] = {
 # --- folding ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(list(FAMILIES)),
     stem=st.sampled_from(["imagenet", "deep", "cifar"]),
@@ -185,9 +185,15 @@ def check_graph(net: ResNet, path: Path, store: Any = "float32") -> onnx.ModelPr
 
 
 @pytest.mark.parametrize(
-    "name", ["A-split", "plain", "option C", "resnet50d", "antialias", "squeeze", "groups",
-             "pre basic", "pre deep"],
-)  # fmt: skip
+    "name",
+    [
+        *("A-split", "plain", "resnet50d", "antialias", "pre basic"),
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("option C", "squeeze", "groups", "pre deep")
+        ),
+    ],
+)
 def test_every_family_is_exported(name: str, tmp_path: Path) -> None:
     net = lively(FAMILIES[name])
     model = check_graph(net, tmp_path / "x.onnx")

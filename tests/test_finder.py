@@ -118,7 +118,7 @@ def curve(edge: float, noise: float, n: int = 120, seed: int = 0) -> RateTest:
 
 
 @given(st.floats(-3, -0.5), st.floats(0, 0.05), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_suggestion_is_where_the_curve_falls(where: float, noise: float, seed: int) -> None:
     edge = 10**where
     test = curve(edge, noise, seed=seed)

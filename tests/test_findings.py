@@ -227,7 +227,7 @@ def test_a_calibration_error_of_ten_per_cent_on_few_images_is_not_praised(tmp_pa
 shares = st.floats(0, 1)
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(st.lists(st.tuples(st.integers(1, 10_000), shares, shares), min_size=1))
 def test_what_is_said_of_confidence_follows_its_error(tmp_path_factory, bins):
     evaluated = healthy_evaluation()

@@ -356,20 +356,20 @@ def survives(data: bytes) -> None:
 
 
 @given(st.binary(max_size=400), st.sampled_from(["", *samples()]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_bytes_never_surprise(junk: bytes, kind: str) -> None:
     survives((samples()[kind][:24] if kind else b"") + junk)
 
 
 @given(st.sampled_from([*samples()]), st.floats(0, 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_truncation_never_surprises(kind: str, part: float) -> None:
     data = samples()[kind]
     survives(data[: int(part * len(data))])
 
 
 @given(st.sampled_from([*samples()]), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 7))))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_bit_flips_never_surprise(kind: str, flips: list[tuple[float, int]]) -> None:
     data = bytearray(samples()[kind])
     for where, bit in flips:
@@ -440,7 +440,7 @@ def test_python_rounds_the_crop_as_torchvision_does() -> None:
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
     mode=st.sampled_from(["RGB", "L"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_crop_equals_torchvision(
     height: int, width: int, sizes: tuple[int, int], interpolation: str, mode: str
 ) -> None:
@@ -529,7 +529,7 @@ def test_a_long_strip_is_cropped_without_being_blown_up(
 
 
 @given(st.integers(20, 90), st.integers(20, 90), st.sampled_from([(24, 24), (24, 40)]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_two_ways_of_cropping_agree(height: int, width: int, size: tuple[int, int]) -> None:
     spec, image = preprocess(size), noise(height, width)
     whole, geometry = spec.frame(image)
@@ -541,7 +541,7 @@ def test_the_two_ways_of_cropping_agree(height: int, width: int, size: tuple[int
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.sampled_from([(64, 64), (48, 96)]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_letterbox_keeps_everything_and_the_aspect_ratio(
     height: int, width: int, size: tuple[int, int]
 ) -> None:
@@ -574,7 +574,7 @@ def test_the_border_of_a_letterbox_has_the_grey_that_was_asked(dtype: type, fill
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.sampled_from([(64, 64), (48, 96)]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_fits_is_a_letterbox_without_its_border(
     height: int, width: int, size: tuple[int, int]
 ) -> None:
@@ -605,7 +605,7 @@ MODES_OF_RESIZE = st.sampled_from(["crop", "letterbox", "squash", "fit"])
     st.integers(1, 300), st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), MODES_OF_RESIZE,
     st.sampled_from([(32, 32), (24, 41)]),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_points_come_back(
     height: int, width: int, x: float, y: float, mode: str, size: tuple[int, int]
 ) -> None:
@@ -625,7 +625,7 @@ def test_points_outside_are_clipped_to_the_image() -> None:
     st.integers(60, 200), st.integers(60, 200), st.floats(16, 48), st.floats(16, 48),
     MODES_OF_RESIZE,
 )  # fmt: skip
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_bright_pixel_lands_where_the_geometry_says(
     height: int, width: int, x: float, y: float, mode: str
 ) -> None:
@@ -703,7 +703,6 @@ def specifications(draw: st.DrawFn) -> Preprocess:
 
 
 @given(specifications())
-@settings(deadline=None)
 def test_json_round_trip(spec: Preprocess) -> None:
     again = Preprocess.model_validate_json(spec.model_dump_json())
     assert again == spec
@@ -711,7 +710,6 @@ def test_json_round_trip(spec: Preprocess) -> None:
 
 
 @given(specifications(), st.floats(0.01, 4), st.integers(1, 600))
-@settings(deadline=None)
 def test_another_size_is_a_valid_specification_of_the_same_view(
     spec: Preprocess, ratio: float, side: int
 ) -> None:

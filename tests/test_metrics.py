@@ -183,7 +183,6 @@ def test_a_temperature_that_is_not_there_is_an_end() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.50001, 0.9]), st.booleans()), min_size=1,
                 max_size=7))  # fmt: skip
-@settings(deadline=None)
 def test_selective_risk_is_the_mean_over_orders(rows: list[tuple[float, bool]]) -> None:
     """By its definition: sorted by confidence, equal ones in any order."""
     confidence, correct = np.array([c for c, _ in rows]), np.array([r for _, r in rows])
@@ -269,7 +268,7 @@ def test_mcnemar_against_the_binomial_test(first: int, second: int) -> None:
     st.lists(st.tuples(st.integers(1, 300), st.floats(1e-9, 1) | st.sampled_from([0, 0.25, 0.5])))
     .filter(len)
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_calibration_error_by_chance_against_the_binomial(bins: list[tuple[int, float]]) -> None:
     n, p = map(np.array, zip(*bins, strict=True))
     mean, variance = 0.0, 0.0

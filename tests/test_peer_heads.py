@@ -96,8 +96,15 @@ def test_each_is_told_from_its_tensors(name: str, frozen: bool) -> None:
         assert list(described(older)[0]) == list(state)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("kind", ["FasterRCNN", "MaskRCNN"])
-@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "old"),
+    [
+        ("FasterRCNN", False),
+        ("MaskRCNN", True),
+        pytest.param("FasterRCNN", True, marks=pytest.mark.slow),
+        pytest.param("MaskRCNN", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_finds_what_torchvision_finds(kind: str, old: bool, tmp_path: Path) -> None:
     other = on_resnet18(kind, nn.BatchNorm2d)
     state = as_before(other.state_dict()) if old else other.state_dict()
@@ -112,6 +119,7 @@ def test_a_file_finds_what_torchvision_finds(kind: str, old: bool, tmp_path: Pat
     same_detections(own, other, pictures((64, 96), (80, 64)), 1, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_file_in_every_command(tmp_path: Path) -> None:
     other = on_resnet18("MaskRCNN")
     path = tmp_path / "masks.pth"

@@ -47,9 +47,7 @@ COLOURS = ((70, 130, 180), (128, 64, 128), (0, 0, 142))
 VOID_COLOUR = (0, 0, 0)
 LIST = json.dumps([*CLASSES, "void"])
 """What is ignored has the value 3."""
-SLOW_DISK = settings(
-    deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SLOW_DISK = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # --- writing ----------------------------------------------------------------------------------
 
@@ -897,7 +895,7 @@ def test_train_alone_and_a_val_of_its_own(tmp_path: Path) -> None:
     assert len(open_pixels(str(one), val="none").splits["train"]) == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sets(st.integers(0, 5)), min_size=1, max_size=30))
 def test_the_rarest_class_of_an_image(held: list[set[int]]) -> None:
     pairs = [(i, k) for i, classes in enumerate(held) for k in classes for _ in range(1 + i % 2)]
@@ -914,9 +912,7 @@ def test_the_rarest_class_of_an_image(held: list[set[int]]) -> None:
         assert any(often[k] == least for k in shared)  # one class is the reason for all of them
 
 
-@settings(
-    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(positions=st.lists(st.integers(0, 3), max_size=6))
 def test_take_gives_those_images_in_that_order(tmp_path: Path, positions: list[int]) -> None:
     if not (tmp_path / "train").exists():

@@ -491,7 +491,16 @@ def test_a_pixel_mean_has_no_equal(tmp_path: Path) -> None:
 # --- the command ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("peer", ["torchvision", "timm", "huggingface", "skipway"])
+@pytest.mark.parametrize(
+    "peer",
+    [
+        "timm",
+        *(
+            pytest.param(p, marks=pytest.mark.slow)
+            for p in ("torchvision", "huggingface", "skipway")
+        ),
+    ],
+)
 def test_convert_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str) -> None:
     monkeypatch.chdir(tmp_path)
     net = ours(tmp_path / "my net.safetensors", small(**USUAL, depths=(2, 2, 2, 2)), licence="MIT")

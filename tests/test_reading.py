@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import writers
@@ -143,7 +143,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path, bytes, 
     return plan, place / "run", (place / "run" / reading.KEPT).read_bytes(), found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(data=st.data())
 def test_what_is_damaged_is_not_believed(
     data: st.DataObject, whole: tuple[Plan, Path, bytes, reading.Reading]

@@ -295,7 +295,6 @@ def test_what_the_speed_counts(tmp_path, freeze, views, said):
     assert ("Waiting for data" in card) != cached
 
 
-@hypothesis.settings(deadline=None)  # a busy machine may hold an example up for long
 @hypothesis.given(st.floats(1e-12, 1e12))
 def test_ticks_fit_and_count_in_the_power_that_the_label_names(top):
     axis = linear("step size", top)
@@ -500,7 +499,7 @@ row = st.fixed_dictionaries(
 )
 
 
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(rows=st.lists(row, max_size=8), blocks=st.integers(1, 120))
 def test_any_numbers_make_plots_that_stay_in_their_frame(tmp_path_factory, rows, blocks):
     rows = [

@@ -274,7 +274,7 @@ values = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
 KEYS = ("train_loss_classifier", "train_loss_x", "train_loss", "val_ap", "val_ap50", "lr")
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(
     rows=st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, values)), max_size=6),
     precision=st.lists(st.floats(0, 1), max_size=20),

@@ -252,7 +252,7 @@ values = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
 KEYS = ("train_loss_ce", "train_loss_x", "train_loss", "val_miou", "val_pixel_accuracy", "lr")
 
 
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(
     rows=st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, values)), max_size=6),
     scores=st.lists(values, min_size=5, max_size=5),

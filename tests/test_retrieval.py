@@ -73,7 +73,7 @@ def assert_as_defined(found: Retrieved, vectors: np.ndarray, labels: np.ndarray)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_small_whole_numbers_as_by_definition(seed: int, n: int, classes: int) -> None:
     """Vectors of so few values that most similarities are tied, and exactly so."""
     rng = np.random.default_rng(seed)
@@ -111,7 +111,7 @@ def test_neighbours_of_scikit_learn(classes: int) -> None:
 
 
 @given(st.integers(0, 1000), st.integers(2, 60), st.integers(1, 8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_neither_order_nor_names_of_classes_count(seed: int, n: int, classes: int) -> None:
     vectors, labels = clustered(n, classes, seed)
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -63,7 +63,6 @@ def plateau(patience: int, epochs: int, **fields: Any) -> Schedule:
     st.sampled_from([0.0, 1e-4, 0.2]),
     st.integers(0, 3),
 )
-@settings(deadline=None)
 def test_plateau_is_torchs(
     metrics: list[float], patience: int, factor: float, threshold: float, warmup: int
 ) -> None:

@@ -85,7 +85,7 @@ def test_it_is_a_task_like_any_other() -> None:
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_map_goes_where_the_pixels_go(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(20, 150)), data.draw(st.integers(20, 150))
     size = data.draw(st.none() | st.integers(8, 100))

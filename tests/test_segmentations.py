@@ -146,7 +146,7 @@ any_map = hnp.arrays(np.uint8, (6, 7), elements=st.integers(0, CLASSES - 1))
 any_truth = hnp.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, 3, 4, IGNORED]))
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(any_map, any_truth)
 def test_every_judged_pixel_counts_once(found: np.ndarray, truth: np.ndarray) -> None:
     counts = confusion(found, truth, CLASSES)
@@ -160,7 +160,7 @@ def test_every_judged_pixel_counts_once(found: np.ndarray, truth: np.ndarray) ->
     assert np.isnan(values).all() if not counts.any() else ((values >= 0) & (values <= 1)).all()
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(any_map, any_truth, hnp.arrays(np.uint8, (6, 7)))
 def test_what_is_found_where_nothing_is_judged_does_not_matter(found, truth, other) -> None:
     changed = np.where(truth == IGNORED, other, found)
@@ -234,14 +234,14 @@ def test_boundaries_against_all_pairs_of_pixels(seed: int, share: float) -> None
     assert (counts[1::2] > 0).sum() >= CLASSES
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(any_map, any_truth, st.floats(0.05, 0.6))
 def test_any_boundary_against_all_pairs_of_pixels(found, truth, share: float) -> None:
     expected = slow_counts(found, truth, CLASSES, share)
     assert np.array_equal(boundary_counts(found, truth, CLASSES, share), expected)
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(any_map, any_map, st.floats(0.01, 0.5))
 def test_boundaries_have_no_direction(found, truth, share: float) -> None:
     counts = boundary_counts(found, truth, CLASSES, share)
@@ -364,7 +364,7 @@ def test_the_interval_of_mean_iou_against_scipy() -> None:
     assert low < metrics(confusions)["miou"] < high
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(st.integers(0, 12), st.integers(0, 99))
 def test_images_in_which_nothing_is_judged(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -331,7 +331,7 @@ rows_strategy = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows_strategy)
 def test_any_numbers_are_told_and_drawn_inside_the_frame(rows: Rows) -> None:
     section = signal(Run(Path(), {}, rows, {}, [], None))

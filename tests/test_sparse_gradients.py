@@ -59,7 +59,7 @@ def boxes(counts: Sequence[int], generator: torch.Generator) -> list[Tensor]:
     channels_last=st.booleans(),
     seed=st.integers(0, 2**20),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_roi_align_and_its_gradient_are_torchvisions(
     strides: tuple[int, ...], size: int, counts: list[int], channels_last: bool, seed: int
 ) -> None:

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skipway.errors import InputError, SkipwayError
@@ -34,18 +34,19 @@ from skipway.study.form import (
     Scale,
     Study,
     Told,
+    Weights,
     verdict,
 )
 from skipway.study.running import Asked, outcomes, run_study
-from skipway.study.store import Store
+from skipway.study.store import Store, alone_at, finding_json
 
+NOTHING = Given()
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 # --- numbers and verdicts ------------------------------------------------------------------------
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=12), st.floats(1e-3, 1e3))
 def test_the_interval_is_students(whole: list[int], scale: float) -> None:
     assume(len(set(whole)) > 1)
@@ -104,6 +105,16 @@ def test_no_number_decides_nothing(value: float) -> None:
     assert found.verdict == "inconclusive"
 
 
+@pytest.mark.parametrize("values", [(math.inf, math.inf), (1.0, math.nan, 2.0)])
+def test_of_what_is_no_number_there_is_no_deviation(values: tuple[float, ...]) -> None:
+    found = Finding(name="x", values=values, expected=Expected("", 0))
+    assert found.deviation is None
+    assert found.verdict == "inconclusive"
+    row = json.loads(json.dumps(finding_json(found), allow_nan=False))
+    assert row["mean"] is None
+    assert row["values"][1] is None
+
+
 def test_a_study_is_as_good_as_its_worst_number() -> None:
     good = Finding(name="x", values=(1.0,), expected=Expected("", 0, 2), drawn=False)
     bad, open_ = replace(good, values=(3.0,)), replace(good, values=(1.0,), drawn=True)
@@ -137,11 +148,13 @@ class Halves:
         self.timed: list[str] = []
         self.digest = "d1"
         self.stop_at: str | None = None
+        self.meanwhile: Callable[[], object] | None = None
+        self.done_at_first = 0
 
     def data(self, given: Given) -> str:
         if given.data == "missing":
             raise InputError("--data missing: not found")
-        return self.digest
+        return "" if given.data == "of weights alone" and not given.weights else self.digest
 
     def cells(self, scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
         kinds = ("a", "b") if scale.name == "cheap" else (scale.name,)
@@ -157,11 +170,16 @@ class Halves:
             stop = SkipwayError("stopped by a signal")
             stop.exit_code = 130
             raise stop
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
         self.computed.append(cell.name)
         return {"value": cell.settings["seed"] + 0.5}
 
     def seconds(self, cell: Cell, given: Given) -> float:
         self.timed.append(cell.name)
+        if cell.settings["seed"] < self.done_at_first:
+            return 0.0
         return {"a": 30.0, "b": 30.0, "dear": 180.0, "paper": 60_000.0}[cell.settings["kind"]]
 
     def told(self, done: Sequence[Done], scale: Scale) -> Told:
@@ -177,16 +195,14 @@ class Halves:
 
 
 @pytest.fixture
-def halves(monkeypatch: pytest.MonkeyPatch) -> Halves:
-    monkeypatch.setattr(running, "_PACES", {})
+def halves() -> Halves:
     return Halves()
 
 
-def run(halves: Halves, out: Path, **asked: Any) -> Any:
+def run(halves: Halves, out: Path, own: Given = NOTHING, **asked: Any) -> Any:
     said: list[str] = []
-    found = run_study(
-        cast("Study", halves), Asked(**asked), Given(runs=out / "runs"), out, said.append
-    )
+    own = replace(own, runs=out / "runs")
+    found = run_study(cast("Study", halves), Asked(**asked), own, out, said.append)
     return found, said
 
 
@@ -238,16 +254,23 @@ def test_parts_are_about_equal_and_leave_nothing(costs: list[float], parts: int)
 
 
 def test_what_another_process_computes_is_left_to_it(tmp_path: Path, halves: Halves) -> None:
-    from skipway.training.claim import claimed
-    from skipway.training.distributed import ALONE
-
     store = Store(tmp_path, cast("Study", halves), "cheap")
     busy = halves.cells(halves.SCALES[0], 1, Given())[0]
-    with claimed(store.place(busy, "d1"), ALONE):
+    with alone_at(store.place(busy, "d1")):
         found, said = run(halves, tmp_path)
     assert halves.computed == ["b0", "a1", "b1", "a2", "b2"]
     assert (found.done, found.cells) == (5, 6)
     assert any("left to it" in line for line in said)
+
+
+def test_what_another_process_has_computed_meanwhile_is_taken(
+    tmp_path: Path, halves: Halves
+) -> None:
+    """Two processes share the cells: each is computed once."""
+    halves.meanwhile = lambda: run(halves, tmp_path)
+    found, _ = run(halves, tmp_path)
+    assert sorted(halves.computed) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert (found.done, found.verdict) == (6, "reproduced")
 
 
 def test_seeds_are_added_to_and_never_taken_away(tmp_path: Path, halves: Halves) -> None:
@@ -256,23 +279,81 @@ def test_seeds_are_added_to_and_never_taken_away(tmp_path: Path, halves: Halves)
     assert (found.seeds, found.done) == (3, 6)
 
 
+def test_no_more_is_computed_than_is_asked_for_now(tmp_path: Path, halves: Halves) -> None:
+    halves.stop_at = "b0"
+    with pytest.raises(SkipwayError):
+        run(halves, tmp_path, seeds=3)
+    halves.stop_at = None
+    found, said = run(halves, tmp_path, budget="1")
+    assert said[0] == "halves: cheap, 1 seeds, about 0 of 1 min"
+    assert halves.computed == ["a0", "b0"]
+    assert (found.seeds, found.done, found.cells) == (3, 2, 6)
+    assert found.verdict == "inconclusive"
+    run(halves, tmp_path, resume=True)
+    assert halves.computed == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    other, _ = run(halves, tmp_path, Given(precision="bf16"), seeds=1)
+    assert other.seeds == 1  # three were asked for in float32
+
+
+def test_what_is_done_of_one_seed_is_not_of_another(tmp_path: Path, halves: Halves) -> None:
+    halves.done_at_first = 1
+    found, _ = run(halves, tmp_path, budget="2.5")
+    assert (found.scale.name, found.seeds) == ("cheap", 3)  # dear: 0 and 3 minutes
+    again = Halves()
+    again.done_at_first = 2
+    found, _ = run(again, tmp_path / "other", budget="2.5")
+    assert (found.scale.name, found.seeds) == ("paper", 2)
+
+
+def test_images_that_were_not_given_again_are_looked_at(tmp_path: Path, halves: Halves) -> None:
+    """What goes on with the weights and images of before checks that they are what they were."""
+    given = Given("of weights alone", (Weights("w.pth", "w"),), "imagenet")
+    halves.stop_at = "b1"
+    with pytest.raises(SkipwayError):
+        run(halves, tmp_path, given)
+    halves.stop_at, halves.digest = None, "d2"
+    with pytest.raises(InputError, match="imagenet: has other images than when halves began"):
+        run(halves, tmp_path, Given("of weights alone"))
+    assert halves.computed == ["a0", "b0", "a1"]
+    halves.digest = "d1"
+    found, _ = run(halves, tmp_path, Given("of weights alone"))
+    assert found.done == 6
+
+
 def test_what_goes_on_names_all_that_was_given(tmp_path: Path, halves: Halves) -> None:
     halves.stop_at = "a0"
     with pytest.raises(SkipwayError) as stopped:
         run(halves, tmp_path, part=(1, 1), budget="cheap")
     again = f"skipway study halves --budget cheap --resume --out {tmp_path}"
     assert again in str(stopped.value)
-    halves.stop_at = None
-    run(halves, tmp_path, budget="dear")
+    halves.stop_at = "dear1"
+    with pytest.raises(SkipwayError):
+        run(halves, tmp_path, budget="dear")
     with pytest.raises(InputError, match="give --budget cheap or --budget dear"):
         run(halves, tmp_path, resume=True)
     found, _ = run(halves, tmp_path, resume=True, budget="cheap")
     assert found.scale.name == "cheap"
+    halves.stop_at = None
+    found, _ = run(halves, tmp_path, resume=True)  # the one of which something is left
+    assert (found.scale.name, found.done) == ("dear", 2)
+    run(halves, tmp_path, budget="paper", seeds=1)
+    found, _ = run(halves, tmp_path, resume=True, budget="paper")
+    assert found.scale.name == "paper"
 
 
 def test_a_study_that_draws_nothing_has_no_seeds(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tables draws nothing"):
         run_study(STUDIES["tables"], Asked(seeds=5), Given(), tmp_path, print)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, halves: Halves) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    halves.meanwhile = interrupted
+    with pytest.raises(SkipwayError, match="skipway study halves --budget cheap --res") as stopped:
+        run(halves, tmp_path)
+    assert stopped.value.exit_code == 130
 
 
 def test_a_signal_leaves_what_is_there(tmp_path: Path, halves: Halves) -> None:
@@ -305,7 +386,6 @@ def test_a_budget_buys_the_most_that_fits(
     found, said = run(halves, tmp_path, budget=minutes)
     assert (found.scale.name, found.seeds) == (scale, seeds)
     assert said[0].startswith(f"halves: {scale}, {seeds} seeds, about ")
-    assert len(halves.timed) == len(set(halves.timed)) <= 4  # equal cells are timed once
 
 
 def test_what_is_there_costs_nothing(tmp_path: Path, halves: Halves) -> None:
@@ -349,12 +429,14 @@ def test_what_cannot_be_asked(
 
 
 def test_other_data_is_computed_anew_and_never_mixed(tmp_path: Path, halves: Halves) -> None:
-    run(halves, tmp_path)
-    halves.digest = "d2"
+    halves.stop_at = "b2"
+    with pytest.raises(SkipwayError):
+        run(halves, tmp_path)
+    halves.stop_at, halves.digest = None, "d2"
     with pytest.raises(InputError, match="other images than when"):
         run(halves, tmp_path, resume=True)
     run(halves, tmp_path)
-    assert len(halves.computed) == 12
+    assert len(halves.computed) == 5 + 6
 
 
 def test_a_cache_of_another_version_is_refused(tmp_path: Path, halves: Halves) -> None:
@@ -404,7 +486,7 @@ def test_a_key_depends_on_what_is_set_and_on_nothing_else(values: dict[str, Any]
 
 def test_each_study_has_its_form() -> None:
     assert list(STUDIES) == [
-        "gradient-flow", "degradation", "he2015-cifar", "block-xray", "tables",
+        "gradient-flow", "degradation", "he2015-cifar", "bfloat16", "block-xray", "tables",
     ]  # fmt: skip
     for name, study in STUDIES.items():
         assert name == study.NAME
@@ -420,8 +502,7 @@ def test_each_study_has_its_form() -> None:
             cells = study.cells(scale, 2, Given(data="digits"))
             json.dumps([dict(cell.settings) for cell in cells])
             assert len({cell.name for cell in cells}) == len(cells)
-            told = study.told([], scale)
-            assert all(not finding.values for finding in told.findings)
+            assert not study.told([], scale).findings
 
 
 def test_nothing_is_there_at_first(tmp_path: Path) -> None:
@@ -435,11 +516,11 @@ import sys
 from pathlib import Path
 from skipway.study import trainings
 from skipway.study.form import Given
-from skipway.study.store import Store
+from skipway.study.store import Store, alone_at, finding_json
 import skipway.study.degradation as study
 
 given = Given(data="digits", device="cpu", threads=1, runs=Path(sys.argv[1]) / "runs")
-settings = {"data.val": "none", "schedule.length": "60 steps", "data.size": 8,
+settings = {"data.val": "none", "schedule.length": "24 steps", "data.size": 8,
             "checkpoint_every": "4 steps", "batch_size": 32}
 cell = trainings.training("resnet20", 0, settings, given)
 store = Store(Path(sys.argv[1]), study, "small")

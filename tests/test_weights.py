@@ -333,7 +333,7 @@ def test_a_network_that_is_no_row_is_not_guessed() -> None:
 PREFIXES = ["module.", "_orig_mod.", "model.", "backbone.", "ema.", "net."]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(PREFIXES), max_size=5), st.booleans())
 def test_any_prefixes_are_undone(prefixes: list[str], averaged: bool) -> None:
     oracle, net = small(), ResNet(small().arch)

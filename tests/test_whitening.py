@@ -43,6 +43,7 @@ def test_patches_become_uncorrelated(channels: int) -> None:
     assert (np.abs(np.corrcoef(before) - np.eye(half)) > 0.1).any()
 
 
+@pytest.mark.slow
 def test_the_stem_does_not_train(tmp_path: Path) -> None:
     draw(tmp_path / "data", ["a", "b"], n=20, size=32)
     flags = ["--recipe=speedrun-cifar", "--threads=1", "--batch-size=8"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import cast
 
-from skipway.study import block_xray, degradation, gradient_flow, he2015_cifar, tables
+from skipway.study import bfloat16, block_xray, degradation, gradient_flow, he2015_cifar, tables
 from skipway.study.form import Study
 
 __all__ = ["STUDIES"]
@@ -17,7 +17,7 @@ __all__ = ["STUDIES"]
 STUDIES = MappingProxyType(
     {
         module.NAME: cast("Study", module)
-        for module in (gradient_flow, degradation, he2015_cifar, block_xray, tables)
+        for module in (gradient_flow, degradation, he2015_cifar, bfloat16, block_xray, tables)
     }
 )
 """By name, in the order in which they tell the story."""

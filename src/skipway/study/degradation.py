@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,19 @@ STORY = (
     "images they are trained on, so that it is not overfitting: the optimiser does not find what "
     "is there. Shortcuts make passing on the easy thing to do, and depth no longer hurts."
 )
-REVISION = 1
+REVISION = trainings.REVISION
 NETS = {"plain": ("plain20", "plain56"), "residual": ("resnet20", "resnet56")}
+SMALL: Mapping[str, Any] = {
+    **trainings.PAPER,
+    "data.size": 16,
+    "data.take": 2500,
+    "augment.flip": False,
+    "augment.pad_crop": 0,
+    "optim.lr": 0.02,
+    "schedule.length": "40 epochs",
+    "schedule.milestones": ("50 %", "75 %"),
+}
+"""Few images, as they are: a net that can be trained has learned them by heart in 800 steps."""
 LEAST = 1.0
 """Points of training error by which a net must be worse to count as degraded, and may be worse
 without it."""
@@ -32,15 +44,19 @@ without it."""
 SCALES = (
     Scale(
         name="small",
-        protocol="CIFAR-10, all 50,000 training images at 16 px, batch 128, 4 epochs (1,564 steps) "
-        "of SGD at 0.1, a tenth from the third and a hundredth from the fourth on.",
+        protocol="250 training images of each class of CIFAR-10, drawn by seed, at 16 px, as they "
+        "are; batch 128, 40 epochs (800 steps) of SGD at 0.02, a tenth from the 21st and a "
+        "hundredth from the 31st on.",
         deviations=(
+            "2,500 training images in place of 50,000, neither moved nor mirrored, so that a net "
+            "that can be trained has learned them by heart in the time",
             "16 px in place of 32, so a quarter of the work",
-            "1,564 steps in place of 64,000",
+            "800 steps in place of 64,000, at a rate of 0.02 in place of 0.1, at which deep nets "
+            "of either kind begin late",
             trainings.NORMED,
         ),
         seeds=3,
-        minutes=90,
+        minutes=30,
     ),
     Scale(
         name="paper",
@@ -58,7 +74,7 @@ def data(given: Given) -> str:
 
 
 def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
-    settings = trainings.SHORT if scale.name == "small" else trainings.PAPER
+    settings = SMALL if scale.name == "small" else trainings.PAPER
     nets = [net for kind in NETS.values() for net in kind]
     return [trainings.training(net, seed, settings, given) for seed in range(seeds) for net in nets]
 
@@ -110,6 +126,8 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
             ),
             Finding(name=f"{net}, test error", values=tuple(tested), unit="%"),
         ]
+    if not trainings.is_cifar10(done):  # of which the bounds are
+        findings = [replace(finding, expected=None) for finding in findings]
     return Told(
         [f for f in findings if f.values],
         _pictures(runs),
@@ -119,9 +137,15 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
 
 
 NOTES = (
-    "Training error is that of the images as they are trained on, moved and mirrored, each before "
-    "the step that learned from it, as the paper's curves are, over the last epoch; the difference "
-    "is taken seed by seed. One point is the least that counts as a difference, chosen beforehand.",
+    "Training error is that of the images as they are trained on, each before the step that "
+    "learned from it, as the paper's curves are, over the last epoch; the difference is taken seed "
+    "by seed. One point is the least that counts as a difference, chosen beforehand.",
+    "The small scale was another at first: all 50,000 images in four epochs at the paper's rate of "
+    "0.1. That is the beginning of a training alone, where deep nets of either kind are behind: "
+    "after three of them the residual net of 56 layers erred 16 points more often than that of 20 "
+    "(one seed). The paper begins more slowly with 110 layers for that reason. So the claim is one "
+    "on trainings that have come to their end, which that of few images has; its test errors say "
+    "little.",
 )
 
 

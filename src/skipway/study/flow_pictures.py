@@ -181,6 +181,8 @@ def film(through: Trained, depth: int) -> str:
     """The gradient by unit, step by step, of the first seed."""
     row, names = [], []
     along = _units("units back from the output", units(depth))
+    seeds = {through[net.key][0]["seed"] for _, nets in _shown(through) for net in nets}
+    seed = f"seed {seeds.pop()}" if len(seeds) == 1 else "the first seed of each"
     for title, nets in _shown(through):
         steps = _moments(through, nets)
         names = [f"step {step}" for step in steps]
@@ -194,7 +196,7 @@ def film(through: Trained, depth: int) -> str:
         row.append(Panel(title, *along, traces))
     return animation(
         "The gradient on its way back, step by step",
-        f"Nets of {depth} layers in training, seed 0: the gradient of the loss with respect to "
+        f"Nets of {depth} layers in training, {seed}: the gradient of the loss with respect to "
         "each unit's output, over that at the last unit. Left is where it starts, right the "
         "first unit.",
         "gradient, root mean square, over that at the last unit",

@@ -69,8 +69,11 @@ class Finding:
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation between seeds; None below two of them."""
-        return statistics.stdev(self.values) if self.drawn and self.n > 1 else None
+        """The standard deviation between seeds; None below two of them, and where one gave no
+        finite number."""
+        if not self.drawn or self.n < 2 or not all(map(math.isfinite, self.values)):
+            return None
+        return statistics.stdev(self.values)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -252,7 +255,7 @@ class Study(Protocol):
         where it has them, say what it took and where; else the clock and this machine do."""
 
     def seconds(self, cell: Cell, given: Given) -> float:
-        """About how long `compute` takes on this machine."""
+        """About how long `compute` takes on this machine, or what is left of it."""
 
     def told(self, done: Sequence[Done], scale: Scale) -> Told:
         """What follows from the cells that are done; some may be missing."""

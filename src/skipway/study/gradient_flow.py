@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skipway.architecture import architecture, count
 from skipway.study import trainings
@@ -19,6 +19,7 @@ from skipway.study.flow_findings import NOTES, at_first, later, tables
 from skipway.study.flow_nets import NETS, TRAINED, Flow, Net, Number
 from skipway.study.flow_pictures import courses, film, stills
 from skipway.study.form import Cell, Done, Given, Scale, Told
+from skipway.study.store import environment
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ STORY = (
     "the gradient grows from layer to layer, exponentially. The shortcut lets it pass each unit "
     "as it is, and turns that into slow growth."
 )
-REVISION = 2
+REVISION = 2 + trainings.REVISION
 
 DEPTHS = (20, 56, 110, 290, 998)
 """Layers, 6n + 2 (2015, section 4.2)."""
@@ -56,8 +57,8 @@ IMAGES = 16
 """In the batch that is measured on, at initialisation."""
 BATCH = 64
 """Of training; as many are measured on there."""
-STATISTICS = ("activation_rms", "gradient_rms", "weight_gradient_norm")
-"""Of `probes.flow`."""
+STATISTICS = ("activation_rms", "gradient_rms")
+"""Of `probes.flow`, those that are kept."""
 
 _PROTOCOL = (
     "Nets of 20 to 998 layers of the paper's CIFAR family (6n + 2, widths 16, 32 and 64) at their "
@@ -171,7 +172,8 @@ def _initial(given: Given, *, layers: int, size: int, images: int, seed: int) ->
     """The flow through a net of each kind at its first weights, by what it is called."""
     batch = _batch(given, size, images, seed)
     device = given.chosen_device()
-    return {net.key: _flow(net.fields(layers), seed, None, *batch, device) for net in NETS}
+    flows = {net.key: _flow(net.fields(layers), seed, None, batch, device) for net in NETS}
+    return {**flows, "environment": environment(device)}
 
 
 def _through_training(
@@ -194,13 +196,15 @@ def _through_training(
     frames = []
     for path in checkpoint.saved(run / "checkpoints"):
         weights = checkpoint.load(path)["loop"]["model"]
-        flow = _flow(fields, seed, weights, *batch, device)
+        flow = _flow(fields, seed, weights, batch, device)
         frames.append({"step": checkpoint.step_of(path), **flow})
     log = trainings.logged(run)
     return {
         "frames": frames,
         "losses": [[row["step"], row["train_loss"]] for row in log["rows"]],
         "diverged": log["diverged"],
+        "seed": seed,
+        "classes": log["classes"],
         "data": log["data"],
         "precision": log["precision"],
         "seconds": log["seconds"] + time.perf_counter() - begun,
@@ -208,12 +212,21 @@ def _through_training(
     }
 
 
+class Batch(NamedTuple):
+    """What a flow is measured on."""
+
+    images: Tensor
+    """[N, 3, H, W], of mean 0 and deviation 1 in each channel."""
+    labels: Tensor
+    """[N], positions in the classes."""
+    classes: int
+
+
 def _flow(
     fields: Mapping[str, Any],
     seed: int,
     weights: Mapping[str, Tensor] | None,
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     device: str,
 ) -> dict[str, list[Number]]:
     """`probes.flow` of a net, by statistic the values of its parts from input to output, to four
@@ -223,14 +236,14 @@ def _flow(
     from skipway.probes import flow
     from skipway.resnet import ResNet
 
-    arch = architecture("resnet20", input_size=images.shape[-1], **fields)
-    arch = replace(arch, num_classes=max(arch.num_classes, int(labels.max()) + 1))
+    arch = architecture("resnet20", input_size=batch.images.shape[-1], **fields)
+    arch = replace(arch, num_classes=batch.classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = ResNet(arch)
     if weights is not None:
         net.load_state_dict(weights)
-    found = flow(net.to(device), images.to(device), labels.to(device))
+    found = flow(net.to(device), batch.images.to(device), batch.labels.to(device))
     return {
         statistic: [
             float(f"{value:.4g}") if math.isfinite(value) else None
@@ -240,9 +253,8 @@ def _flow(
     }
 
 
-def _batch(given: Given, size: int, images: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Training images [images, 3, size, size] drawn by seed, of mean 0 and deviation 1 in each
-    channel, and their labels."""
+def _batch(given: Given, size: int, images: int, seed: int) -> Batch:
+    """So many training images of size x size px, drawn by seed."""
     import numpy as np
     import torch
 
@@ -251,14 +263,15 @@ def _batch(given: Given, size: int, images: int, seed: int) -> tuple[Tensor, Ten
     from skipway.images import plain_preprocess
 
     assert given.data is not None
-    split = open_data(given.data, "none", 0).splits["train"]
+    opened = open_data(given.data, "none", 0)
+    split = opened.splits["train"]
     chosen = permutation(len(split), seed, 0)[:images]
     preprocess = plain_preprocess(size, 3)
     frames = np.stack([preprocess.frame(split.image(int(i), 3))[0] for i in chosen])
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp_min(1)
     x = (pixels - mean[:, None, None]) / deviation[:, None, None]
-    return x.contiguous(), torch.from_numpy(split.labels[chosen])
+    return Batch(x.contiguous(), torch.from_numpy(split.labels[chosen]), len(opened.classes))
 
 
 def seconds(cell: Cell, given: Given) -> float:

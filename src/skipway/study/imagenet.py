@@ -4,6 +4,7 @@ published of their networks: He et al. 2015, Tables 2 and 3, and the authors' ow
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from skipway.metrics import wilson_interval
 from skipway.peers import canonical
 from skipway.report.markup import duration
 from skipway.study.form import Cell, Expected, Finding, Given, Weights
+from skipway.study.store import environment
 
 if TYPE_CHECKING:
     from skipway.data import Split
@@ -144,22 +146,34 @@ def _path_of(cell: Cell, given: Given) -> str:
 
 
 def seconds(cell: Cell, given: Given) -> float:
-    """About how long `score` takes on this machine, from a few crops."""
+    """About how long `score` takes on this machine for all images, from a few of them."""
+    return _seconds(cell.settings["views"], _path_of(cell, given), given)
+
+
+@functools.cache
+def _seconds(views: str, weights: str, given: Given) -> float:
     import numpy as np
+
+    from skipway.evaluation import Views
+    from skipway.evaluation.scoring import outputs
+    from skipway.machine import cores
 
     assert given.imagenet is not None
     _, split, _ = _validation(given.imagenet)
-    weights = _path_of(cell, given)
     predictor = _as_tested(_opened(weights, given), weights)
-    x = np.zeros((_TIMED, predictor.card.preprocess.channels, SIZE, SIZE), np.float32)
-    predictor.run(x)
-    began = time.perf_counter()
-    predictor.run(x)
-    return (time.perf_counter() - began) / _TIMED * CROPS[cell.settings["views"]] * len(split)
+    some = split.take(np.arange(min(_TIMED, len(split))))
+    for _ in range(2):  # the first makes what is made once
+        began = time.perf_counter()
+        for _ in outputs(
+            predictor, some, given.threads or cores(), "skip", Views(views), _BATCH, None, []
+        ):
+            pass
+        spent = time.perf_counter() - began
+    return spent / len(some) * len(split)
 
 
 _TIMED = 8
-"""Crops at once that are timed."""
+"""Images that are timed."""
 
 
 # Images and weights
@@ -327,6 +341,7 @@ def score(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> 
         "told_by_card": predictor.classes_known,
         "notes": list(images.notes),
         "seconds": spent(),
+        "environment": environment(_device(weights, given)),
     }
 
 
@@ -408,9 +423,9 @@ def _said(result: Any, place: int) -> list[str]:
         ]
     said = [f"of {result['n']:,} images"]
     row, shortcut = result["net"]
-    if result["stated"]:
+    if result["stated"] and result["views"] == "one":
         name, *errors = result["stated"]
-        said.append(f"torchvision states {errors[place]:.2f} % of {name}")
+        said.append(f"torchvision states {errors[place]:.2f} % of {name}, at its own sizes")
     if first := ERRORS.get((f"{row}v1", shortcut, result["views"])):
         said.append(f"published for the network that strides in the 1x1: {first.errors[place]:g} %")
         if not result["told_by_card"]:

@@ -38,11 +38,12 @@ TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.DOTALL)
 FIGURE_LIKE = re.compile(r"[-+−±]?[\d.,]+.*|–|")
 """A cell that stands as a number in a table: it begins with a digit."""
 METHOD = (
-    "Where the paper gives a number, the study says beforehand in which range it must lie. A "
-    "number is drawn once a seed; its 95 % interval is that of the mean by Student’s t. It is "
-    "reproduced where all of the interval lies in the range, contradicted where none of it does, "
-    "and otherwise inconclusive at this budget: more seeds or a longer training would tell. So is "
-    "a number of one seed, which has no interval.",
+    "The study says in which range a number must lie: where the paper gives a number, around it; "
+    "else where the paper’s words or theory put it, as the notes tell. A number is drawn once a "
+    "seed; its 95 % interval is that of the mean by Student’s t. It is reproduced where all of the "
+    "interval lies in the range, contradicted where none of it does, and otherwise inconclusive at "
+    "this budget: more seeds or a longer training would tell. So is a number of one seed, which "
+    "has no interval, unless the deviation between seeds is published and taken in its place.",
     "A study is contradicted where one of its numbers is, and reproduced where all are of which "
     "something was expected and nothing is missing. In the small drawings the grey range is what "
     "was expected, the dot the mean, and the line through it the interval.",

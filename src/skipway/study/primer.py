@@ -92,7 +92,7 @@ def corrections() -> Html:
         + " (2015, Table 1). Other numbers are not these nets.",
         "The stem for ImageNet is one 7×7 convolution of stride 2, then a 3×3 max-pool of stride "
         "2. A single 3×3 convolution is the stem of the CIFAR nets; three of them are a later "
-        "change (ResNet-D).",
+        "change (ResNet-C, and D after it).",
         "The “ResNet-18” that tutorials train on CIFAR-10 is not the paper’s net for CIFAR-10. It "
         "is the ImageNet net with another stem, with "
         f"{popular[0] / paper[0]:.0f} times the parameters and {popular[1] / paper[1]:.1f} times "

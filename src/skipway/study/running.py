@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from skipway.files import Busy
 from skipway.report.document import as_svg
 from skipway.study import STUDIES
 from skipway.study.form import Cell, Done, Given, Scale, Study
-from skipway.study.store import Outcome, Plan, Store, as_json
+from skipway.study.store import Outcome, Plan, Store, alone_at, as_json
 
 Say = Callable[[str], None]
 
@@ -36,34 +37,37 @@ def run_study(study: Study, asked: Asked, given: Given, out: Path, say: Say) -> 
     """Compute what is asked for and not computed yet, and write the outcome.
 
     Everything is kept cell by cell: a study that was stopped or killed goes on, and what another
-    process is computing is left to it. What was asked for before stays a part of the study: seeds
-    and weights are added to. Raises InputError for what cannot be used, and for a budget in which
-    not one seed can be computed.
+    process is computing is left to it. What was asked for before stays a part of the study, and
+    `Asked.resume` computes what is left of that. Raises InputError for what cannot be used, and for
+    a budget in which not one seed can be computed.
     """
     if asked.resume:
         scale, plan, store = _going_on(study, asked, given, out)
         here = replace(plan.given, device=given.device, threads=given.threads, runs=given.runs)
-        if study.data(here) != plan.data:
-            raise InputError(
-                f"--resume: {harmless(here.data or 'the data')} has other images than when "
-                f"{study.NAME} began\nPut them back as they were, or leave out --resume."
-            )
+        seeds = plan.seeds
     else:
-        scale, plan, store = _planned(study, asked, given, out, say)
+        scale, seeds, plan, store = _planned(study, asked, given, out, say)
         here = plan.given
-    mine = _share(study.cells(scale, plan.seeds, here), asked.part)
+    mine = _share(study.cells(scale, seeds, here), asked.part)
     left = [cell for cell in mine if store.done(cell, plan.data) is None]
+    anew = not asked.resume and here == given  # the images were looked at just now
+    if left and not anew and study.data(here) != plan.data:
+        raise InputError(
+            f"{harmless(here.imagenet or here.data or 'the data')}: has other images than when "
+            f"{study.NAME} began\nPut them back as they were, or give another --out."
+        )
     for place, cell in enumerate(left, 1):
         say(f"{study.NAME} {place}/{len(left)}: {cell.name}")
         try:
             _compute(study, store, cell, plan.data, here, say)
         except Busy as busy:
             say(f"{busy}; left to it")
-        except SkipwayError as error:
-            if error.exit_code < _SIGNAL:
+        except (KeyboardInterrupt, SkipwayError) as error:
+            code = getattr(error, "exit_code", _SIGNAL + signal.SIGINT)
+            if code < _SIGNAL:
                 raise
             again = SkipwayError(f"stopped. Go on with:\n  {_command(study, plan, asked, out)}")
-            again.exit_code = error.exit_code
+            again.exit_code = code
             raise again from None
     found, done = _outcome(study, scale, plan, store, out)
     for picture in found.told.pictures:
@@ -79,11 +83,11 @@ _SIGNAL = 128
 
 
 def _compute(study: Study, store: Store, cell: Cell, data: str, given: Given, say: Say) -> None:
-    from skipway.training.claim import claimed
-    from skipway.training.distributed import ALONE
-
     place, began = store.place(cell, data), time.perf_counter()
-    with claimed(place, ALONE):
+    with alone_at(place):
+        if store.done(cell, data) is not None:  # by another process, since the list was made
+            return
+        place.mkdir(exist_ok=True)
         result = study.compute(cell, place, given, say)
         store.finish(cell, data, result, time.perf_counter() - began)
         shutil.rmtree(place, ignore_errors=True)
@@ -103,24 +107,28 @@ def _share(cells: Sequence[Cell], part: tuple[int, int]) -> list[Cell]:
 
 def _planned(
     study: Study, asked: Asked, given: Given, out: Path, say: Say
-) -> tuple[Scale, Plan, Store]:
-    """What is asked for, together with what was asked for before of the same data."""
+) -> tuple[Scale, int, Plan, Store]:
+    """The scale and the seeds to be computed now, and the plan that they become a part of."""
     data = study.data(given)
     scale, seeds = _chosen(study, asked, given, out, data, say)
     store = Store(out, study, scale.name)
+    plan = _joined(store, scale, seeds, given, data)
+    store.keep(plan)
+    return scale, seeds, plan, store
+
+
+def _joined(store: Store, scale: Scale, seeds: int, given: Given, data: str) -> Plan:
+    """What is asked for, together with what was asked for before of the same data."""
     before = store.plan()
     if before is not None and (before.data == data or not given.weights):
         kept = dict.fromkeys((*before.given.weights, *given.weights))
-        given = replace(
-            given, weights=tuple(kept), imagenet=given.imagenet or before.given.imagenet
-        )
-        if before.data == data:
+        imagenet = given.imagenet or before.given.imagenet
+        given = replace(given, weights=tuple(kept), imagenet=imagenet)
+        if before.data != data:
+            data = before.data if kept else data
+        elif before.given.precision == given.precision:
             seeds = max(seeds, before.seeds)
-        elif kept:
-            data = before.data
-    plan = Plan(scale.name, seeds, given, data)
-    store.keep(plan)
-    return scale, plan, store
+    return Plan(scale.name, seeds, given, data)
 
 
 def _command(study: Study, plan: Plan, asked: Asked | None, out: Path) -> str:
@@ -184,13 +192,13 @@ def _going_on(study: Study, asked: Asked, given: Given, out: Path) -> tuple[Scal
             "--resume: a study goes on as it was asked for; leave out --seeds, --data, --weights, "
             "--imagenet and --precision"
         )
-    scales = {scale.name: scale for scale in study.SCALES}
-    if asked.budget is not None and asked.budget not in scales:
+    named = _named(study)
+    if asked.budget is not None and asked.budget not in named:
         raise InputError(
             f"--resume: goes on with what was chosen; leave out --budget {harmless(asked.budget)}, "
-            f"or name the scale: {', '.join(scales)}"
+            f"or name the scale: {', '.join(scale.name for scale in study.SCALES)}"
         )
-    wanted = [s for s in study.SCALES if asked.budget in (None, s.name)]
+    wanted = study.SCALES if asked.budget is None else [named[asked.budget]]
     begun = [
         (scale, plan, store)
         for scale in wanted
@@ -201,10 +209,23 @@ def _going_on(study: Study, asked: Asked, given: Given, out: Path) -> tuple[Scal
             f"--resume: nothing of {study.NAME} is in {harmless(out)}\n"
             f"Start with: skipway study {study.NAME}"
         )
+    if len(begun) > 1:  # those of which something is left, if any
+        begun = [one for one in begun if _left(study, *one)] or begun
     if len(begun) > 1:
         names = " or ".join(f"--budget {scale.name}" for scale, _, _ in begun)
         raise InputError(f"--resume: several scales were begun; give {names}")
     return begun[0]
+
+
+def _left(study: Study, scale: Scale, plan: Plan, store: Store) -> bool:
+    """Whether something of a plan is not computed yet."""
+    cells = study.cells(scale, plan.seeds, plan.given)
+    return any(store.done(cell, plan.data) is None for cell in cells)
+
+
+def _named(study: Study) -> dict[str, Scale]:
+    """Scales by what --budget may call them."""
+    return {"paper": study.SCALES[-1]} | {scale.name: scale for scale in study.SCALES}
 
 
 def _chosen(
@@ -215,7 +236,7 @@ def _chosen(
     A scale that fits with all its seeds goes before a dearer one with fewer, by which nothing can
     be told. Raises InputError.
     """
-    named = {"paper": study.SCALES[-1]} | {scale.name: scale for scale in study.SCALES}
+    named = _named(study)
     _check_seeds(study, asked, given)
     budget = asked.budget or study.SCALES[0].name
     if budget in named:
@@ -238,7 +259,11 @@ def _chosen(
 
     def fits(scale: Scale, seeds: int) -> bool:
         nonlocal need
-        need = _minutes(study, scale, seeds, Store(out, study, scale.name), data, given)
+        store = Store(out, study, scale.name)
+        plan = _joined(store, scale, seeds, given, data)
+        cells = study.cells(scale, seeds, plan.given)
+        left = [cell for cell in cells if store.done(cell, plan.data) is None]
+        need = sum(study.seconds(cell, plan.given) for cell in left) / 60
         return need <= minutes
 
     scales = study.SCALES[::-1]
@@ -265,23 +290,3 @@ def _check_seeds(study: Study, asked: Asked, given: Given) -> None:
         study.cells(first, 2, given)
     ):
         raise InputError(f"--seeds {asked.seeds}: {study.NAME} draws nothing; leave it out")
-
-
-def _minutes(
-    study: Study, scale: Scale, seeds: int, store: Store, data: str, given: Given
-) -> float:
-    """About how long what is not computed yet would take."""
-    left = [c for c in study.cells(scale, seeds, given) if store.done(c, data) is None]
-    return sum(_timed(study, cell, given) for cell in left) / 60
-
-
-def _timed(study: Study, cell: Cell, given: Given) -> float:
-    """A cell's seconds, measured once for cells that take equally long."""
-    same = {k: v for k, v in cell.settings.items() if k != "seed"}
-    key = study.NAME, repr(sorted(same.items())), given
-    if key not in _PACES:
-        _PACES[key] = study.seconds(cell, given)
-    return _PACES[key]
-
-
-_PACES: dict[object, float] = {}

@@ -8,9 +8,11 @@ result, so cells of several machines can be copied into one folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,10 +133,8 @@ class Store:
             raise InputError(f"{harmless(path)}: not the result of a cell\n{AWAY}") from None
 
     def place(self, cell: Cell, data: str) -> Path:
-        """The folder to compute a cell in."""
-        place = self.folder / "work" / self.key(cell, data)
-        place.mkdir(parents=True, exist_ok=True)
-        return place
+        """The folder to compute a cell in, there or not."""
+        return self.folder / "work" / self.key(cell, data)
 
     def finish(self, cell: Cell, data: str, result: Mapping[str, Any], seconds: float) -> None:
         """Keep the result of a cell. seconds: since it was begun; a result that knows better says
@@ -144,7 +144,7 @@ class Store:
             "settings": dict(cell.settings),
             "data": data,
             "seconds": round(result.get("seconds", seconds), 1),
-            "environment": result.get("environment") or environment(),
+            "environment": result.get("environment") or environment("cpu"),
             "result": result,
         }
         self.write(f"cells/{self.key(cell, data)}.json", row)
@@ -178,18 +178,39 @@ class Store:
 AWAY = "Remove it, or give another --out."
 
 
-def environment(record: Mapping[str, Any] | None = None) -> str:
-    """The machine and the versions of a run's record in words, or this one's."""
-    if record is None:
-        import torch
+@contextlib.contextmanager
+def alone_at(place: Path) -> Iterator[None]:
+    """What is computed in that folder is this process's alone. Raises Busy where it is another's.
 
-        record = {
+    The lock is on a folder beside it, ``.NAME``, which stays: the folder itself comes and goes.
+    """
+    from skipway.training.claim import claimed
+    from skipway.training.distributed import ALONE
+
+    claim = place.with_name(f".{place.name}")
+    claim.mkdir(parents=True, exist_ok=True)
+    with claimed(claim, ALONE):
+        yield
+
+
+def environment(device: str) -> str:
+    """This machine and the versions in words, with the GPU where that is the device."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+    return environment_of(
+        {
             "cpu": cpu_name(),
             "cores": cores(),
-            "device": "cpu",
+            "device": gpu,
             "torch": torch.__version__,
             "skipway": __version__,
         }
+    )
+
+
+def environment_of(record: Mapping[str, Any]) -> str:
+    """The machine and the versions of a run's record in words."""
     gpu = "" if record["device"] == "cpu" else f", {record['device']}"
     versions = f"PyTorch {record['torch']}, Skipway {record['skipway']}"
     return f"{record['cpu']}, {record['cores']} cores{gpu}, {versions}"
@@ -223,24 +244,27 @@ def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """A number, expected and obtained, for programs; infinite ends are None."""
+    """A number, expected and obtained, for programs; what is infinite or no number is None."""
     expected: Mapping[str, Any] | None = None
     if finding.expected is not None:
-        ends = finding.expected.low, finding.expected.high
         expected = {
             "words": finding.expected.words,
-            "low": None if ends[0] == -float("inf") else ends[0],
-            "high": None if ends[1] == float("inf") else ends[1],
+            "low": _finite(finding.expected.low),
+            "high": _finite(finding.expected.high),
         }
     return {
         "name": finding.name,
         "unit": finding.unit,
         "expected": expected,
-        "values": list(finding.values),
+        "values": [*map(_finite, finding.values)],
         "n": finding.n,
-        "mean": finding.mean if finding.values else None,
+        "mean": _finite(finding.mean),
         "deviation": finding.deviation,
-        "interval": finding.interval,
+        "interval": finding.interval and [*map(_finite, finding.interval)],
         "verdict": finding.verdict,
         "note": finding.note,
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

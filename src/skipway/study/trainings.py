@@ -6,6 +6,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,28 +16,23 @@ from skipway.architecture import ARCHITECTURES, count, replaced
 from skipway.config import split_duration
 from skipway.errors import InputError, harmless
 from skipway.study.form import Cell, Done, Given
-from skipway.study.store import environment
+from skipway.study.store import alone_at, environment_of
 from skipway.version import __version__
 
 REVISION = 1
-"""To be raised when the same settings would train another network."""
+"""To be raised when the same settings would train another network; studies that train add it to
+their own, so that either makes theirs higher."""
 DATA = "cifar10"
 """The data of the papers' small networks."""
 PAPER: Mapping[str, Any] = {"recipe": "he2015-cifar", "data.val": "none"}
 """2015, section 4.2, on all training images."""
 SLOW_START: Mapping[str, Any] = {"schedule.warmup": "400 steps", "schedule.warmup_lr": 0.01}
 """The same section, of 110 layers."""
-SHORT: Mapping[str, Any] = {
-    **PAPER,
-    "data.size": 16,
-    "schedule.length": "4 epochs",
-    "schedule.milestones": ("50 %", "75 %"),
-}
-"""The same on smaller images in a fortieth of the steps."""
 NORMED = "batch norm sees all 128 images of a batch, where the paper's two GPUs saw 64 each"
 """A deviation of all of them."""
-_EPOCH = 391
-"""Steps, of CIFAR-10 at batch 128."""
+IMAGES, TESTED = 50_000, 10_000
+"""Of CIFAR-10, to learn from and to be measured on."""
+BATCH = 128
 
 
 def data_of(given: Given) -> str:
@@ -59,13 +55,14 @@ def training(name: str, seed: int, settings: Mapping[str, Any], given: Given) ->
 
 
 def _cost(settings: Mapping[str, Any]) -> float:
-    """Multiply-adds of a training of 50,000 images, in 10^12."""
+    """Multiply-adds of a training on CIFAR-10, in 10^12."""
     fields = settings.get("model.architecture", {})
     arch = replaced(ARCHITECTURES[settings["model.name"]], **fields)
     size = settings.get("data.size", arch.input_size)
     number, unit = split_duration(settings.get("schedule.length", "64000 steps"))
-    steps = number * (_EPOCH if unit == "epoch" else 1)
-    return count(arch)[1] * (size / arch.input_size) ** 2 * steps * 128 / 1e12
+    epoch = math.ceil(settings.get("data.take", IMAGES) / BATCH)
+    steps = number * (epoch if unit == "epoch" else 1)
+    return count(arch)[1] * (size / arch.input_size) ** 2 * steps * BATCH / 1e12
 
 
 def run_of(cell: Cell, given: Given) -> Path:
@@ -86,9 +83,9 @@ def train_cell(cell: Cell, given: Given, say: Callable[[str], None]) -> dict[str
     run = run_of(cell, given)
     try:
         trained(cell, run, given, say)
-    except Diverged as error:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    except Diverged as error:  # its last checkpoint soon tells another study so
         say(f"{cell.name}: {error}")
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return logged(run)
 
 
@@ -96,13 +93,9 @@ def trained(cell: Cell, run: Path, given: Given, say: Callable[[str], None]) -> 
     """Train a cell as that run, go on with it, or leave it as it is; its checkpoints stay."""
     from skipway import training as engine
     from skipway.training.checkpoint import saved
-    from skipway.training.claim import claimed
-    from skipway.training.distributed import ALONE
 
     progress = engine.TrainingProgress()
-    claim = run.with_name(f".{run.name}")  # the run itself is the training's to make
-    claim.mkdir(parents=True, exist_ok=True)
-    with claimed(claim, ALONE):
+    with alone_at(run):
         status = _record(run).get("status")
         if status != "finished" and saved(run / "checkpoints"):
             say(f"{cell.name}: going on")
@@ -133,7 +126,7 @@ def logged(run: Path) -> dict[str, Any]:
         "data": record["data"]["path"],
         "precision": record["config"]["precision"],
         "seconds": seconds,
-        "environment": environment(record["environment"]),
+        "environment": environment_of(record["environment"]),
     }
 
 
@@ -150,20 +143,27 @@ def _record(run: Path) -> dict[str, Any]:
 
 
 def training_seconds(cell: Cell, given: Given) -> float:
-    """How long the training of a cell would take here, or what is left of it, from a few seconds
-    of its own steps."""
-    from skipway import training as engine
+    """How long the training of a cell would take here, or what is left of it."""
     from skipway.training.checkpoint import saved, step_of
 
     run = run_of(cell, given)
     if _record(run).get("status") == "finished":
         return 0.0
-    quiet = engine.TrainingProgress(quiet=True)
-    settings = {**cell.settings, **machine(given)}
-    _, forecast = engine.expect(data_of(given), settings, _MEASURED, quiet)
+    same = {**cell.settings, "seed": 0, **machine(given)}
+    seconds, steps = _forecast(json.dumps(same, sort_keys=True), data_of(given))
     kept = saved(run / "checkpoints")
-    left = 1 - step_of(kept[-1]) / forecast.steps if kept else 1.0
-    return forecast.seconds * left
+    return seconds * (1 - step_of(kept[-1]) / steps) if kept else seconds
+
+
+@functools.cache
+def _forecast(settings: str, data: str) -> tuple[float, int]:
+    """Seconds and steps of a whole training with those settings, which are JSON, from a few seconds
+    of its steps."""
+    from skipway import training as engine
+
+    quiet = engine.TrainingProgress(quiet=True)
+    _, found = engine.expect(data, json.loads(settings), _MEASURED, quiet)
+    return found.seconds, found.steps
 
 
 _MEASURED = 4.0
@@ -215,8 +215,11 @@ def tested_error(result: Mapping[str, Any]) -> float:
 
 def is_cifar10(done: Sequence[Done]) -> bool:
     """Whether the trainings were on what can be CIFAR-10, by its numbers."""
-    whole = {"train": 50_000, "test": 10_000}
-    return all((d.result["images"], d.result["classes"]) == (whole, 10) for d in done)
+    return all(
+        d.result["images"] == {"train": d.cell.settings.get("data.take", IMAGES), "test": TESTED}
+        and d.result["classes"] == 10
+        for d in done
+    )
 
 
 def deviations(done: Sequence[Done]) -> list[str]:
