@@ -80,6 +80,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "data.val": ("0.2", 0.2),
     "data.on_bad": ("skip", "skip"),
     "data.size": ("64", 64),
+    "data.take": ("500", 500),
     "data.channels": ("1", 1),
     "data.resize": ("letterbox", "letterbox"),
     "data.crop_ratio": ("0.95", 0.95),

@@ -191,6 +191,7 @@ def loss_after(rate: float) -> float:
     return float(json.loads(rows[-1])["train_loss"])
 
 
+@pytest.mark.slow
 def test_the_suggested_rate_trains_better_than_far_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -105,6 +106,11 @@ def compare(
         assert difference(parameter.grad, grad) <= BOUND, name
 
 
+def deep(value: object) -> Any:
+    """A parameter of a net that takes long to build and to run."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 # torchvision
 
 
@@ -115,11 +121,11 @@ def compare(
         "resnet34",
         "resnet50",
         "resnet101",
-        "resnet152",
+        deep("resnet152"),
         "resnext50_32x4d",
-        "resnext101_32x8d",
+        deep("resnext101_32x8d"),
         "wide_resnet50_2",
-        "wide_resnet101_2",
+        deep("wide_resnet101_2"),
     ],
 )
 def test_equals_torchvision(name: str) -> None:
@@ -130,7 +136,7 @@ def test_equals_torchvision(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("depth", [50, 101, 152])
+@pytest.mark.parametrize("depth", [50, *map(deep, (101, 152))])
 def test_v1_equals_torchvision_with_the_stride_moved_to_the_1x1(depth: int) -> None:
     oracle = torchvision.models.get_model(f"resnet{depth}")
     for layer in (oracle.layer2, oracle.layer3, oracle.layer4):
@@ -182,7 +188,7 @@ def from_resnetv2(name: str) -> str:
     return name.replace("head.fc.", "fc.")
 
 
-@pytest.mark.parametrize("depth", [50, 101, 152, 200])
+@pytest.mark.parametrize("depth", [50, 101, *map(deep, (152, 200))])
 def test_preactivation_equals_timm(depth: int) -> None:
     layers = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3], 200: [3, 24, 36, 3]}
     oracle = timm.create_model("resnetv2_50", layers=layers[depth])
