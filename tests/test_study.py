@@ -21,6 +21,7 @@ import scipy.stats
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from commands import call
 from skipway.errors import InputError, SkipwayError
 from skipway.report.plot import Line, linear, plot
 from skipway.study import STUDIES, running
@@ -285,7 +286,7 @@ def test_no_more_is_computed_than_is_asked_for_now(tmp_path: Path, halves: Halve
         run(halves, tmp_path, seeds=3)
     halves.stop_at = None
     found, said = run(halves, tmp_path, budget="1")
-    assert said[0] == "halves: cheap, 1 seeds, about 0 of 1 min"
+    assert said[1] == "halves: cheap, 1 seed, about 0 of 1 min"
     assert halves.computed == ["a0", "b0"]
     assert (found.seeds, found.done, found.cells) == (3, 2, 6)
     assert found.verdict == "inconclusive"
@@ -385,7 +386,9 @@ def test_a_budget_buys_the_most_that_fits(
 ) -> None:
     found, said = run(halves, tmp_path, budget=minutes)
     assert (found.scale.name, found.seeds) == (scale, seeds)
-    assert said[0].startswith(f"halves: {scale}, {seeds} seeds, about ")
+    assert said[0] == "halves: measuring how long it takes here"
+    assert said[1].startswith(f"halves: {scale}, {seeds} seed")
+    assert ("paper0" in halves.timed) == (minutes == "900")  # what cannot fit is not measured
 
 
 def test_what_is_there_costs_nothing(tmp_path: Path, halves: Halves) -> None:
@@ -447,7 +450,8 @@ def test_a_cache_of_another_version_is_refused(tmp_path: Path, halves: Halves) -
             with pytest.raises(InputError) as refused:
                 run(halves, tmp_path, **asked)
             assert "computed by another version (revision 1, 2 now)" in str(refused.value)
-            assert "Remove it, or give another --out." in str(refused.value)
+            folder = tmp_path / "halves" / "cheap"
+            assert f"Remove {folder} and run the study again" in str(refused.value)
     finally:
         Halves.REVISION = 1
 
@@ -505,8 +509,25 @@ def test_each_study_has_its_form() -> None:
             assert not study.told([], scale).findings
 
 
+def test_what_cannot_be_used_hides_nothing_else(tmp_path: Path) -> None:
+    run_study(STUDIES["tables"], Asked(), NOTHING, tmp_path, print)
+    shutil.copytree(tmp_path / "tables" / "paper", tmp_path / "degradation" / "small")
+    (found,), (wrong,) = outcomes(tmp_path)
+    assert found.study.NAME == "tables"
+    assert "computed by another version (study tables, degradation now)" in str(wrong)
+    answer = call("study", "report", "--out", tmp_path, "--json")
+    assert answer.code == 0
+    assert [study["study"] for study in answer.value["studies"]] == ["tables"]
+    assert len(answer.value["left_out"]) == 1
+    assert "left out: " in answer.err
+    shutil.rmtree(tmp_path / "tables")
+    alone = call("study", "report", "--out", tmp_path)
+    assert alone.code == 2
+    assert "computed by another version" in alone.error[0]
+
+
 def test_nothing_is_there_at_first(tmp_path: Path) -> None:
-    assert outcomes(tmp_path) == []
+    assert outcomes(tmp_path) == ([], [])
 
 
 # --- trainings as cells ---------------------------------------------------------------------------

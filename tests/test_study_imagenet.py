@@ -225,7 +225,7 @@ def test_a_report_keeps_the_scores_of_files_that_are_gone(places: Path, tmp_path
     said: list[str] = []
     first = run_study(STUDIES["tables"], Asked(), given, tmp_path / "out", said.append)
     (tmp_path / "moved.safetensors").unlink()
-    (again,) = outcomes(tmp_path / "out")
+    ((again,), _) = outcomes(tmp_path / "out")
     assert (again.done, again.cells) == (first.done, first.cells) == (3, 3)
     assert again.told.findings == first.told.findings
 

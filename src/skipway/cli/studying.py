@@ -40,12 +40,14 @@ def study(
     ] = False,
     part: Annotated[
         str,
-        typer.Option(metavar="I/N", help="Share I of N, as 1/2; then copy the folders together."),
+        typer.Option(
+            metavar="I/N", help="Share I of N of a scale, as 1/2; copy the folders together."
+        ),
     ] = "1/1",
     data: Annotated[
         str | None,
         typer.Option(
-            help="In place of the study's own: cifar10; digits for gradient-flow; none for tables."
+            help="Other data with train and test, in place of cifar10 or gradient-flow's digits."
         ),
     ] = None,
     weights: Annotated[
@@ -141,14 +143,20 @@ def _report(out: Path, as_json: bool) -> None:
     from skipway.study.page import write_page
     from skipway.study.running import outcomes
 
-    found = outcomes(out)
+    found, wrong = outcomes(out)
+    for error in wrong if found else ():
+        _say(f"left out: {error}")
+    if not found and wrong:
+        raise wrong[0]
     if not found:
         raise InputError(
             f"--out {harmless(out)}: no study is there\nRun one first: skipway study list"
         )
     page = write_page(found, out / "report.html")
     if as_json:
-        emit({"report": str(page), "studies": [_json(outcome, out) for outcome in found]})
+        left_out = [str(error).splitlines()[0] for error in wrong]
+        studies = [_json(outcome, out) for outcome in found]
+        emit({"report": str(page), "studies": studies, "left_out": left_out})
         return
     for outcome in found:
         print(f"{outcome.study.NAME}, {outcome.scale.name}: {WORDS[outcome.verdict]}")

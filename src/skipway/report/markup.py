@@ -159,12 +159,13 @@ def mebibytes(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Below a minute "31.4 s", then "1 min 1 s", from an hour on "2 h 5 min"."""
+    """Below a minute "31.4 s", then "1 min 1 s", from an hour on "2 h 5 min"; "2 h" if even."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    parts = ((hours, "h"), (minutes, "min")) if hours else ((minutes, "min"), (rest, "s"))
+    return " ".join(f"{number:,} {unit}" for number, unit in parts if number)
 
 
 def plural(count: int, one: str, many: str) -> str:

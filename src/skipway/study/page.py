@@ -101,7 +101,9 @@ def _card(outcome: Outcome) -> Html:
             ("Obtained", tag("b", _obtained(found))),
             (_certainty_name(found), _certainty(found)),
         )
-        number = [tag("p", found.name, class_="quiet"), _strip(found), fact_list(facts)]
+        due = sum(f.expected is not None for f in outcome.told.findings)
+        one_of = f" (one of {due} numbers)" if due > 1 and found.expected is not None else ""
+        number = [tag("p", found.name, one_of, class_="quiet"), _strip(found), fact_list(facts)]
     more = tag("a", f"The story and the numbers: {study.TITLE}", href=f"#{study.NAME}")
     return card(
         study.TITLE,

@@ -13,6 +13,7 @@ from pathlib import Path
 from skipway.errors import InputError, SkipwayError, harmless, nearest
 from skipway.files import Busy
 from skipway.report.document import as_svg
+from skipway.report.markup import plural
 from skipway.study import STUDIES
 from skipway.study.form import Cell, Done, Given, Scale, Study
 from skipway.study.store import Outcome, Plan, Store, alone_at, as_json
@@ -172,16 +173,19 @@ def _outcome(
     return outcome, done
 
 
-def outcomes(out: Path) -> list[Outcome]:
-    """All that lies in a folder of studies, in the order of `STUDIES`, cheap scales first. Raises
-    InputError for what is damaged or of another version."""
-    found = []
+def outcomes(out: Path) -> tuple[list[Outcome], list[InputError]]:
+    """All that lies in a folder of studies, in the order of `STUDIES`, cheap scales first; and what
+    is wrong with others, that are damaged or of another version."""
+    found, wrong = [], []
     for study in STUDIES.values():
         for scale in study.SCALES:
             store = Store(out, study, scale.name)
-            if (plan := store.plan()) is not None:
-                found.append(_outcome(study, scale, plan, store, out)[0])
-    return found
+            try:
+                if (plan := store.plan()) is not None:
+                    found.append(_outcome(study, scale, plan, store, out)[0])
+            except InputError as error:
+                wrong.append(error)
+    return found, wrong
 
 
 def _going_on(study: Study, asked: Asked, given: Given, out: Path) -> tuple[Scale, Plan, Store]:
@@ -234,7 +238,8 @@ def _chosen(
     """The scale and the seeds: as named, or the most that fits into the minutes.
 
     A scale that fits with all its seeds goes before a dearer one with fewer, by which nothing can
-    be told. Raises InputError.
+    be told. A scale is measured only where it may fit by what it is said to take, and by how long
+    the cheapest takes here of what that is said to. Raises InputError.
     """
     named = _named(study)
     _check_seeds(study, asked, given)
@@ -255,32 +260,44 @@ def _chosen(
             "--part: machines of other pace would choose other scales and seeds\n"
             f"Name the scale: --budget {' or '.join(named)}."
         )
-    need = 0.0
+    say(f"{study.NAME}: measuring how long it takes here")
 
-    def fits(scale: Scale, seeds: int) -> bool:
-        nonlocal need
+    def needed(scale: Scale, seeds: int) -> float:
+        """Minutes, for what is not computed yet."""
         store = Store(out, study, scale.name)
         plan = _joined(store, scale, seeds, given, data)
         cells = study.cells(scale, seeds, plan.given)
         left = [cell for cell in cells if store.done(cell, plan.data) is None]
-        need = sum(study.seconds(cell, plan.given) for cell in left) / 60
-        return need <= minutes
+        return sum(study.seconds(cell, plan.given) for cell in left) / 60
 
-    scales = study.SCALES[::-1]
-    wanted = [(scale, asked.seeds or scale.seeds) for scale in scales]
+    cheapest, *others = study.SCALES
+    fewest = asked.seeds or 1
+    least = needed(cheapest, fewest)
+    pace = least / (cheapest.minutes * fewest / cheapest.seeds)
+    dearer = [(scale, asked.seeds or scale.seeds) for scale in reversed(others)]
+    wanted = [
+        (scale, seeds)
+        for scale, seeds in dearer
+        if pace * scale.minutes * seeds / scale.seeds <= _DOUBTED * minutes
+        or Store(out, study, scale.name).plan() is not None  # some of it may be there
+    ]
+    wanted += [(cheapest, asked.seeds or cheapest.seeds)]
     if asked.seeds is None:  # with fewer than its own, the cheapest alone, as many as fit
-        cheapest = study.SCALES[0]
         wanted += [(cheapest, seeds) for seeds in range(cheapest.seeds - 1, 0, -1)]
     for scale, seeds in wanted:
-        if fits(scale, seeds):
-            say(f"{study.NAME}: {scale.name}, {seeds} seeds, about {need:.0f} of {minutes:g} min")
+        if (need := needed(scale, seeds)) <= minutes:
+            of = plural(seeds, "seed", "seeds")
+            say(f"{study.NAME}: {scale.name}, {of}, about {need:.0f} of {minutes:g} min")
             return scale, seeds
-    seeds = wanted[-1][1]
     raise InputError(
         f"--budget {minutes:g}: too small; {study.NAME} at its smallest scale takes about "
-        f"{need:.1f} minutes here with {seeds} seed{'s' * (seeds > 1)}\n"
+        f"{least:.1f} minutes here with {plural(fewest, 'seed', 'seeds')}\n"
         "Give more minutes."
     )
+
+
+_DOUBTED = 4.0
+"""How far off the minutes that scales are said to take may be, of one beside another."""
 
 
 def _check_seeds(study: Study, asked: Asked, given: Given) -> None:

@@ -100,7 +100,7 @@ class Store:
             given = {**row["given"], "weights": weights}
             return Plan(row["scale"], row["seeds"], Given(**given), row["data"])
         except (KeyError, TypeError):
-            raise InputError(f"{harmless(path)}: not the plan of a study\n{AWAY}") from None
+            raise InputError(f"{harmless(path)}: not the plan of a study\n{ANEW}") from None
 
     def keep(self, plan: Plan) -> None:
         """Write the plan. Raises InputError where it cannot be written, or what lies there is of
@@ -130,7 +130,7 @@ class Store:
         try:
             return Done(cell, row["result"], float(row["seconds"])), str(row["environment"])
         except (KeyError, TypeError, ValueError):
-            raise InputError(f"{harmless(path)}: not the result of a cell\n{AWAY}") from None
+            raise InputError(f"{harmless(path)}: not the result of a cell\n{ANEW}") from None
 
     def place(self, cell: Cell, data: str) -> Path:
         """The folder to compute a cell in, there or not."""
@@ -163,19 +163,21 @@ class Store:
         except OSError as error:
             raise InputError(f"{harmless(path)}: cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError):
-            raise InputError(f"{harmless(path)}: not valid JSON\n{AWAY}") from None
+            raise InputError(f"{harmless(path)}: not valid JSON\n{ANEW}") from None
         row = row if isinstance(row, dict) else {}
         for name, now in self._made_by.items():
             if row.get(name) != now:
                 then = harmless(row.get(name, "none"))[:40]
                 raise InputError(
                     f"{harmless(path)}: computed by another version ({name} {then}, {now} now), "
-                    f"whose numbers do not belong to these\n{AWAY}"
+                    "whose numbers do not belong to these\n"
+                    f"Remove {harmless(self.folder)} and run the study again, or give another "
+                    "--out."
                 )
         return row
 
 
-AWAY = "Remove it, or give another --out."
+ANEW = "Remove it and run the study again: all else that it computed stays."
 
 
 @contextlib.contextmanager
@@ -244,7 +246,9 @@ def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """A number, expected and obtained, for programs; what is infinite or no number is None."""
+    """A number, expected and obtained, for programs; what is infinite or no number is None, and so
+    is the interval of what is exact."""
+    ends = finding.interval
     expected: Mapping[str, Any] | None = None
     if finding.expected is not None:
         expected = {
@@ -260,7 +264,8 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "n": finding.n,
         "mean": _finite(finding.mean),
         "deviation": finding.deviation,
-        "interval": finding.interval and [*map(_finite, finding.interval)],
+        "exact": finding.exact,
+        "interval": None if finding.exact or ends is None else [*map(_finite, ends)],
         "verdict": finding.verdict,
         "note": finding.note,
     }
