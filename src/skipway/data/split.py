@@ -357,8 +357,8 @@ def taken(data: DataSet, images: int, seed: int) -> DataSet:
     train = data.splits["train"]
     if images >= len(train):
         raise InputError(
-            f"data.take = {images}: {harmless(data.path)} has {len(train):,} training images; "
-            "leave it out to learn from all"
+            f"data.take = {images}: {harmless(data.path)} has {len(train):,} training images, "
+            "and no more to take them from"
         )
     few, _ = hold_out(train, 1 - images / len(train), seed)
     note = f"learned from {len(few):,} of {len(train):,} training images (data.take)"
