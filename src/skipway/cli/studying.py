@@ -145,7 +145,8 @@ def _report(out: Path, as_json: bool) -> None:
 
     found, wrong = outcomes(out)
     for error in wrong if found else ():
-        _say(f"left out: {error}")
+        for line in f"left out: {error}".splitlines():
+            _say(line)
     if not found and wrong:
         raise wrong[0]
     if not found:

@@ -20,6 +20,7 @@ from typing import Any
 from skipway.errors import InputError, harmless
 from skipway.files import atomic_write
 from skipway.machine import cores, cpu_name
+from skipway.report.markup import plural
 from skipway.study.form import (
     Cell,
     Done,
@@ -215,7 +216,7 @@ def environment_of(record: Mapping[str, Any]) -> str:
     """The machine and the versions of a run's record in words."""
     gpu = "" if record["device"] == "cpu" else f", {record['device']}"
     versions = f"PyTorch {record['torch']}, Skipway {record['skipway']}"
-    return f"{record['cpu']}, {record['cores']} cores{gpu}, {versions}"
+    return f"{record['cpu']}, {plural(record['cores'], 'core', 'cores')}{gpu}, {versions}"
 
 
 def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
