@@ -408,6 +408,7 @@ def test_a_name_stands_again_where_another_region_is_between() -> None:
 
 
 @hypothesis.settings(max_examples=10)
+@hypothesis.example(57633)  # two regions beside each other, each as narrow as its name
 @hypothesis.given(st.integers(0, 2**32))
 def test_names_stand_in_their_regions_apart_from_each_other(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -486,9 +486,14 @@ def painted(image: Array, labels: Array, classes: Sequence[str], side: int | Non
         picture = Image.fromarray(canvas)
     draw, size = ImageDraw.Draw(picture), _letter_size(frame)
     cells = _sampled(labels, [max(round(n * _CELLS / longer), 1) for n in shown.shape])
+    taken = np.zeros((0, 4), np.int64)
     for k in np.unique(cells[cells != _NO_CLASS]).tolist():
         label = _label(classes[k], size, frame)
         for corner in _rooms(cells == k, label[2], frame) if label[0] else ():
+            plate = np.array([[*np.subtract(corner, 1), *np.add(corner, label[2])]])
+            if _overlap(plate, taken).any():  # a name of a region beside, as narrow as this one
+                continue
+            taken = np.concatenate([taken, plate])
             _draw_label(draw, corner, label, colour(k), size)
     return np.asarray(picture)
 
