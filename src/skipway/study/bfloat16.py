@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from skipway.errors import InputError
 from skipway.study import trainings
@@ -58,12 +56,7 @@ def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
     return found
 
 
-def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> Any:
-    return trainings.train_cell(cell, given, say)
-
-
-def seconds(cell: Cell, given: Given) -> float:
-    return trainings.training_seconds(cell, given)
+compute, seconds = trainings.compute, trainings.training_seconds
 
 
 def told(done: Sequence[Done], scale: Scale) -> Told:

@@ -42,6 +42,7 @@ SMALL: Mapping[str, Any] = {
     "schedule.length": "3 epochs",
     "schedule.milestones": ("50 %", "75 %"),
 }
+"""Small images, and a rate at which deep nets begin at once."""
 PLAIN, SHALLOW = "plain20", "resnet20"
 DEEP = {"small": "resnet56", "paper": "resnet110"}
 """The deeper residual net, by scale."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from skipway.study import trainings
@@ -69,8 +68,7 @@ SCALES = (
 )
 
 
-def data(given: Given) -> str:
-    return trainings.digest(given)
+data = trainings.digest
 
 
 def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
@@ -79,12 +77,7 @@ def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
     return [trainings.training(net, seed, settings, given) for seed in range(seeds) for net in nets]
 
 
-def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> Any:
-    return trainings.train_cell(cell, given, say)
-
-
-def seconds(cell: Cell, given: Given) -> float:
-    return trainings.training_seconds(cell, given)
+compute, seconds = trainings.compute, trainings.training_seconds
 
 
 def told(done: Sequence[Done], scale: Scale) -> Told:

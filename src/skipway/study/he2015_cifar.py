@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skipway.study import trainings
@@ -71,8 +70,7 @@ SCALES = (
 )
 
 
-def data(given: Given) -> str:
-    return trainings.digest(given)
+data = trainings.digest
 
 
 def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
@@ -89,12 +87,7 @@ def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
     return found
 
 
-def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> Any:
-    return trainings.train_cell(cell, given, say)
-
-
-def seconds(cell: Cell, given: Given) -> float:
-    return trainings.training_seconds(cell, given)
+compute, seconds = trainings.compute, trainings.training_seconds
 
 
 def told(done: Sequence[Done], scale: Scale) -> Told:

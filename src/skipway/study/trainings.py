@@ -89,6 +89,11 @@ def train_cell(cell: Cell, given: Given, say: Callable[[str], None]) -> dict[str
     return logged(run)
 
 
+def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> dict[str, Any]:
+    """`form.Study.compute` of studies whose cells are trainings and nothing else."""
+    return train_cell(cell, given, say)
+
+
 def trained(cell: Cell, run: Path, given: Given, say: Callable[[str], None]) -> None:
     """Train a cell as that run, go on with it, or leave it as it is; its checkpoints stay."""
     from skipway import training as engine
