@@ -22,6 +22,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from commands import call
+from skipway.cli import studying
 from skipway.errors import InputError, SkipwayError
 from skipway.report.plot import Line, linear, plot
 from skipway.study import STUDIES, running
@@ -524,6 +525,22 @@ def test_what_cannot_be_used_hides_nothing_else(tmp_path: Path) -> None:
     alone = call("study", "report", "--out", tmp_path)
     assert alone.code == 2
     assert "computed by another version" in alone.error[0]
+
+
+@pytest.mark.parametrize(("name", "lacks"), [("report", "scipy"), ("tables", "torch")])
+def test_what_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lacks: str
+) -> None:
+    """The base install lists studies; running them and their page need more."""
+    found = studying.find_spec
+    monkeypatch.setattr(studying, "find_spec", lambda part: None if part == lacks else found(part))
+    answer = call("study", name, "--out", tmp_path)
+    assert answer.code == 2
+    assert answer.error == [
+        f"skipway: study needs the package '{lacks}', which is not installed.",
+        "Install it with: pip install 'skipway[train]'",
+    ]
+    assert call("study", "list", "--out", tmp_path).code == 0
 
 
 def test_nothing_is_there_at_first(tmp_path: Path) -> None:

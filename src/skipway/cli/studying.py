@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,6 +90,7 @@ def study(
         raise InputError(
             f"no study {harmless(name)!r}.{hint}\nStudies: {known}; or list, or report"
         )
+    _need("scipy", "torch")
     given = Given(
         data,
         tuple(map(identified, weights or ())),
@@ -138,7 +140,15 @@ def _study_json(study: Study) -> dict[str, Any]:
     return {"name": study.NAME, "source": study.SOURCE, "claim": study.CLAIM, "scales": scales}
 
 
+def _need(*packages: str) -> None:
+    """Raise InputError for packages of the install for training that are not there."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise missing_part("study", "train", ModuleNotFoundError(name=package))
+
+
 def _report(out: Path, as_json: bool) -> None:
+    _need("scipy")
     from skipway.study.form import WORDS
     from skipway.study.page import write_page
     from skipway.study.running import outcomes
