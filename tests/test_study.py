@@ -184,6 +184,9 @@ class Halves:
             return 0.0
         return {"a": 30.0, "b": 30.0, "dear": 180.0, "paper": 60_000.0}[cell.settings["kind"]]
 
+    def reached(self, cell: Cell, given: Given, data: str) -> str | None:
+        return "half" if cell.name == self.stop_at else None
+
     def told(self, done: Sequence[Done], scale: Scale) -> Told:
         values = tuple(d.result["value"] for d in done)
         axis = linear("x", 3)
@@ -229,6 +232,16 @@ def test_what_is_computed_is_kept(tmp_path: Path, halves: Halves) -> None:
     assert halves.computed[6:] == ["a3", "b3"]
     assert again.done == 8
     assert (folder / "picture.svg").read_text().startswith("<svg")
+
+
+def test_how_far_a_cell_is_that_is_not_done_is_told(tmp_path: Path, halves: Halves) -> None:
+    halves.stop_at = "a1"
+    found, _ = run(halves, tmp_path, part=(1, 2))  # b0 and b2
+    assert found.reached == ["a1: half"]
+    row = json.loads((tmp_path / "halves" / "cheap" / "study.json").read_text())
+    assert row["reached"] == ["a1: half"]
+    halves.stop_at = None
+    assert run(halves, tmp_path, resume=True)[0].reached == []
 
 
 def test_parts_of_two_machines_make_a_whole(tmp_path: Path, halves: Halves) -> None:

@@ -32,7 +32,7 @@ SCALE = Scale(
 )
 DRAWING = (
     '<svg xmlns="http://www.w3.org/2000/svg"><title>A &amp; B move</title>'
-    "<script>alert(1)</script></svg>"
+    "<desc>What &lt;moves&gt;.</desc><script>alert(1)</script></svg>"
 )
 
 
@@ -65,6 +65,7 @@ def outcome(told: Told, of: Any = None, **fields: Any) -> Outcome:
         "told": told,
         "done": 6,
         "cells": 6,
+        "reached": [],
         "seconds": 3723.0,
         "environments": ["Some CPU, 2 cores", "Some GPU, 16 cores"],
         "data": "photos (digest 0123456789ab)",
@@ -137,6 +138,22 @@ def test_a_card_shows_the_number_that_decides() -> None:
     assert "fine" not in cards
 
 
+def test_a_card_counts_the_numbers_of_each_verdict() -> None:
+    fine, doubtful = (8.7, 8.8, 8.75), (8.0, 9.5, 8.9)
+    told = Told([finding(*fine), finding(*doubtful), finding(*fine), finding(expected=None)])
+    cards = read(outcome(told)).raw.split('<section class="card">')[1].split("</section>")[0]
+    assert "2 of 3 numbers reproduced, 1 inconclusive" in cards
+    assert "numbers reproduced" not in read(outcome(Told([finding(*fine)]))).text
+
+
+def test_what_has_begun_says_how_far_it_is() -> None:
+    at = ["net20, seed 0: step 12,000 of 64,000", "net20, seed 1: step 400 of 64,000"]
+    begun = read(outcome(Told([]), done=0, reached=at))
+    assert "; ".join(at) in begun.text.split("Still to come")[1]
+    partly = read(outcome(Told([finding(8.7)]), done=1, reached=at[1:]))
+    assert at[1] in section(partly, "made-up")
+
+
 def test_story_protocol_deviations_notes_machines_and_command_are_told() -> None:
     told = Told(
         [finding(8.7, 8.8, 8.75)],
@@ -161,6 +178,7 @@ def test_story_protocol_deviations_notes_machines_and_command_are_told() -> None
     assert "<summary>Long (40 rows)</summary>" in story
     (moving,) = found.all("img")
     assert moving["alt"] == "A & B move"
+    assert "<figcaption>What &lt;moves&gt;.</figcaption>" in story
     kind, data = (moving["src"] or "").split(",")
     assert kind == "data:image/svg+xml;base64"
     assert base64.b64decode(data).decode() == DRAWING

@@ -365,6 +365,21 @@ def test_studies_share_what_they_train(tmp_path: Path, monkeypatch: pytest.Monke
     assert run != trainings.run_of(cell, given)
 
 
+def test_how_far_a_training_is_needs_no_data(tmp_path: Path) -> None:
+    given = Given(data="digits", runs=tmp_path)
+    cell = trainings.training("resnet20", 0, {}, given)
+    run, data = trainings.run_of(cell, given), trainings.digest(given)
+    elsewhere = replace(given, data="nowhere")
+    assert trainings.reached(cell, elsewhere, data) is None
+    (run / "checkpoints").mkdir(parents=True)
+    for step in (391, 12_000):
+        (run / "checkpoints" / f"step-{step:08d}").touch()
+    assert trainings.reached(cell, elsewhere, data) is None  # what it is of is not known
+    (run / "run.json").write_text('{"expected": {"steps": 64000}}')
+    assert trainings.reached(cell, elsewhere, data) == "step 12,000 of 64,000"
+    assert trainings.reached(cell, elsewhere, "other") is None
+
+
 def test_what_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
     from skipway.training.claim import claimed
     from skipway.training.distributed import ALONE

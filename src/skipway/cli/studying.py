@@ -149,7 +149,7 @@ def _need(*packages: str) -> None:
 
 def _report(out: Path, as_json: bool) -> None:
     _need("scipy")
-    from skipway.study.form import WORDS
+    from skipway.study.form import WORDS, tally
     from skipway.study.page import write_page
     from skipway.study.running import outcomes
 
@@ -170,7 +170,12 @@ def _report(out: Path, as_json: bool) -> None:
         emit({"report": str(page), "studies": studies, "left_out": left_out})
         return
     for outcome in found:
-        print(f"{outcome.study.NAME}, {outcome.scale.name}: {WORDS[outcome.verdict]}")
+        counts = tally(outcome.told.findings)
+        said = f"{WORDS[outcome.verdict]}{f' ({counts})' if counts else ''}"
+        name = f"{outcome.study.NAME}, {outcome.scale.name}"
+        print(f"{name}: {said if outcome.done else 'nothing is computed yet'}")
+        for line in outcome.reached:
+            print(f"  {line}")
     print(f"the page: {harmless(page)}")
 
 
@@ -184,6 +189,7 @@ def _json(outcome: Outcome, out: Path) -> dict[str, Any]:
         "verdict": outcome.verdict,
         "computed": outcome.done,
         "cells": outcome.cells,
+        "reached": list(outcome.reached),
         "seconds": outcome.seconds,
         "findings": [finding_json(finding) for finding in outcome.told.findings],
         "folder": str(out / outcome.study.NAME / outcome.scale.name),
@@ -192,7 +198,7 @@ def _json(outcome: Outcome, out: Path) -> dict[str, Any]:
 
 def _print(outcome: Outcome, out: Path) -> None:
     from skipway.report.markup import duration
-    from skipway.study.form import WORDS
+    from skipway.study.form import WORDS, tally
 
     study, scale = outcome.study, outcome.scale
     print(f"{study.TITLE}\n{study.SOURCE}\n{study.CLAIM}\n\n{scale.protocol}")
@@ -202,6 +208,10 @@ def _print(outcome: Outcome, out: Path) -> None:
     print_table([HEAD, *map(_row, outcome.told.findings)])
     if outcome.done < outcome.cells:
         print(f"\n{outcome.done} of {outcome.cells} results are there.")
+        for line in outcome.reached:
+            print(f"  {line}")
+    if counts := tally(outcome.told.findings):
+        print(f"\n{counts}")
     print(f"\n{WORDS[outcome.verdict]}, in {duration(outcome.seconds)} of computing")
     print(f"plots and raw data: {harmless(out / study.NAME / scale.name)}")
     print(f"the page of all studies: skipway study report --out {harmless(out)}")

@@ -57,6 +57,7 @@ def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
 
 
 compute, seconds = trainings.compute, trainings.training_seconds
+reached = trainings.reached
 
 
 def told(done: Sequence[Done], scale: Scale) -> Told:

@@ -138,6 +138,9 @@ def compute(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -
     return trained | {"seconds": seconds, "xray": found.to_json()}
 
 
+reached = trainings.reached
+
+
 def seconds(cell: Cell, given: Given) -> float:
     return trainings.training_seconds(cell, given) + _xray_seconds(cell, given)
 

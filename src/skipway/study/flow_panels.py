@@ -218,7 +218,12 @@ def _figure(
 ) -> Html:
     columns = max(map(len, rows))
     width = columns * (LEFT + WIDTH + _named(rows))
-    height = 18 + len(rows) * (HEAD + HEIGHT + FOOT) - 14
+    height = (
+        18
+        + len(rows) * (HEAD + HEIGHT + FOOT)
+        - 14
+        + (BEYOND if any(0 in _values(panel) for panel in rows[-1]) else 0)
+    )
     svg = tag(
         "svg", words(label, 0, 12), *drawn, class_="plot panels", role="img",
         viewBox=f"0 0 {width} {height}", aria_label=f"{title}. {caption}",
@@ -226,9 +231,13 @@ def _figure(
     return tag("figure", tag("h3", title), svg, tag("figcaption", caption))
 
 
+def _values(panel: Panel) -> list[Number]:
+    return [value for trace in panel.traces for frame in trace.frames for value in frame]
+
+
 def _ground(area: _Area) -> list[Html]:
     """Title, axes and grid of a panel."""
-    values: list[Number] = [v for trace in area.panel.traces for f in trace.frames for v in f]
+    values = _values(area.panel)
 
     def across(style: str, value: Number) -> Html:
         return rule(style, area.left, area.y(value), area.right, area.y(value))

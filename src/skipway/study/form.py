@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,16 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
     if "contradicted" in told:
         return "contradicted"
     return "reproduced" if told == {"reproduced"} else "inconclusive"
+
+
+def tally(findings: Sequence[Finding]) -> str:
+    """How many of the numbers of which something was expected came out how, as "16 of 17 numbers
+    reproduced, 1 inconclusive"; empty for fewer than two."""
+    told = Counter(finding.verdict for finding in findings if finding.verdict is not None)
+    if (due := told.total()) < 2:
+        return ""
+    others = [f"{told[v]} {v}" for v in ("contradicted", "inconclusive") if told[v]]
+    return ", ".join([f"{told['reproduced']} of {due} numbers reproduced", *others])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +267,10 @@ class Study(Protocol):
 
     def seconds(self, cell: Cell, given: Given) -> float:
         """About how long `compute` takes on this machine, or what is left of it."""
+
+    def reached(self, cell: Cell, given: Given, data: str) -> str | None:
+        """How far a cell that is not done is, as "step 12,000 of 64,000"; None where it has not
+        begun or does not know. data: the digest of the data, which need not be there."""
 
     def told(self, done: Sequence[Done], scale: Scale) -> Told:
         """What follows from the cells that are done; some may be missing."""

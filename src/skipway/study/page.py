@@ -28,12 +28,13 @@ from skipway.report.markup import (
     tag,
 )
 from skipway.study import STUDIES
-from skipway.study.form import WORDS, Finding, Picture, Study, Told, Verdict
+from skipway.study.form import WORDS, Finding, Study, Told, Verdict, tally
 from skipway.study.primer import corrections, introduction
 from skipway.study.store import Outcome
 
 SIGNS: Mapping[Verdict, str] = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?"}
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.DOTALL)
+CAPTION = re.compile(r"<desc[^>]*>(.*?)</desc>", re.DOTALL)
 """Of an SVG document."""
 FIGURE_LIKE = re.compile(r"[-+−±]?[\d.,]+.*|–|")
 """A cell that stands as a number in a table: it begins with a digit."""
@@ -93,7 +94,7 @@ def _cards(begun: Sequence[Outcome]) -> Html:
 
 def _card(outcome: Outcome) -> Html:
     """One study at one scale: its claim, the verdict, and the number that decides it."""
-    study, found = outcome.study, _deciding(outcome)
+    study, found, counts = outcome.study, _deciding(outcome), tally(outcome.told.findings)
     number: list[Html | None] = []
     if found is not None:
         facts = (
@@ -102,12 +103,13 @@ def _card(outcome: Outcome) -> Html:
             (_certainty_name(found), _certainty(found)),
         )
         due = sum(f.expected is not None for f in outcome.told.findings)
-        one_of = f" (one of {due} numbers)" if due > 1 and found.expected is not None else ""
+        one_of = f" (one of {due})" if due > 1 and found.expected is not None else ""
         number = [tag("p", found.name, one_of, class_="quiet"), _strip(found), fact_list(facts)]
     more = tag("a", f"The story and the numbers: {study.TITLE}", href=f"#{study.NAME}")
     return card(
         study.TITLE,
         tag("p", _badge(outcome.verdict)),
+        tag("p", counts, class_="quiet") if counts else None,
         tag("p", study.CLAIM, class_="claim"),
         *number,
         tag("p", f"Scale “{outcome.scale.name}”{_missing(outcome)}", class_="quiet"),
@@ -130,6 +132,11 @@ def _missing(outcome: Outcome) -> str:
     return f", {outcome.done:,} of {outcome.cells:,} results computed"
 
 
+def _reached(outcome: Outcome) -> Html | None:
+    """How far what is begun is."""
+    return tag("span", "; ".join(outcome.reached), class_="note") if outcome.reached else None
+
+
 def _badge(verdict: Verdict) -> Html:
     sign = tag("span", SIGNS[verdict], class_="sign", aria_hidden="true")
     return tag("span", sign, f" {WORDS[verdict]}", class_=f"verdict {verdict}")
@@ -149,8 +156,9 @@ def _not_run(outcomes: Sequence[Outcome]) -> Html | None:
         command = planned[name].command if name in planned else f"skipway study {name}"
         about = f" About {duration(60 * scale.minutes)} on 2 cores at scale “{scale.name}”."
         said = tag("p", tag("b", study.TITLE), ". ", study.CLAIM, tag("span", about))
-        items.append(("…", None, tag("div", said, code_line(command))))
-    return tag("div", tag("h2", "Not run yet"), marked_list(items))
+        so_far = _reached(planned[name]) if name in planned else None
+        items.append(("…", None, tag("div", said, so_far, code_line(command))))
+    return tag("div", tag("h2", "Still to come"), marked_list(items))
 
 
 # A study
@@ -179,6 +187,7 @@ def _at_scale(outcome: Outcome, several: bool) -> Html:
             f"{outcome.done:,} of {outcome.cells:,} results are computed, and what is said is of "
             "these. Go on with: ",
             tag("code", outcome.command),
+            _reached(outcome),
             class_="warn",
         )
     return joined(
@@ -197,22 +206,23 @@ def _at_scale(outcome: Outcome, several: bool) -> Html:
 
 def _shown(told: Told) -> Html | None:
     """The pictures, then what moves."""
-    figures = [_wide(picture) if picture.wide else picture.figure for picture in told.pictures]
+    figures = [_wide(p.figure, p.name) if p.wide else p.figure for p in told.pictures]
     moving = [_animation(name, drawing) for name, drawing in told.animations.items()]
     return tag("div", *figures, *moving, class_="plots") if figures or moving else None
 
 
-def _wide(picture: Picture) -> Html:
-    return tag("div", scroll(picture.figure, picture.name), class_="broad")
+def _wide(figure: Html, name: str) -> Html:
+    return tag("div", scroll(figure, name), class_="broad")
 
 
 def _animation(name: str, drawing: str) -> Html:
     """An SVG document as an image, in which nothing of it can reach the page."""
-    title = TITLE.search(drawing)
+    title, caption = TITLE.search(drawing), CAPTION.search(drawing)
     said = html.unescape(title[1]) if title else name.replace("-", " ")
     data = base64.b64encode(drawing.encode("utf-8")).decode("ascii")
     picture = tag("img", src=f"data:image/svg+xml;base64,{data}", alt=said, class_="moving")
-    return tag("figure", picture, tag("figcaption", said))
+    below = tag("figcaption", html.unescape(caption[1])) if caption else None
+    return _wide(tag("figure", picture, below), said)
 
 
 def _decided(findings: Sequence[Finding]) -> Html | None:

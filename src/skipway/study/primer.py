@@ -8,12 +8,12 @@ from skipway.report.markup import Html, joined, large, marked_list, table, tag
 INTRODUCTION = (
     "A deep network turns an image into an answer in many small steps: each layer makes new "
     "features out of those of the layer before it. More layers can express more, so deeper should "
-    "be better. Yet plainly stacked, deeper networks come out worse, even on the very images that "
-    "they learn from.",
+    "be better. Yet plainly stacked, the paper says, deeper networks come out worse, even on the "
+    "very images that they learn from.",
     "Residual networks add a shortcut around every few layers: y = F(x) + x. What comes in is "
     "handed on unchanged, and the layers F learn only what to add to it. To do nothing is then "
-    "easy, and a network of a hundred layers trains as readily as one of twenty.",
-    "That is a claim, and a claim can be checked. Below, what the papers say stands beside what "
+    "easy, and a network of a hundred layers should train as readily as one of twenty.",
+    "These are claims, and claims can be checked. Below, what the papers say stands beside what "
     "was obtained here, with how sure it is.",
 )
 DEPTHS = ("resnet34", "resnet101", "resnet152")

@@ -157,6 +157,13 @@ def _outcome(
     cells = study.cells(scale, plan.seeds, plan.given)
     there = [found for cell in cells if (found := store.done(cell, plan.data)) is not None]
     done = [one for one, _ in there]
+    known = replace(plan.given, runs=out / "runs")
+    reached = [
+        f"{cell.name}: {step}"
+        for cell in cells
+        if store.done(cell, plan.data) is None
+        and (step := study.reached(cell, known, plan.data)) is not None
+    ]
     name = plan.given.imagenet or plan.given.data or "its own"
     outcome = Outcome(
         study,
@@ -165,6 +172,7 @@ def _outcome(
         study.told(done, scale),
         len(done),
         len(cells),
+        reached,
         sum(one.seconds for one in done),
         list(dict.fromkeys(machine for _, machine in there)),
         f"{name} (digest {plan.data[:12]})" if plan.data else "",

@@ -59,6 +59,9 @@ class Outcome:
     """Cells that are computed."""
     cells: int
     """Of so many."""
+    reached: Sequence[str]
+    """How far those are that are not computed yet, as "resnet20, seed 0: step 12,000 of 64,000";
+    of those that have begun."""
     seconds: float
     """Of computing, summed over the cells."""
     environments: Sequence[str]
@@ -236,6 +239,7 @@ def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
         "notes": list(outcome.told.notes),
         "computed": outcome.done,
         "cells": outcome.cells,
+        "reached": list(outcome.reached),
         "seconds": round(outcome.seconds, 1),
         "environments": list(outcome.environments),
         "command": outcome.command,

@@ -65,9 +65,10 @@ def _cost(settings: Mapping[str, Any]) -> float:
     return count(arch)[1] * (size / arch.input_size) ** 2 * steps * BATCH / 1e12
 
 
-def run_of(cell: Cell, given: Given) -> Path:
-    """The run of a cell's training: the same for all studies that train the same."""
-    whole = [__version__, REVISION, digest(given), cell.settings]
+def run_of(cell: Cell, given: Given, data: str | None = None) -> Path:
+    """The run of a cell's training: the same for all studies that train the same. data: the digest
+    of the data, where it is known."""
+    whole = [__version__, REVISION, data or digest(given), cell.settings]
     key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
     return given.runs / f"{cell.settings['model.name']}-{cell.settings['seed']}-{key}"
 
@@ -158,6 +159,15 @@ def training_seconds(cell: Cell, given: Given) -> float:
     seconds, steps = _forecast(json.dumps(same, sort_keys=True), data_of(given))
     kept = saved(run / "checkpoints")
     return seconds * (1 - step_of(kept[-1]) / steps) if kept else seconds
+
+
+def reached(cell: Cell, given: Given, data: str) -> str | None:
+    """`form.Study.reached` of a training: the step of its last checkpoint."""
+    from skipway.training.checkpoint import saved, step_of
+
+    run = run_of(cell, given, data)
+    kept, steps = saved(run / "checkpoints"), _record(run).get("expected", {}).get("steps")
+    return f"step {step_of(kept[-1]):,} of {steps:,}" if kept and steps else None
 
 
 @functools.cache
