@@ -275,7 +275,7 @@ def test_what_another_process_computes_is_left_to_it(tmp_path: Path, halves: Hal
         found, said = run(halves, tmp_path)
     assert halves.computed == ["b0", "a1", "b1", "a2", "b2"]
     assert (found.done, found.cells) == (5, 6)
-    assert any("left to it" in line for line in said)
+    assert f"{busy.name}: another process computes it; left to it" in said
 
 
 def test_what_another_process_has_computed_meanwhile_is_taken(

@@ -61,8 +61,8 @@ def run_study(study: Study, asked: Asked, given: Given, out: Path, say: Say) -> 
         say(f"{study.NAME} {place}/{len(left)}: {cell.name}")
         try:
             _compute(study, store, cell, plan.data, here, say)
-        except Busy as busy:
-            say(f"{busy}; left to it")
+        except Busy:
+            say(f"{cell.name}: another process computes it; left to it")
         except (KeyboardInterrupt, SkipwayError) as error:
             code = getattr(error, "exit_code", _SIGNAL + signal.SIGINT)
             if code < _SIGNAL:

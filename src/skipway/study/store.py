@@ -113,7 +113,10 @@ class Store:
         try:
             (self.folder / "cells").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--out {harmless(self.folder)}: {error.strerror}") from None
+            raise InputError(
+                f"--out {harmless(self.folder)}: cannot be made: {error.strerror}\n"
+                "Name a folder in which files may be written."
+            ) from None
         row = asdict(plan)
         del row["given"]["runs"]  # another machine's are elsewhere
         self.write("plan.json", self._made_by | row)
