@@ -22,6 +22,10 @@ from skipway import doctor
 from skipway.architecture import Architecture
 from skipway.card import Card
 from skipway.data import open_split
+from skipway.doctor import bench as searching
+from skipway.doctor.bench import Bench, _moments
+from skipway.doctor.evidence import tempered
+from skipway.doctor.readings import Reading, normalisations
 from skipway.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from skipway.resnet import ResNet
 from skipway.weights import read_state, save_weights
@@ -284,14 +288,12 @@ def test_a_value_called_wrong_is_not_called_undecided(
     """A heavy network's rivals are looked at on few images, what is declared on all of them: here
     BGR is as good as RGB on the few, and better on the others."""
     truth = make(tmp_path, BASIC)
-    monkeypatch.setattr(doctor, "_LIGHT", 0)
-    monkeypatch.setattr(doctor, "_FEW", 16)
+    monkeypatch.setattr(searching, "_LIGHT", 0)
+    monkeypatch.setattr(searching, "_FEW", 16)
     images = open_split(str(truth.data), "all", CLASSES, 0, "auto")[1]
-    bench = doctor._Bench(
-        ResNet(truth.card.architecture), truth.card, images, (), 1, lambda *_: None
-    )
+    bench = Bench(ResNet(truth.card.architecture), truth.card, images, (), 1, lambda *_: None)
 
-    def said(reading: doctor.Reading, n: int) -> np.ndarray:
+    def said(reading: Reading, n: int) -> np.ndarray:
         logits = 4 * np.eye(len(CLASSES))[images.labels[:n]]
         if reading.colour == "RGB":
             logits[16:] = 0
@@ -403,7 +405,7 @@ def test_normalisations_are_what_their_names_say(rgb: list[int]) -> None:
     frame = np.array(rgb, np.uint8).reshape(1, 1, 3)
     declared = Preprocess(size=(1, 1), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     own = (0.3, 0.4, 0.5), (0.2, 0.2, 0.2)
-    table, at = doctor.normalisations(declared, *own)
+    table, at = normalisations(declared, *own)
     assert at == ("0..1", "the card's")
     v = np.array(rgb, np.float64)
     by_hand = {
@@ -426,15 +428,15 @@ def test_normalisations_are_what_their_names_say(rgb: list[int]) -> None:
 
 def test_the_declared_constants_go_by_their_name() -> None:
     declared = Preprocess(size=(8, 8), mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    table, at = doctor.normalisations(declared, (0.3,) * 3, (0.2,) * 3)
+    table, at = normalisations(declared, (0.3,) * 3, (0.2,) * 3)
     assert at == ("0..1", "ImageNet")
     assert not any("card" in name for _, name in table)
     levels = Preprocess(size=(8, 8), mean=(0.3 / 255,) * 3, std=(0.7 / 255,) * 3)
-    table, at = doctor.normalisations(levels, (0.3,) * 3, (0.2,) * 3)
+    table, at = normalisations(levels, (0.3,) * 3, (0.2,) * 3)
     assert at == ("0..255", "the card's")
     assert table["0..1", "the card's"].std == pytest.approx((0.7,) * 3)
     whole = declared.with_pixel_mean(np.full((3, 8, 8), 0.4, np.float32))
-    table, at = doctor.normalisations(whole, (0.3,) * 3, (0.2,) * 3)
+    table, at = normalisations(whole, (0.3,) * 3, (0.2,) * 3)
     assert table[at] == whole
     assert table["0..1", "ImageNet"].pixel_mean is None
     grey = np.full((8, 8, 3), 200, np.uint8)
@@ -448,7 +450,7 @@ def test_mean_and_deviation_of_the_images(kind: Any) -> None:
     top = np.iinfo(kind).max
     frames = rng.integers(0, [top // 3, top, 1], (40, 6, 5, 3), dtype=kind, endpoint=True)
     frames[..., 2] = top  # no deviation at all
-    mean, std = doctor._moments([frames[:16], frames[16:32], frames[32:]])
+    mean, std = _moments([frames[:16], frames[16:32], frames[32:]])
     flat = frames.reshape(-1, 3) / top
     np.testing.assert_allclose(mean, flat.mean(axis=0))
     np.testing.assert_allclose(std, flat.std(axis=0), atol=1e-7)
@@ -464,11 +466,11 @@ def test_the_loss_is_that_at_the_best_temperature(seed: int, factor: float) -> N
     grid = [
         F.cross_entropy(torch.tensor(logits) / t, torch.tensor(labels)).item() for t in temperatures
     ]
-    loss = doctor.tempered(logits, labels)
+    loss = tempered(logits, labels)
     assert loss.shape == (40,)
     assert loss.mean() == pytest.approx(min(grid), abs=1e-3)
     assert loss.mean() <= min(grid) + 1e-6
-    surer = doctor.tempered(factor * logits, labels).mean()
+    surer = tempered(factor * logits, labels).mean()
     best = temperatures[np.argmin(grid)]
     if min(best, factor * best) > 0.21 and max(best, factor * best) < 99:  # else a bound is met
         assert surer == pytest.approx(loss.mean(), abs=1e-6)
