@@ -40,7 +40,7 @@ from skipway.study.form import (
     verdict,
 )
 from skipway.study.running import Asked, outcomes, run_study
-from skipway.study.store import Store, alone_at, finding_json
+from skipway.study.store import Plan, Store, alone_at, finding_json
 
 NOTHING = Given()
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
@@ -184,7 +184,7 @@ class Halves:
             return 0.0
         return {"a": 30.0, "b": 30.0, "dear": 180.0, "paper": 60_000.0}[cell.settings["kind"]]
 
-    def reached(self, cell: Cell, given: Given, data: str) -> str | None:
+    def reached(self, cell: Cell, place: Path, given: Given, data: str) -> str | None:
         return "half" if cell.name == self.stop_at else None
 
     def told(self, done: Sequence[Done], scale: Scale) -> Told:
@@ -520,7 +520,7 @@ def test_each_study_has_its_form() -> None:
             cells = study.cells(scale, 2, Given(data="digits"))
             json.dumps([dict(cell.settings) for cell in cells])
             assert len({cell.name for cell in cells}) == len(cells)
-            assert not study.told([], scale).findings
+            assert not any(f.values for f in study.told([], scale).findings)
 
 
 def test_what_cannot_be_used_hides_nothing_else(tmp_path: Path) -> None:
@@ -554,6 +554,28 @@ def test_what_is_not_installed_is_named(
         "Install it with: pip install 'skipway[train]'",
     ]
     assert call("study", "list", "--out", tmp_path).code == 0
+
+
+def test_the_page_of_what_is_begun_needs_no_torch(tmp_path: Path) -> None:
+    run_study(STUDIES["tables"], Asked(), NOTHING, tmp_path, print)
+    scales = [
+        ("he2015-cifar", "paper"),
+        ("degradation", "small"),
+        ("gradient-flow", "small"),
+        ("block-xray", "small"),
+        ("bfloat16", "short"),
+    ]
+    for name, scale in scales:
+        Store(tmp_path, STUDIES[name], scale).keep(Plan(scale, 1, Given(data="digits"), "d1"))
+    code = "import sys; sys.modules['torch'] = None; from skipway.cli import main; main()"
+    words = [sys.executable, "-c", code, "study", "report", "--out", str(tmp_path)]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "tables, paper: reproduced (17 of 17 numbers reproduced)" in answer.stdout
+    assert "he2015-cifar, paper: nothing is computed yet" in answer.stdout
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<li") >= 5
+    assert "at scale “paper”" in page
 
 
 def test_nothing_is_there_at_first(tmp_path: Path) -> None:

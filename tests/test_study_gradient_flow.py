@@ -7,6 +7,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from skipway.study import gradient_flow as study
 from skipway.study.flow_findings import alike, he_range, later
 from skipway.study.flow_nets import NETS, TRAINED, Net, between, last_loss, units
 from skipway.study.flow_panels import Panel, Trace, animation, panels
-from skipway.study.form import Cell, Done, Given, Told, verdict
+from skipway.study.form import Cell, Done, Finding, Given, Told, verdict
 
 SMALL = study.SCALES[0]
 
@@ -147,8 +148,8 @@ def test_a_training_that_diverges_is_told_as_far_as_it_came(
     assert [frame["step"] for frame in found["frames"]] == [0, 2]
     assert found["diverged"]
     told = study.told([Done(cell, found, 1.0)], SMALL)
-    assert told.deviations == ("the net: diverged, and is left out",)
-    assert not told.findings
+    assert told.deviations == ("the net: diverged, so that its numbers are none",)
+    assert not any(finding.values for finding in told.findings)
     assert not told.animations
 
 
@@ -333,10 +334,29 @@ def test_other_data_have_other_classes(tmp_path: Path, classes: int) -> None:
     cell = Cell("", settings | {"batch_size": 8})
     found = study.compute(cell, tmp_path / "later", given, said)
     assert found["classes"] == classes
-    (loss,) = [f for f in later({net.key: [found]}, 8) if f.values]
+    (loss,) = [f for f in later({net.key: [found]}, {}, 8) if f.values]
     assert loss.expected is not None
     assert loss.expected.low == pytest.approx(math.log(classes) - 0.05)
     assert f"ln {classes}, chance" in loss.expected.words
+
+
+def test_nothing_is_reproduced_by_those_that_did_not_diverge() -> None:
+    """Two of three seeds gave what is expected: the number has three values, one of them none."""
+    computed = done(LAWS, 3)
+    net = Net("plain", "batch", "he")
+
+    def number(computed: list[Done]) -> Finding:
+        found = by_name(study.told(computed, SMALL), f"{net.named}, 56 layers in training")
+        assert isinstance(found, Finding)
+        return found
+
+    assert number(computed).verdict == "reproduced"
+    one = next(d for d in computed if d.cell.name == net.key)
+    lost = replace(one, result={**one.result, "diverged": True})
+    found = number([lost if d is one else d for d in computed])
+    assert (found.n, found.verdict) == (3, "inconclusive")
+    none = number([d for d in computed if "layers" in d.cell.settings])
+    assert (none.n, none.verdict) == (0, "inconclusive")
 
 
 def test_other_data_and_precision_are_deviations() -> None:

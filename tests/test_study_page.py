@@ -6,6 +6,7 @@ import base64
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,9 +147,24 @@ def test_a_card_counts_the_numbers_of_each_verdict() -> None:
     assert "numbers reproduced" not in read(outcome(Told([finding(*fine)]))).text
 
 
+def test_each_scale_is_told_of(tmp_path: Path) -> None:
+    """One that is begun, beside another of the same study that has results; each with its claim."""
+    paper = replace(SCALE, name="paper", claim="All of it.")
+    of = next(iter(STUDIES.values()))
+    at = ["net20, seed 0: step 12,000 of 64,000"]
+    known = outcome(Told([finding(8.7, 8.8, 8.75)]), of)
+    begun = outcome(Told([]), of, scale=paper, done=0, reached=at, command="skipway go on")
+    text = read(known, begun).text
+    assert of.CLAIM in text.split("Still to come")[0]
+    coming = text.split("Still to come")[1]
+    for said in ("All of it.", "at scale “paper”", *at, "skipway go on"):
+        assert said in coming, said
+    assert "All of it." in read(outcome(Told([finding(8.7)]), of, scale=paper)).text
+
+
 def test_what_has_begun_says_how_far_it_is() -> None:
     at = ["net20, seed 0: step 12,000 of 64,000", "net20, seed 1: step 400 of 64,000"]
-    begun = read(outcome(Told([]), done=0, reached=at))
+    begun = read(outcome(Told([]), next(iter(STUDIES.values())), done=0, reached=at))
     assert "; ".join(at) in begun.text.split("Still to come")[1]
     partly = read(outcome(Told([finding(8.7)]), done=1, reached=at[1:]))
     assert at[1] in section(partly, "made-up")
@@ -205,7 +221,7 @@ def test_studies_stand_in_order_and_the_others_have_their_command() -> None:
     only = read(outcome(told, STUDIES[names[0]]))
     commands = [data for tag, data in only.texts if tag == "code"]
     assert [c for c in commands if c.count(" ") == 2] == [f"skipway study {n}" for n in names[1:]]
-    planned = read(outcome(Told([]), done=0))
+    planned = read(outcome(Told([]), STUDIES[names[2]], done=0))
     assert "Nothing has been run yet." in planned.text
     assert "skipway study made-up --budget tiny --seeds 3" in planned.text
     assert "About 7 min" in planned.text

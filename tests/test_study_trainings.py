@@ -18,9 +18,18 @@ from skipway.config import resolve
 from skipway.errors import InputError
 from skipway.recipes import RECIPES
 from skipway.report.document import as_svg
-from skipway.study import STUDIES, bfloat16, degradation, he2015_cifar, trainings
+from skipway.study import (
+    STUDIES,
+    bfloat16,
+    block_xray,
+    degradation,
+    he2015_cifar,
+    tables,
+    trainings,
+)
 from skipway.study.curves import Curve, curves, highest
 from skipway.study.form import Done, Given, Told, verdict
+from skipway.study.store import Store
 
 NO_TEST = ["--data", "digits"]
 
@@ -370,14 +379,68 @@ def test_how_far_a_training_is_needs_no_data(tmp_path: Path) -> None:
     cell = trainings.training("resnet20", 0, {}, given)
     run, data = trainings.run_of(cell, given), trainings.digest(given)
     elsewhere = replace(given, data="nowhere")
-    assert trainings.reached(cell, elsewhere, data) is None
-    (run / "checkpoints").mkdir(parents=True)
-    for step in (391, 12_000):
-        (run / "checkpoints" / f"step-{step:08d}").touch()
-    assert trainings.reached(cell, elsewhere, data) is None  # what it is of is not known
+
+    def reached(data: str = data) -> str | None:
+        return trainings.reached(cell, tmp_path, elsewhere, data)
+
+    assert reached() is None
+    run.mkdir()
+    cut = '{"step": 391}\n{"step": 12000}\n{"ste'  # as a kill leaves it
+    (run / "metrics.jsonl").write_text(cut)
+    for unknown in ("{}", '{"expected": null}'):  # how long it is was not found out
+        (run / "run.json").write_text(unknown)
+        assert reached() is None
     (run / "run.json").write_text('{"expected": {"steps": 64000}}')
-    assert trainings.reached(cell, elsewhere, data) == "step 12,000 of 64,000"
-    assert trainings.reached(cell, elsewhere, "other") is None
+    assert reached() == "step 12,000 of 64,000"
+    assert reached("other") is None
+
+
+def test_what_names_stand_for_decides_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe or a network that is changed is not taken for what it was."""
+    given = Given(data="digits", runs=tmp_path)
+
+    def keys() -> list[tuple[str, str]]:
+        store = Store(tmp_path, STUDIES["he2015-cifar"], "paper")
+        cell = he2015_cifar.cells(he2015_cifar.SCALES[1], 1, given)[0]
+        xrayed = block_xray.cells(block_xray.SCALES[1], 1, given)[1]
+        sizes = tables.cells(tables.SCALES[0], 1, Given())[0]
+        assert trainings.run_of(cell, given) == trainings.run_of(xrayed, given)
+        return [
+            ("run", trainings.run_of(cell, given).name),
+            ("training", store.key(cell, "d")),
+            ("x-ray", store.key(xrayed, "d")),
+            ("sizes", store.key(sizes, "d")),
+        ]
+
+    def changed(before: list[tuple[str, str]]) -> set[str]:
+        return {name for name, _ in {*keys()} - {*before}}
+
+    first = keys()
+    assert changed(first) == set()
+    own = RECIPES["he2015-cifar"]
+    slower = replace(own, settings={**own.settings, "optim.lr": 0.05})
+    monkeypatch.setitem(RECIPES, "he2015-cifar", slower)
+    assert changed(first) == {"run", "training", "x-ray"}
+    second = keys()
+    monkeypatch.setattr(block_xray, "IMAGES", 1000)
+    assert changed(second) == {"x-ray"}
+    third = keys()
+    other = replace(ARCHITECTURES["resnet20"], bn_eps=1e-3)
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", other)
+    assert changed(third) == {"run", "training", "x-ray"}
+
+
+def test_a_training_that_was_moved_is_of_both_machines() -> None:
+    machine = {"cpu": "A", "cores": 2, "device": "cpu", "torch": "2.11", "skipway": "0.1.0"}
+    record = {
+        "environment": machine,
+        "resumed": [{"step": 10}, {"step": 20, "cpu": "B"}, {"step": 30, "cpu": "B"}],
+    }
+    words = "A, 2 cores, PyTorch 2.11, Skipway 0.1.0"
+    found = trainings._environments(record)
+    assert found == f"{words}; from step 20 on {words.replace('A', 'B')}"
 
 
 def test_what_another_process_trains_is_left_to_it(tmp_path: Path) -> None:

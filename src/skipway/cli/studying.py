@@ -201,7 +201,7 @@ def _print(outcome: Outcome, out: Path) -> None:
     from skipway.study.form import WORDS, tally
 
     study, scale = outcome.study, outcome.scale
-    print(f"{study.TITLE}\n{study.SOURCE}\n{study.CLAIM}\n\n{scale.protocol}")
+    print(f"{study.TITLE}\n{study.SOURCE}\n{outcome.claim}\n\n{scale.protocol}")
     for deviation in outcome.deviations:
         print(f"  not as the paper: {deviation}")
     print()
@@ -222,7 +222,7 @@ HEAD = ("", "expected", "obtained", "95 % interval", "n", "")
 
 def _row(finding: Finding) -> tuple[str, ...]:
     places, unit = finding.places, f" {finding.unit}" if finding.unit else ""
-    obtained = f"{finding.mean:,.{places}f}"
+    obtained = f"{finding.mean:,.{places}f}" if finding.values else "–"
     if finding.deviation is not None:
         obtained += f" ± {finding.deviation:,.{places}f}"
     ends = None if finding.exact else finding.interval

@@ -146,6 +146,8 @@ class Scale:
     """By default."""
     minutes: float
     """About, on 2 cores, with that many seeds."""
+    claim: str = ""
+    """What is claimed at this scale, in a sentence, where it is not all that the study claims."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,9 @@ class Cell:
     """JSON; decides the result, together with the data and the version."""
     cost: float = 1.0
     """Relative to the other cells, to share them evenly among machines."""
+    stands_for: Mapping[str, Any] = field(default_factory=dict)
+    """What names in the settings stand for, as the rows of the tables of architectures and recipes;
+    JSON. It decides the result too."""
 
 
 @dataclass(frozen=True)
@@ -268,9 +273,10 @@ class Study(Protocol):
     def seconds(self, cell: Cell, given: Given) -> float:
         """About how long `compute` takes on this machine, or what is left of it."""
 
-    def reached(self, cell: Cell, given: Given, data: str) -> str | None:
+    def reached(self, cell: Cell, place: Path, given: Given, data: str) -> str | None:
         """How far a cell that is not done is, as "step 12,000 of 64,000"; None where it has not
-        begun or does not know. data: the digest of the data, which need not be there."""
+        begun or does not know. `place`: as of `compute`. data: the digest of the data, which need
+        not be there, and neither need torch."""
 
     def told(self, done: Sequence[Done], scale: Scale) -> Told:
         """What follows from the cells that are done; some may be missing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -105,16 +106,19 @@ def cells(scale: Scale, seeds: int, given: Given) -> Sequence[Cell]:
     found = []
     course = _TRAINING[scale.name]
     measured = course["steps"] // course["every"] + 1
+    usual = trainings.told_apart(architecture("resnet20"))
     for seed in range(seeds):
         for depth in DEPTHS:
             settings = {"layers": depth, "size": SIZE, "images": IMAGES, "seed": seed}
             name = f"{depth} layers at initialisation, seed {seed}"
-            found.append(Cell(name, settings, len(NETS) * _cost(depth, SIZE, IMAGES)))
+            cost = len(NETS) * _cost(depth, SIZE, IMAGES)
+            found.append(Cell(name, settings, cost, {"network": usual}))
         for net in TRAINED:
             name = f"{net.named}, in training, seed {seed}"
             settings = _training(net, seed, given.precision, **course)
             step = _cost(course["depth"], course["size"], BATCH)
-            found.append(Cell(name, settings, (course["steps"] + measured) * step))
+            cost = (course["steps"] + measured) * step
+            found.append(Cell(name, settings, cost, trainings.stands_for(settings)))
     return found
 
 
@@ -298,13 +302,14 @@ def _seconds_a_layer(given: Given) -> float:
 # What follows
 
 
-def reached(cell: Cell, given: Given, data: str) -> None:
-    """Its cells take minutes."""
+def reached(cell: Cell, place: Path, given: Given, data: str) -> str | None:
+    return trainings.step_reached(place / "run")
 
 
 def told(done: Sequence[Done], scale: Scale) -> Told:
     initial: dict[int, dict[int, Mapping[str, Flow]]] = {}
     through: dict[str, list[Mapping[str, Any]]] = {}
+    diverged: Counter[str] = Counter()
     deviations: dict[str, None] = {}
     for one in done:
         settings, result = one.cell.settings, one.result
@@ -315,15 +320,16 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
             deviations[f"{result['data']} in place of the handwritten digits"] = None
         if result["precision"] == "bf16":
             deviations["trained in bfloat16, with float32 weights"] = None
+        net = Net.of(settings["model.architecture"])
         if result["diverged"]:
-            deviations[f"{one.cell.name}: diverged, and is left out"] = None
+            diverged[net.key] += 1
+            deviations[f"{one.cell.name}: diverged, so that its numbers are none"] = None
         else:
-            net = Net.of(settings["model.architecture"])
             through.setdefault(net.key, []).append(result)
     depth = _TRAINING[scale.name]["depth"]
-    found = [*at_first(initial), *later(through, depth)]
+    found = [*at_first(initial), *later(through, diverged, depth)]
     return Told(
-        [finding for finding in found if finding.values],
+        [finding for finding in found if finding.values or finding.expected],
         [*stills(initial), *courses(through, depth)],
         NOTES,
         deviations=tuple(deviations),

@@ -278,6 +278,15 @@ KEPT_EVERY = 20.0
 """Seconds after which what was scored is written down."""
 
 
+def reached(place: Path) -> str | None:
+    """How many images `score` has scored there."""
+    kept = place / "scored.json"
+    if not kept.exists():
+        return None
+    state = json.loads(kept.read_text("utf-8"))
+    return f"{state['done']:,} of {state['of']:,} images"
+
+
 def score(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> dict[str, Any]:
     """A weight file under one protocol, gone on with where it stopped, as JSON."""
     import numpy as np
@@ -306,7 +315,7 @@ def score(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> 
         return float(before + time.monotonic() - began)
 
     def keep() -> None:
-        row = {"done": done, "wrong": [first, five], "seconds": spent()}
+        row = {"done": done, "of": n, "wrong": [first, five], "seconds": spent()}
         with atomic_write(kept) as file:
             file.write(json.dumps(row).encode())
 

@@ -28,7 +28,7 @@ from skipway.report.markup import (
     tag,
 )
 from skipway.study import STUDIES
-from skipway.study.form import WORDS, Finding, Study, Told, Verdict, tally
+from skipway.study.form import WORDS, Finding, Scale, Study, Told, Verdict, tally
 from skipway.study.primer import corrections, introduction
 from skipway.study.store import Outcome
 
@@ -110,7 +110,7 @@ def _card(outcome: Outcome) -> Html:
         study.TITLE,
         tag("p", _badge(outcome.verdict)),
         tag("p", counts, class_="quiet") if counts else None,
-        tag("p", study.CLAIM, class_="claim"),
+        tag("p", outcome.claim, class_="claim"),
         *number,
         tag("p", f"Scale “{outcome.scale.name}”{_missing(outcome)}", class_="quiet"),
         tag("p", more),
@@ -144,21 +144,22 @@ def _badge(verdict: Verdict) -> Html:
 
 def _not_run(outcomes: Sequence[Outcome]) -> Html | None:
     """What nothing is computed of, with the command that does."""
-    begun = {outcome.study.NAME for outcome in outcomes if outcome.done}
-    planned = {o.study.NAME: o for o in outcomes if not o.done and o.study.NAME not in begun}
-    left = {name: study for name, study in STUDIES.items() if name not in begun}
-    left |= {name: outcome.study for name, outcome in planned.items()}
-    if not left:
-        return None
     items = []
-    for name, study in left.items():
-        scale = planned[name].scale if name in planned else study.SCALES[0]
-        command = planned[name].command if name in planned else f"skipway study {name}"
-        about = f" About {duration(60 * scale.minutes)} on 2 cores at scale “{scale.name}”."
-        said = tag("p", tag("b", study.TITLE), ". ", study.CLAIM, tag("span", about))
-        so_far = _reached(planned[name]) if name in planned else None
-        items.append(("…", None, tag("div", said, so_far, code_line(command))))
-    return tag("div", tag("h2", "Still to come"), marked_list(items))
+    for name, study in STUDIES.items():
+        asked = [outcome for outcome in outcomes if outcome.study is study]
+        items += [_to_run(study, o.scale, o.command, _reached(o)) for o in asked if not o.done]
+        if not asked:
+            items.append(_to_run(study, study.SCALES[0], f"skipway study {name}"))
+    return tag("div", tag("h2", "Still to come"), marked_list(items)) if items else None
+
+
+def _to_run(
+    study: Study, scale: Scale, command: str, so_far: Html | None = None
+) -> tuple[str, None, Html]:
+    about = f" About {duration(60 * scale.minutes)} on 2 cores at scale “{scale.name}”."
+    claim = scale.claim or study.CLAIM
+    said = tag("p", tag("b", study.TITLE), ". ", claim, tag("span", about))
+    return "…", None, tag("div", said, so_far, code_line(command))
 
 
 # A study

@@ -38,9 +38,10 @@ def run_study(study: Study, asked: Asked, given: Given, out: Path, say: Say) -> 
     """Compute what is asked for and not computed yet, and write the outcome.
 
     Everything is kept cell by cell: a study that was stopped or killed goes on, and what another
-    process is computing is left to it. What was asked for before stays a part of the study, and
-    `Asked.resume` computes what is left of that. Raises InputError for what cannot be used, and for
-    a budget in which not one seed can be computed.
+    process is computing is left to it. What was asked for before, of the same data in the same
+    precision, stays a part of the study, and `Asked.resume` computes what is left of that; of
+    others only the cells stay, and the outcome is replaced. Raises InputError for what cannot be
+    used, and for a budget in which not one seed can be computed.
     """
     if asked.resume:
         scale, plan, store = _going_on(study, asked, given, out)
@@ -162,7 +163,7 @@ def _outcome(
         f"{cell.name}: {step}"
         for cell in cells
         if store.done(cell, plan.data) is None
-        and (step := study.reached(cell, known, plan.data)) is not None
+        and (step := study.reached(cell, store.place(cell, plan.data), known, plan.data))
     ]
     name = plan.given.imagenet or plan.given.data or "its own"
     outcome = Outcome(

@@ -71,6 +71,11 @@ class Outcome:
     command: str
 
     @property
+    def claim(self) -> str:
+        """What is claimed at this scale."""
+        return self.scale.claim or self.study.CLAIM
+
+    @property
     def deviations(self) -> tuple[str, ...]:
         """From the paper's protocol: of the scale, and of what was given."""
         return (*self.scale.deviations, *self.told.deviations)
@@ -125,7 +130,7 @@ class Store:
 
     def key(self, cell: Cell, data: str) -> str:
         """The hash of all that decides the result of a cell."""
-        whole = [self._made_by, data, cell.settings]
+        whole = [self._made_by, data, cell.settings, cell.stands_for]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
     def done(self, cell: Cell, data: str) -> tuple[Done, str] | None:
@@ -231,7 +236,7 @@ def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
     return {
         "study": study.NAME,
         "source": study.SOURCE,
-        "claim": study.CLAIM,
+        "claim": outcome.claim,
         "scale": scale.name,
         "protocol": scale.protocol,
         "deviations": list(outcome.deviations),

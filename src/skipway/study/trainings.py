@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -12,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipway.architecture import ARCHITECTURES, count, replaced
+from skipway.architecture import ARCHITECTURES, Architecture, count, replaced
 from skipway.config import split_duration
 from skipway.errors import InputError, harmless
+from skipway.recipes import recipe
 from skipway.study.form import Cell, Done, Given
 from skipway.study.store import alone_at, environment_of
 from skipway.version import __version__
@@ -51,7 +54,19 @@ def machine(given: Given) -> dict[str, Any]:
 def training(name: str, seed: int, settings: Mapping[str, Any], given: Given) -> Cell:
     """A cell that trains a row of `skipway models` with settings by dotted key."""
     whole = {"model.name": name, "seed": seed, "precision": given.precision} | dict(settings)
-    return Cell(f"{name}, seed {seed}", whole, _cost(whole))
+    return Cell(f"{name}, seed {seed}", whole, _cost(whole), stands_for(whole))
+
+
+def stands_for(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`form.Cell.stands_for` of the settings of a training: its network and recipe."""
+    rows = {"recipe": dict(recipe(settings["recipe"]).settings)} if "recipe" in settings else {}
+    return {"network": told_apart(ARCHITECTURES[settings["model.name"]])} | rows
+
+
+def told_apart(arch: Architecture) -> dict[str, Any]:
+    """The fields of a network that are not as usual: one that is added to all changes nothing."""
+    usual = {f.name: f.default for f in dataclasses.fields(arch)}
+    return {k: v for k, v in dataclasses.asdict(arch).items() if v != usual[k]}
 
 
 def _cost(settings: Mapping[str, Any]) -> float:
@@ -68,7 +83,8 @@ def _cost(settings: Mapping[str, Any]) -> float:
 def run_of(cell: Cell, given: Given, data: str | None = None) -> Path:
     """The run of a cell's training: the same for all studies that train the same. data: the digest
     of the data, where it is known."""
-    whole = [__version__, REVISION, data or digest(given), cell.settings]
+    names = stands_for(cell.settings)
+    whole = [__version__, REVISION, data or digest(given), cell.settings, names]
     key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
     return given.runs / f"{cell.settings['model.name']}-{cell.settings['seed']}-{key}"
 
@@ -118,9 +134,8 @@ def logged(run: Path) -> dict[str, Any]:
     the test images, scored once.
     """
     record = _record(run)
-    log = run / "metrics.jsonl"  # not there where the first epoch was not ended
-    lines = log.read_text("utf-8").splitlines() if log.exists() else []
-    rows = [{k: v for k, v in json.loads(line).items() if k not in _HEAVY} for line in lines]
+    logged = map(json.loads, _lines(run))
+    rows = [{k: v for k, v in row.items() if k not in _HEAVY} for row in logged]
     result, classes = record.get("result"), len(record["data"]["classes"])
     seconds = sum(row["seconds"] for row in rows) if result is None else result["seconds"]
     return {
@@ -132,11 +147,17 @@ def logged(run: Path) -> dict[str, Any]:
         "data": record["data"]["path"],
         "precision": record["config"]["precision"],
         "seconds": seconds,
-        "environment": environment_of(record["environment"]),
+        "environment": _environments(record),
     }
 
 
 _HEAVY = {"signal", "gradient_norms"}
+
+
+def _lines(run: Path) -> list[str]:
+    """Those of a run's log; none where no epoch was ended."""
+    log = run / "metrics.jsonl"
+    return log.read_text("utf-8").splitlines() if log.exists() else []
 
 
 def _record(run: Path) -> dict[str, Any]:
@@ -146,6 +167,18 @@ def _record(run: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found
+
+
+def _environments(record: Mapping[str, Any]) -> str:
+    """The machine and the versions of a training, and those with which it was gone on with."""
+    first = record["environment"]
+    last = environment_of(first)
+    words = [last]
+    for again in record.get("resumed", ()):
+        if (now := environment_of(first | again)) != last:
+            words.append(f"from step {again['step']:,} on {now}")
+            last = now
+    return "; ".join(words)
 
 
 def training_seconds(cell: Cell, given: Given) -> float:
@@ -161,13 +194,19 @@ def training_seconds(cell: Cell, given: Given) -> float:
     return seconds * (1 - step_of(kept[-1]) / steps) if kept else seconds
 
 
-def reached(cell: Cell, given: Given, data: str) -> str | None:
-    """`form.Study.reached` of a training: the step of its last checkpoint."""
-    from skipway.training.checkpoint import saved, step_of
+def reached(cell: Cell, place: Path, given: Given, data: str) -> str | None:
+    """`form.Study.reached` of cells that are trainings."""
+    return step_reached(run_of(cell, given, data))
 
-    run = run_of(cell, given, data)
-    kept, steps = saved(run / "checkpoints"), _record(run).get("expected", {}).get("steps")
-    return f"step {step_of(kept[-1]):,} of {steps:,}" if kept and steps else None
+
+def step_reached(run: Path) -> str | None:
+    """The last step in the log of a training, as "step 12,000 of 64,000"; None where there is no
+    training yet, or it does not say how long it is."""
+    steps = (_record(run).get("expected") or {}).get("steps")
+    for line in reversed(_lines(run)) if steps else ():
+        with contextlib.suppress(ValueError):  # a kill may cut the last line
+            return f"step {json.loads(line)['step']:,} of {steps:,}"
+    return None
 
 
 @functools.cache
