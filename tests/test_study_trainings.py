@@ -114,7 +114,37 @@ def test_degradation_is_judged_by_training_errors(
     plain = told.findings[0]
     assert plain.n == 3
     assert plain.mean == pytest.approx(errors["plain56"][0] - errors["plain20"][0], abs=0.2)
-    assert [p.name for p in told.pictures] == ["degradation-plain", "degradation-residual"]
+    names = ["degradation-plain", "degradation-residual", "degradation-longer"]
+    assert [p.name for p in told.pictures] == names
+
+
+def test_degradation_that_longer_training_ends_is_none() -> None:
+    """What is trained three times as long is judged apart, by its own errors."""
+    scale = degradation.SCALES[0]
+    images = {"images": {"train": 2500, "test": 10_000}}
+
+    def told(plain56: float) -> Told:
+        found = []
+        for cell in degradation.cells(scale, 3, Given()):
+            train, _ = DEGRADED[cell.settings["model.name"]]
+            longer = cell.settings["schedule.length"] == "120 epochs"
+            assert longer == cell.name.endswith("three times as long")
+            if longer:
+                train = plain56 if cell.settings["model.name"] == "plain56" else 1.0
+            train += 0.01 * cell.settings["seed"]
+            found.append(Done(cell, result(train, 15) | images, 60.0))
+        return degradation.told(found, scale)
+
+    still, ended = told(4.0), told(1.5)
+    for found, worse, said in ((still, 3.0, "reproduced"), (ended, 0.5, "contradicted")):
+        longer = next(f for f in found.findings if "three times" in f.name)
+        assert longer.values == pytest.approx((worse,) * 3)
+        assert (longer.verdict, verdict(found.findings)) == (said, said)
+        assert found.findings[0].values == pytest.approx((7.0,) * 3)
+    (paper,) = [scale for scale in degradation.SCALES if scale.name == "paper"]
+    names = [finding.name for finding in degradation.told([], paper).findings]
+    assert len(names) == 3
+    assert not any("three times" in name for name in names)
 
 
 def test_a_difference_is_of_the_same_seed() -> None:
@@ -310,6 +340,8 @@ TINY = {
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(degradation, "SMALL", {**degradation.SMALL, **TINY})
+    longer = {**degradation.LONGER, **TINY, "schedule.length": "12 steps"}
+    monkeypatch.setattr(degradation, "LONGER", longer)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -318,14 +350,14 @@ def test_a_study_from_the_command_to_the_page(tmp_path: Path) -> None:
     answer = call(*words, "--threads", "1", "--json")
     value = answer.value
     assert answer.code == (1 if value["verdict"] == "contradicted" else 0)
-    assert (value["computed"], value["cells"], value["seeds"]) == (8, 8, 2)
+    assert (value["computed"], value["cells"], value["seeds"]) == (12, 12, 2)
     folder = tmp_path / "degradation" / "small"
     row = json.loads((folder / "study.json").read_text())
     assert row["findings"] == value["findings"]
     assert row["seeds"] == 2
     assert row["deviations"]
     assert all(len(raw["result"]["rows"]) >= 1 for raw in row["raw"])
-    for name in ("degradation-plain.svg", "degradation-residual.svg"):
+    for name in ("degradation-plain.svg", "degradation-residual.svg", "degradation-longer.svg"):
         ElementTree.parse(folder / name)
     # again: nothing is computed, the same is told, for people
     told = call(*words)
@@ -334,7 +366,7 @@ def test_a_study_from_the_command_to_the_page(tmp_path: Path) -> None:
     assert re.search(r"not as the paper: digits in place of CIFAR-10 \(\d+ train, 359", told.out)
     assert "plain, 56 less 20 layers, training error" in told.out
     assert "above 1 points" not in told.out  # the bounds are CIFAR-10's
-    assert "degradation 1/8" not in told.err
+    assert "degradation 1/12" not in told.err
     page = call("study", "report", "--out", str(tmp_path), "--json")
     assert page.code == 0
     assert page.value["studies"][0]["verdict"] == value["verdict"]
