@@ -478,14 +478,47 @@ def test_a_damaged_plan_is_named(tmp_path: Path, halves: Halves, text: str) -> N
         run(halves, tmp_path)
 
 
-def test_a_damaged_cell_is_named(tmp_path: Path, halves: Halves) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"result": {}},
+        {"result": {"value": 9.5}},
+        {"result": None},
+        {"seconds": "x"},
+        {"name": "b0"},
+    ],
+)
+def test_what_was_changed_is_named(tmp_path: Path, halves: Halves, changed: dict[str, Any]) -> None:
+    """Valid JSON too, and before anything is made of it."""
     run(halves, tmp_path)
-    first = min((tmp_path / "halves" / "cheap" / "cells").iterdir())
-    row = json.loads(first.read_text())
-    del row["result"]
-    first.write_text(json.dumps(row))
-    with pytest.raises(InputError, match=first.name):
-        run(halves, tmp_path)
+    folder = tmp_path / "halves" / "cheap"
+    for file in (min((folder / "cells").iterdir()), folder / "plan.json"):
+        whole = file.read_text()
+        file.write_text(json.dumps(json.loads(whole) | changed))
+        with pytest.raises(InputError) as refused:
+            run(halves, tmp_path)
+        assert str(refused.value).splitlines() == [
+            f"{file}: was changed after it was written",
+            "Remove it and run the study again: all else that it computed stays.",
+        ]
+        file.write_text(whole)
+    assert run(halves, tmp_path)[0].done == 6
+
+
+def test_data_may_be_elsewhere_when_a_study_goes_on(tmp_path: Path, halves: Halves) -> None:
+    halves.stop_at = "b1"
+    with pytest.raises(SkipwayError):
+        run(halves, tmp_path, Given("here"))
+    halves.stop_at = None
+    for other in (Given("there", precision="bf16"), Given("there", imagenet="x")):
+        with pytest.raises(InputError, match="as it was asked for"):
+            run(halves, tmp_path, other, resume=True)
+    halves.digest = "d2"
+    with pytest.raises(InputError, match="there: has other images"):
+        run(halves, tmp_path, Given("there"), resume=True)
+    halves.digest = "d1"
+    found, _ = run(halves, tmp_path, Given("there"), resume=True)
+    assert (found.done, len(halves.computed)) == (6, 6)
 
 
 @settings(max_examples=30)
@@ -523,6 +556,18 @@ def test_each_study_has_its_form() -> None:
             assert not any(f.values for f in study.told([], scale).findings)
 
 
+@pytest.mark.parametrize("study", ["gradient-flow", "degradation", "tables"])
+@pytest.mark.parametrize(("device", "said"), [("bla", "give cpu, cuda"), ("cuda:99", "finds")])
+def test_a_device_that_is_not_there_is_told_at_once(
+    tmp_path: Path, study: str, device: str, said: str
+) -> None:
+    answer = call("study", study, "--device", device, "--out", tmp_path / "x")
+    assert answer.code == 2
+    assert f"--device {device}: " in answer.error[0]
+    assert said in answer.error[0]
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_cannot_be_used_hides_nothing_else(tmp_path: Path) -> None:
     run_study(STUDIES["tables"], Asked(), NOTHING, tmp_path, print)
     shutil.copytree(tmp_path / "tables" / "paper", tmp_path / "degradation" / "small")
@@ -534,6 +579,7 @@ def test_what_cannot_be_used_hides_nothing_else(tmp_path: Path) -> None:
     assert [study["study"] for study in answer.value["studies"]] == ["tables"]
     assert len(answer.value["left_out"]) == 1
     assert "left out: " in answer.err
+    assert "Left out: " in (tmp_path / "report.html").read_text()
     shutil.rmtree(tmp_path / "tables")
     alone = call("study", "report", "--out", tmp_path)
     assert alone.code == 2

@@ -186,7 +186,8 @@ def test_other_data_owe_no_number_of_the_paper_either() -> None:
     told = he2015_cifar.told(found, scale)
     assert all(finding.expected is None for finding in told.findings)
     assert told.deviations == [
-        "svhn in place of CIFAR-10 (73,257 train, 26,032 test images, 10 classes)"
+        "svhn in place of CIFAR-10 (73,257 train, 26,032 test images, 10 classes), of which "
+        "nothing is expected"
     ]
 
 

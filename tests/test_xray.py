@@ -392,6 +392,9 @@ def test_the_command_tells_each_block_and_writes_the_picture(
     assert lines[10].startswith("deleting one block costs ")
     assert lines[11] == "the picture: xray.svg"
     assert ElementTree.parse(tmp_path / "xray.svg").getroot().get("class") == "plain"
+    assert "classes have images" not in answer.err
+    one = call("xray", weights, data, "--limit", "1", "--threads", "1")
+    assert "1 of 3 classes have images" in one.err
 
 
 def test_json_and_the_page(weights: Path, data: Path, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def study(
         threads,
         out / "runs",
     )
+    given.chosen_device()
     asked = Asked(budget, seeds, resume, _part(part))
     outcome = run_study(STUDIES[name], asked, given, out, _say)
     if as_json:
@@ -160,12 +161,11 @@ def _report(out: Path, as_json: bool) -> None:
     if not found and wrong:
         raise wrong[0]
     if not found:
-        raise InputError(
-            f"--out {harmless(out)}: no study is there\nRun one first: skipway study list"
-        )
-    page = write_page(found, out / "report.html")
+        what = "no study is there" if out.is_dir() or not out.exists() else "is no folder"
+        raise InputError(f"--out {harmless(out)}: {what}\nRun one first, as skipway study tables.")
+    left_out = [str(error).splitlines()[0] for error in wrong]
+    page = write_page(found, out / "report.html", left_out)
     if as_json:
-        left_out = [str(error).splitlines()[0] for error in wrong]
         studies = [_json(outcome, out) for outcome in found]
         emit({"report": str(page), "studies": studies, "left_out": left_out})
         return
@@ -173,6 +173,8 @@ def _report(out: Path, as_json: bool) -> None:
         counts = tally(outcome.told.findings)
         said = f"{WORDS[outcome.verdict]}{f' ({counts})' if counts else ''}"
         name = f"{outcome.study.NAME}, {outcome.scale.name}"
+        if outcome.done < outcome.cells:
+            said += f", of {outcome.done:,} of {outcome.cells:,} results"
         print(f"{name}: {said if outcome.done else 'nothing is computed yet'}")
         for line in outcome.reached:
             print(f"  {line}")

@@ -186,13 +186,13 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
     findings = [*_deleted(found, scale), *_whole(runs)]
     if not trainings.is_cifar10(done):  # of which the bounds are
         findings = [replace(finding, expected=None) for finding in findings]
-    first = {net: of[min(of)] for net, of in found.items()}
+    first = {net: (min(of), of[min(of)]) for net, of in found.items()}
     return Told(
         [finding for finding in findings if finding.values or finding.expected],
         _pictures(first, scale),
         NOTES,
         trainings.deviations(done),
-        [(f"{net}, seed {min(found[net])}", HEAD, rows(one)) for net, one in first.items()],
+        [(f"{net}, seed {seed}", HEAD, rows(one)) for net, (seed, one) in first.items()],
     )
 
 
@@ -271,12 +271,15 @@ def _whole(runs: trainings.Runs) -> list[Finding]:
     ]
 
 
-def _pictures(first: Mapping[str, Xray], scale: Scale) -> list[Picture]:
+def _pictures(first: Mapping[str, tuple[int, Xray]], scale: Scale) -> list[Picture]:
+    """Of one seed of each net."""
     pictures = []
-    if pair := [(net, first[net]) for net in (PLAIN, SHALLOW) if net in first]:
+    if pair := [(net, *first[net]) for net in (PLAIN, SHALLOW) if net in first]:
         title = "Without any one block: 20 layers, plain and residual"
-        pictures.append(Picture("block-xray", picture(title, pair)))
+        named = [(f"{net}, seed {seed}", one) for net, seed, one in pair]
+        pictures.append(Picture("block-xray", picture(title, named)))
     if (deep := DEEP[scale.name]) in first:
-        title = f"Without any one block: {deep}"
-        pictures.append(Picture("block-xray-deep", picture(title, [(deep, first[deep])])))
+        seed, one = first[deep]
+        title = f"Without any one block: {deep}, seed {seed}"
+        pictures.append(Picture("block-xray-deep", picture(title, [(deep, one)])))
     return pictures

@@ -103,19 +103,19 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
         Finding(
             name="plain, 56 less 20 layers, training error",
             values=tuple(worse["plain"].values()),
-            expected=Expected(f"above {LEAST:g} points: the deeper is worse", low=LEAST),
+            expected=Expected(f"more than {LEAST:g} point: the deeper is worse", low=LEAST),
             unit="points",
         ),
         Finding(
             name="residual, 56 less 20 layers, training error",
             values=tuple(worse["residual"].values()),
-            expected=Expected(f"at most {LEAST:g} points: the deeper is not worse", high=LEAST),
+            expected=Expected(f"at most {LEAST:g} point: the deeper is not worse", high=LEAST),
             unit="points",
         ),
         Finding(
             name="what the shortcuts take off that difference",
             values=tuple(worse["plain"][s] - worse["residual"][s] for s in seeds),
-            expected=Expected(f"above {LEAST:g} points", low=LEAST),
+            expected=Expected(f"more than {LEAST:g} point", low=LEAST),
             unit="points",
         ),
     ]
@@ -124,7 +124,7 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
             Finding(
                 name="plain, 56 less 20 layers, training error, three times as long",
                 values=tuple(_worse(train_longer, *NETS["plain"]).values()),
-                expected=Expected(f"above {LEAST:g} points: the deeper is worse", low=LEAST),
+                expected=Expected(f"more than {LEAST:g} point: the deeper is worse", low=LEAST),
                 unit="points",
                 note="Section 4.1, in a footnote: more iterations, three times as many, did not "
                 "end it.",

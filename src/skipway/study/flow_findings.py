@@ -319,7 +319,8 @@ def later(through: Trained, diverged: Mapping[str, int], depth: int) -> list[Fin
 
     lasting = [
         Finding(
-            name=f"{net.named}, {depth} layers in training: least power of 10",
+            name=f"{net.named}, {depth} layers in training: the first unit's gradient over the "
+            "last one's, its least power of ten",
             values=worst(net),
             expected=Expected("above -1.5", low=-1.5),
             places=1,

@@ -277,9 +277,11 @@ def _lines(area: _Area) -> list[Html]:
 
 
 def _name_heights(area: _Area, frame: int) -> list[float]:
-    """Where the names of the traces stand, in their order, none on another."""
+    """Where the names of the traces stand, in their order, none on another, on the way from frame
+    to frame either: all keep the order of the last one."""
     ends = [area.y(trace.frames[frame][-1]) for trace in area.panel.traces]
-    order = sorted(range(len(ends)), key=ends.__getitem__)
+    last = [area.y(trace.frames[-1][-1]) for trace in area.panel.traces]
+    order = sorted(range(len(ends)), key=last.__getitem__)
     placed = apart([ends[n] for n in order], area.bottom + BEYOND)
     heights = dict(zip(order, placed, strict=True))
     return [heights[n] + 4 for n in range(len(ends))]

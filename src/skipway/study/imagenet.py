@@ -184,7 +184,10 @@ def _validation(imagenet: str) -> tuple[str, Split, tuple[str, ...]]:
     count. Raises InputError."""
     from skipway.data import open_split
 
-    name, split, classes = open_split(imagenet, None, None, 0, "auto")
+    try:
+        name, split, classes = open_split(imagenet, None, None, 0, "auto")
+    except InputError as error:
+        raise InputError(f"--imagenet {error}") from None
     if name not in ("val", "all"):
         raise InputError(
             f"--imagenet {harmless(imagenet)}: has {name} but no val; give the folder that holds "

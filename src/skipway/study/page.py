@@ -51,20 +51,21 @@ METHOD = (
 )
 
 
-def write_page(outcomes: Sequence[Outcome], path: Path) -> Path:
+def write_page(outcomes: Sequence[Outcome], path: Path, left_out: Sequence[str] = ()) -> Path:
     """Write the page to `path`, which is returned. Raises InputError where it cannot be written, or
     is a folder."""
     check_place(path, "studies.html")
-    return write_document(page(outcomes), path)
+    return write_document(page(outcomes, left_out), path)
 
 
-def page(outcomes: Sequence[Outcome]) -> str:
+def page(outcomes: Sequence[Outcome], left_out: Sequence[str] = ()) -> str:
     """The whole HTML document. Studies stand in the order of `STUDIES`; those of which nothing is
-    computed are listed with their command."""
+    computed are listed with their command. left_out: why each is that cannot be used."""
     order = {name: place for place, name in enumerate(STUDIES)}
     begun = sorted((o for o in outcomes if o.done), key=lambda o: order.get(o.study.NAME, math.inf))
     studies = {outcome.study.NAME: outcome.study for outcome in begun}
-    first = (introduction(), _cards(begun), _not_run(outcomes))
+    lacking = [tag("p", f"Left out: {reason}", class_="warn") for reason in left_out]
+    first = (introduction(), *lacking, _cards(begun), _not_run(outcomes))
     told = [
         (study.TITLE, name, _story(study, [o for o in begun if o.study is study]))
         for name, study in studies.items()
@@ -198,6 +199,7 @@ def _at_scale(outcome: Outcome, several: bool) -> Html:
             incomplete,
             _shown(told),
             _decided(told.findings),
+            tag("h3", "Notes") if told.notes else None,
             *(tag("p", note) for note in told.notes),
             _further(told),
             _protocol(outcome),

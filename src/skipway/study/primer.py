@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipway.architecture import ARCHITECTURES, count
+from skipway.architecture import ARCHITECTURES, architecture, count
 from skipway.report.markup import Html, joined, large, marked_list, table, tag
 
 INTRODUCTION = (
@@ -16,15 +16,16 @@ INTRODUCTION = (
     "These are claims, and claims can be checked. Below, what the papers say stands beside what "
     "was obtained here, with how sure it is.",
 )
-DEPTHS = ("resnet34", "resnet101", "resnet152")
-POPULAR, PAPER_CIFAR = "resnet18_cifar", "resnet20"
-TITLES = {
-    "resnet18_cifar": "“CIFAR ResNet-18”, the popular",
-    "resnet20": "ResNet-20, the paper’s",
-    "resnet34": "ResNet-34",
-    "resnet101": "ResNet-101",
-    "resnet152": "ResNet-152",
+POPULAR, PAPER_CIFAR = ARCHITECTURES["resnet18_cifar"], ARCHITECTURES["resnet20"]
+NETS = {
+    "“CIFAR ResNet-18”, the popular": POPULAR,
+    "ResNet-20, the paper’s": PAPER_CIFAR,
+    "ResNet-34": architecture("resnet34", shortcut="A"),
+    "ResNet-101": ARCHITECTURES["resnet101v1"],
+    "ResNet-152": ARCHITECTURES["resnet152v1"],
 }
+"""As the paper has them (2015, Tables 1, 2 and 6), but for the popular one."""
+DEEP = ("ResNet-34", "ResNet-101", "ResNet-152")
 
 
 def introduction() -> Html:
@@ -83,12 +84,12 @@ def _arrow(kind: str, start: int, y: int, end: int) -> list[Html]:
 
 def corrections() -> Html:
     """Where popular texts err, each number by `architecture.count`."""
-    units = {name: "-".join(map(str, ARCHITECTURES[name].depths)) for name in TITLES}
-    popular, paper = (count(ARCHITECTURES[name]) for name in (POPULAR, PAPER_CIFAR))
+    units = {name: "-".join(map(str, arch.depths)) for name, arch in NETS.items()}
+    popular, paper = count(POPULAR), count(PAPER_CIFAR)
     v1, v15 = (large(count(ARCHITECTURES[name])[1]) for name in ("resnet50v1", "resnet50"))
     said = (
         "Units in the four stages: "
-        + ", ".join(f"{TITLES[name]} has {units[name]}" for name in DEPTHS)
+        + ", ".join(f"{name} has {units[name]}" for name in DEEP)
         + " (2015, Table 1). Other numbers are not these nets.",
         "The stem for ImageNet is one 7×7 convolution of stride 2, then a 3×3 max-pool of stride "
         "2. A single 3×3 convolution is the stem of the CIFAR nets; three of them are a later "
@@ -102,14 +103,12 @@ def corrections() -> Html:
         f"{v1} multiply-adds. Most libraries stride in the 3×3: {v15}, with as many parameters, "
         "under the same name.",
     )
-    rows = [
-        (title, units[name], *map(large, count(ARCHITECTURES[name])))
-        for name, title in TITLES.items()
-    ]
+    rows = [(name, units[name], *map(large, count(arch))) for name, arch in NETS.items()]
     counted = table(
         ("Net", "Units per stage", "Parameters", "Multiply-adds"),
         rows,
-        caption="One image at the net’s own size, 32 or 224 px; convolutions and classifier.",
+        caption="One image at the net’s own size, 32 or 224 px; convolutions and classifier. As in "
+        "the paper: ResNet-34 without projections, the deeper ones with the stride in the 1×1.",
     )
     errors = marked_list(("≠", None, tag("p", text)) for text in said)
     return joined([errors, tag("div", counted, class_="titled")])

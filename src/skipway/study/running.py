@@ -45,7 +45,13 @@ def run_study(study: Study, asked: Asked, given: Given, out: Path, say: Say) -> 
     """
     if asked.resume:
         scale, plan, store = _going_on(study, asked, given, out)
-        here = replace(plan.given, device=given.device, threads=given.threads, runs=given.runs)
+        here = replace(
+            plan.given,
+            data=given.data or plan.given.data,
+            device=given.device,
+            threads=given.threads,
+            runs=given.runs,
+        )
         seeds = plan.seeds
     else:
         scale, seeds, plan, store = _planned(study, asked, given, out, say)
@@ -199,11 +205,11 @@ def outcomes(out: Path) -> tuple[list[Outcome], list[InputError]]:
 
 def _going_on(study: Study, asked: Asked, given: Given, out: Path) -> tuple[Scale, Plan, Store]:
     """What was asked for last, of the scale that is named, or of the one that was begun."""
-    own = Given(device=given.device, threads=given.threads, runs=given.runs)
+    own = Given(given.data, device=given.device, threads=given.threads, runs=given.runs)
     if asked.seeds is not None or given != own:
         raise InputError(
-            "--resume: a study goes on as it was asked for; leave out --seeds, --data, --weights, "
-            "--imagenet and --precision"
+            "--resume: a study goes on as it was asked for; leave out --seeds, --weights, "
+            "--imagenet and --precision (--data says where the same data is now)"
         )
     named = _named(study)
     if asked.budget is not None and asked.budget not in named:

@@ -124,7 +124,7 @@ class Store:
             ) from None
         row = asdict(plan)
         del row["given"]["runs"]  # another machine's are elsewhere
-        self.write("plan.json", self._made_by | row)
+        self._keep("plan.json", row)
 
     # Cells
 
@@ -151,7 +151,7 @@ class Store:
     def finish(self, cell: Cell, data: str, result: Mapping[str, Any], seconds: float) -> None:
         """Keep the result of a cell. seconds: since it was begun; a result that knows better says
         so (`form.Study.compute`)."""
-        row = self._made_by | {
+        row = {
             "name": cell.name,
             "settings": dict(cell.settings),
             "data": data,
@@ -159,7 +159,7 @@ class Store:
             "environment": result.get("environment") or environment("cpu"),
             "result": result,
         }
-        self.write(f"cells/{self.key(cell, data)}.json", row)
+        self._keep(f"cells/{self.key(cell, data)}.json", row)
 
     # Files
 
@@ -169,24 +169,37 @@ class Store:
         with atomic_write(self.folder / name) as file:
             file.write(text.encode("utf-8"))
 
+    def _keep(self, name: str, row: Mapping[str, Any]) -> None:
+        """Write what `_read` reads."""
+        row = json.loads(json.dumps({**self._made_by, **row}))
+        self.write(name, {**row, "checksum": _checksum(row)})
+
     def _read(self, path: Path) -> dict[str, Any]:
+        """What `_keep` wrote. Raises InputError for anything else."""
         try:
             row = json.loads(path.read_text("utf-8"))
         except OSError as error:
             raise InputError(f"{harmless(path)}: cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError):
             raise InputError(f"{harmless(path)}: not valid JSON\n{ANEW}") from None
-        row = row if isinstance(row, dict) else {}
+        if not isinstance(row, dict) or not row.keys() > self._made_by.keys():
+            raise InputError(f"{harmless(path)}: not what a study wrote\n{ANEW}")
         for name, now in self._made_by.items():
-            if row.get(name) != now:
-                then = harmless(row.get(name, "none"))[:40]
+            if row[name] != now:
+                then = harmless(row[name])[:40]
                 raise InputError(
                     f"{harmless(path)}: computed by another version ({name} {then}, {now} now), "
                     "whose numbers do not belong to these\n"
                     f"Remove {harmless(self.folder)} and run the study again, or give another "
                     "--out."
                 )
+        if row.pop("checksum", None) != _checksum(row):
+            raise InputError(f"{harmless(path)}: was changed after it was written\n{ANEW}")
         return row
+
+
+def _checksum(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
 ANEW = "Remove it and run the study again: all else that it computed stays."

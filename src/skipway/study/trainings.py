@@ -283,7 +283,8 @@ def deviations(done: Sequence[Done]) -> list[str]:
         result = done[0].result
         images = ", ".join(f"{n:,} {name}" for name, n in result["images"].items())
         found.append(
-            f"{result['data']} in place of CIFAR-10 ({images} images, {result['classes']} classes)"
+            f"{result['data']} in place of CIFAR-10 ({images} images, {result['classes']} "
+            "classes), of which nothing is expected"
         )
     if any(d.result["precision"] == "bf16" for d in done):
         found.append("trained in bfloat16, with float32 weights")
