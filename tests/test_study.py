@@ -25,7 +25,7 @@ from commands import call
 from skipway.cli import studying
 from skipway.errors import InputError, SkipwayError
 from skipway.report.plot import Line, linear, plot
-from skipway.study import STUDIES, running
+from skipway.study import STUDIES, he2015_cifar, running, trainings
 from skipway.study.form import (
     Cell,
     Done,
@@ -517,6 +517,12 @@ def test_data_may_be_elsewhere_when_a_study_goes_on(tmp_path: Path, halves: Halv
     with pytest.raises(InputError, match="there: has other images"):
         run(halves, tmp_path, Given("there"), resume=True)
     halves.digest = "d1"
+    halves.stop_at = "b2"
+    with pytest.raises(SkipwayError) as stopped:
+        run(halves, tmp_path, Given("there"), resume=True)
+    again = f"skipway study halves --budget cheap --resume --data there --out {tmp_path}"
+    assert again in str(stopped.value)
+    halves.stop_at = None
     found, _ = run(halves, tmp_path, Given("there"), resume=True)
     assert (found.done, len(halves.computed)) == (6, 6)
 
@@ -613,15 +619,22 @@ def test_the_page_of_what_is_begun_needs_no_torch(tmp_path: Path) -> None:
     ]
     for name, scale in scales:
         Store(tmp_path, STUDIES[name], scale).keep(Plan(scale, 1, Given(data="digits"), "d1"))
+    given = Given(data="digits", runs=tmp_path / "runs")
+    study = he2015_cifar
+    begun = trainings.run_of(study.cells(study.SCALES[1], 1, given)[0], given, "d1")
+    begun.mkdir(parents=True)
+    (begun / "run.json").write_text('{"expected": {"steps": 64000}}')
+    (begun / "metrics.jsonl").write_text('{"step": 12000}\n')
     code = "import sys; sys.modules['torch'] = None; from skipway.cli import main; main()"
     words = [sys.executable, "-c", code, "study", "report", "--out", str(tmp_path)]
     answer = subprocess.run(words, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert "tables, paper: reproduced (17 of 17 numbers reproduced)" in answer.stdout
     assert "he2015-cifar, paper: nothing is computed yet" in answer.stdout
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("<li") >= 5
-    assert "at scale “paper”" in page
+    coming = (tmp_path / "report.html").read_text().split("Still to come")[1]
+    for name, scale in scales:
+        assert f"skipway study {name} --budget {scale}" in coming
+    assert "resnet20, seed 0: step 12,000 of 64,000" in coming
 
 
 def test_nothing_is_there_at_first(tmp_path: Path) -> None:

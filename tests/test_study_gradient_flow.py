@@ -149,7 +149,7 @@ def test_a_training_that_diverges_is_told_as_far_as_it_came(
     assert found["diverged"]
     told = study.told([Done(cell, found, 1.0)], SMALL)
     assert told.deviations == ("the net: diverged, so that its numbers are none",)
-    assert not any(finding.values for finding in told.findings)
+    assert not any(math.isfinite(finding.mean) for finding in told.findings)
     assert not told.animations
 
 
@@ -351,6 +351,13 @@ def test_nothing_is_reproduced_by_those_that_did_not_diverge() -> None:
         return found
 
     assert number(computed).verdict == "reproduced"
+    wild = [d for d in computed if d.cell.name == Net("plain", "none", "xavier").key]
+    rest = [d for d in computed if d not in wild]
+    for diverged in (1, 3):
+        odd = [replace(d, result={**d.result, "diverged": True}) for d in wild[:diverged]]
+        told = study.told([*rest, *odd, *wild[diverged:]], SMALL)
+        loss = by_name(told, "plain, no norm, Xavier", "training loss")
+        assert (loss.n, loss.verdict) == (3, "inconclusive")
     one = next(d for d in computed if d.cell.name == net.key)
     lost = replace(one, result={**one.result, "diverged": True})
     found = number([lost if d is one else d for d in computed])

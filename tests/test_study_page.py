@@ -147,7 +147,7 @@ def test_a_card_counts_the_numbers_of_each_verdict() -> None:
     assert "numbers reproduced" not in read(outcome(Told([finding(*fine)]))).text
 
 
-def test_each_scale_is_told_of(tmp_path: Path) -> None:
+def test_each_scale_is_told_of() -> None:
     """One that is begun, beside another of the same study that has results; each with its claim."""
     paper = replace(SCALE, name="paper", claim="All of it.")
     of = next(iter(STUDIES.values()))
@@ -159,7 +159,9 @@ def test_each_scale_is_told_of(tmp_path: Path) -> None:
     coming = text.split("Still to come")[1]
     for said in ("All of it.", "at scale “paper”", *at, "skipway go on"):
         assert said in coming, said
-    assert "All of it." in read(outcome(Told([finding(8.7)]), of, scale=paper)).text
+    alone = read(outcome(Told([finding(8.7)]), of, scale=paper))
+    assert "All of it." in section(alone, of.NAME)
+    assert of.CLAIM not in alone.text
 
 
 def test_what_has_begun_says_how_far_it_is() -> None:

@@ -460,6 +460,9 @@ def test_what_names_stand_for_decides_a_result(
     monkeypatch.setattr(block_xray, "IMAGES", 1000)
     assert changed(second) == {"x-ray"}
     third = keys()
+    told = replace(ARCHITECTURES["resnet20"], source="another paper")
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", told)
+    assert changed(third) == set()
     other = replace(ARCHITECTURES["resnet20"], bn_eps=1e-3)
     monkeypatch.setitem(ARCHITECTURES, "resnet20", other)
     assert changed(third) == {"run", "training", "x-ray"}
@@ -469,11 +472,16 @@ def test_a_training_that_was_moved_is_of_both_machines() -> None:
     machine = {"cpu": "A", "cores": 2, "device": "cpu", "torch": "2.11", "skipway": "0.1.0"}
     record = {
         "environment": machine,
-        "resumed": [{"step": 10}, {"step": 20, "cpu": "B"}, {"step": 30, "cpu": "B"}],
+        "resumed": [
+            {"step": 10},
+            {"step": 20, "cpu": "B", "cores": 8},
+            {"step": 30, "cpu": "B", "cores": 8},
+        ],
     }
-    words = "A, 2 cores, PyTorch 2.11, Skipway 0.1.0"
-    found = trainings._environments(record)
-    assert found == f"{words}; from step 20 on {words.replace('A', 'B')}"
+    assert trainings._environments(record) == (
+        "A, 2 cores, PyTorch 2.11, Skipway 0.1.0; "
+        "from step 20 on B, 8 cores, PyTorch 2.11, Skipway 0.1.0"
+    )
 
 
 def test_what_another_process_trains_is_left_to_it(tmp_path: Path) -> None:

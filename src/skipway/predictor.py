@@ -143,7 +143,7 @@ def load(
     A weight file without a card gets ImageNet's normalisation and numbers for class names; see
     `Predictor.classes_known`. Raises InputError.
     """
-    _check_name(device)
+    check_device_name(device)
     source = _source(model, plain=(device, precision) == ("cpu", "float32"))
     if isinstance(source, Path) and is_onnx(source):
         return _onnx_predictor(source, threads, device, precision)
@@ -330,7 +330,8 @@ def torch_predictor(
     return Predictor(torch_engine(net, device, precision), card, origin, any_size=True)
 
 
-def _check_name(device: str) -> None:
+def check_device_name(device: str) -> None:
+    """Raise InputError for what is no name of a device; there it need not be."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise InputError(f"--device {harmless(device)}: give cpu, cuda or cuda:N")
 
@@ -339,7 +340,7 @@ def on_device(net: nn.Module, device: str) -> nn.Module:
     """The network there, channels last. Raises InputError for a device that is not there."""
     import torch
 
-    _check_name(device)
+    check_device_name(device)
     try:
         return net.to(device).to(memory_format=torch.channels_last)
     except (RuntimeError, AssertionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,7 +136,13 @@ def _list(studies: Any, as_json: bool) -> None:
 
 def _study_json(study: Study) -> dict[str, Any]:
     scales = [
-        {"name": s.name, "protocol": s.protocol, "seeds": s.seeds, "minutes": s.minutes}
+        {
+            "name": s.name,
+            "claim": s.claim or study.CLAIM,
+            "protocol": s.protocol,
+            "seeds": s.seeds,
+            "minutes": s.minutes,
+        }
         for s in study.SCALES
     ]
     return {"name": study.NAME, "source": study.SOURCE, "claim": study.CLAIM, "scales": scales}
@@ -224,10 +231,12 @@ HEAD = ("", "expected", "obtained", "95 % interval", "n", "")
 
 def _row(finding: Finding) -> tuple[str, ...]:
     places, unit = finding.places, f" {finding.unit}" if finding.unit else ""
-    obtained = f"{finding.mean:,.{places}f}" if finding.values else "–"
+    obtained = f"{finding.mean:,.{places}f}" if math.isfinite(finding.mean) else "–"
     if finding.deviation is not None:
         obtained += f" ± {finding.deviation:,.{places}f}"
     ends = None if finding.exact else finding.interval
+    if ends is not None and not all(map(math.isfinite, ends)):
+        ends = None
     return (
         finding.name,
         finding.expected.words if finding.expected else "",

@@ -59,10 +59,8 @@ def xray(
     some = sample(images.split, limit)
     there, known = len({*some.labels.tolist()}), len(predictor.classes)
     if there < known:
-        note(
-            f"{there} of {known} classes have images: one fixed answer is right more often than 1 "
-            f"in {known}"
-        )
+        said = f"{there} of {known} classes are in the images"
+        note(f"{said}: one fixed answer is right more often than 1 in {known}")
     console = Console(file=sys.stderr)
     columns = (TextColumn("images"), BarColumn(24), MofNCompleteColumn())
     quiet = as_json or not console.is_terminal

@@ -6,9 +6,10 @@ has 54 units, and the fewer there are, the more of the net each of them is.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,8 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
         for net, of in runs.items()
     }
     found = {net: of for net, of in found.items() if of}
-    findings = [*_deleted(found, scale), *_whole(runs)]
+    lost = {net: sum(run["diverged"] for run in of.values()) for net, of in runs.items()}
+    findings = [*_deleted(found, lost, scale), *_whole(runs)]
     if not trainings.is_cifar10(done):  # of which the bounds are
         findings = [replace(finding, expected=None) for finding in findings]
     first = {net: (min(of), of[min(of)]) for net, of in found.items()}
@@ -206,10 +208,17 @@ def _worst(one: Xray) -> float:
     return 100 * max(block.cost for block in one.blocks if not block.reshapes)
 
 
-def _deleted(found: Mapping[str, Mapping[int, Xray]], scale: Scale) -> list[Finding]:
-    """What is left of the nets without a block."""
+def _deleted(
+    found: Mapping[str, Mapping[int, Xray]], lost: Mapping[str, int], scale: Scale
+) -> list[Finding]:
+    """What is left of the nets without a block. lost: how many of each diverged, each of which
+    leaves a number without value, so that nothing is reproduced by those that did not."""
     deeper = DEEP[scale.name]
     plain, shallow, deep = (found.get(net, {}) for net in (PLAIN, SHALLOW, deeper))
+
+    def numbers(values: Iterable[float], *nets: str) -> tuple[float, ...]:
+        return (*values, *[math.nan] * max(lost.get(net, 0) for net in nets))
+
     middle = {
         net: {seed: statistics.median(_left(one)) for seed, one in found.get(net, {}).items()}
         for net in (PLAIN, SHALLOW)
@@ -219,25 +228,27 @@ def _deleted(found: Mapping[str, Mapping[int, Xray]], scale: Scale) -> list[Find
     return [
         Finding(
             name=f"{PLAIN}, accuracy without the block that it needs least",
-            values=tuple(max(_left(one)) for one in plain.values()),
+            values=numbers((max(_left(one)) for one in plain.values()), PLAIN),
             expected=Expected(f"at most {LEFT:g} %, near chance", high=LEFT),
             unit="%",
         ),
         Finding(
             name=f"{deeper}, cost of deleting one block, median",
-            values=tuple(one.median_cost for one in deep.values()),
+            values=numbers((one.median_cost for one in deep.values()), deeper),
             expected=Expected(f"at most {little:g} points", high=little),
             unit="points",
         ),
         Finding(
             name=f"{deeper}, cost of the block that matters most of those that keep the shape",
-            values=tuple(map(_worst, deep.values())),
+            values=numbers(map(_worst, deep.values()), deeper),
             expected=None if worst is None else Expected(f"at most {worst:g} points", high=worst),
             unit="points",
         ),
         Finding(
             name=f"accuracy without one block, median, {SHALLOW} less {PLAIN}",
-            values=tuple(middle[SHALLOW][seed] - middle[PLAIN][seed] for seed in both),
+            values=numbers(
+                (middle[SHALLOW][seed] - middle[PLAIN][seed] for seed in both), SHALLOW, PLAIN
+            ),
             expected=Expected(f"at least {APART:g} points", low=APART),
             unit="points",
         ),

@@ -6,8 +6,9 @@ below and above it.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from skipway.report.document import as_svg
@@ -125,38 +126,42 @@ SECONDS = 0.6
 HELD = 3
 
 
-def _key_times(frames: int) -> str:
-    """When each frame is reached, of 0 to 1; the last one stays until the end."""
-    whole = frames - 1 + HELD
-    return ";".join(f"{n / whole:.4f}" for n in [*range(frames), whole])
+def _moved(
+    attribute: str, values: Sequence[object], step: bool = False, leaps: Container[int] = ()
+) -> Html:
+    """How an attribute goes through its values, one a frame, the last of which stays until the end.
 
-
-def _duration(frames: int) -> str:
-    return f"{SECONDS * (frames - 1 + HELD):g}s"
-
-
-def _moved(attribute: str, values: Sequence[object], step: bool = False) -> Html:
-    """How an attribute goes through its values, one a frame; `step`: without those in between."""
-    times = _key_times(len(values))
+    step: without what is in between. leaps: frames after which it waits, and leaps to the next.
+    """
+    whole = len(values) - 1 + HELD
+    moves: list[tuple[float, object]] = []
+    for frame, value in enumerate(values):
+        moves.append((frame, value))
+        if frame in leaps:
+            moves += [(frame + 0.5, value), (frame + 0.5, values[frame + 1])]
+    moves.append((whole, values[-1]))
     return tag(
-        "animate", attributeName=attribute, values=";".join(map(str, [*values, values[-1]])),
-        keyTimes=times, dur=_duration(len(values)), repeatCount="indefinite",
-        calcMode="discrete" if step else "linear",
+        "animate", attributeName=attribute, values=";".join(str(value) for _, value in moves),
+        keyTimes=";".join(f"{at / whole:.4f}" for at, _ in moves), dur=f"{SECONDS * whole:g}s",
+        repeatCount="indefinite", calcMode="discrete" if step else "linear",
     )  # fmt: skip
 
 
 def _moving(area: _Area) -> list[Html]:
-    """Each trace with its name at its end, both moving."""
+    """Each trace with its name at its end, both moving; names that pass one another leap, so that
+    none is on another in between."""
     parts: list[Html] = []
     traces = area.panel.traces
     heights = [_name_heights(area, frame) for frame in range(len(traces[0].frames))]
+    orders = [sorted(range(len(at)), key=at.__getitem__) for at in heights]
+    leaps = {frame for frame, two in enumerate(itertools.pairwise(orders)) if two[0] != two[1]}
     for number, trace in enumerate(traces):
         paths = [area.path(values) for values in trace.frames]
         parts.append(tag("path", _moved("d", paths), class_=f"line {trace.style}", d=paths[0]))
         places = [round(at[number], 1) for at in heights]
         parts.append(
             tag(
-                "text", trace.name, _moved("y", places),
+                "text", trace.name, _moved("y", places, leaps=leaps),
                 class_="name", x=round(area.right + 7, 1), y=places[0],
             )
         )  # fmt: skip
@@ -277,11 +282,9 @@ def _lines(area: _Area) -> list[Html]:
 
 
 def _name_heights(area: _Area, frame: int) -> list[float]:
-    """Where the names of the traces stand, in their order, none on another, on the way from frame
-    to frame either: all keep the order of the last one."""
+    """Where the names of the traces stand, in their order, none on another."""
     ends = [area.y(trace.frames[frame][-1]) for trace in area.panel.traces]
-    last = [area.y(trace.frames[-1][-1]) for trace in area.panel.traces]
-    order = sorted(range(len(ends)), key=last.__getitem__)
+    order = sorted(range(len(ends)), key=ends.__getitem__)
     placed = apart([ends[n] for n in order], area.bottom + BEYOND)
     heights = dict(zip(order, placed, strict=True))
     return [heights[n] + 4 for n in range(len(ends))]

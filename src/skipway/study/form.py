@@ -161,8 +161,7 @@ class Cell:
     cost: float = 1.0
     """Relative to the other cells, to share them evenly among machines."""
     stands_for: Mapping[str, Any] = field(default_factory=dict)
-    """What names in the settings stand for, as the rows of the tables of architectures and recipes;
-    JSON. It decides the result too."""
+    """What else decides the result, as the rows that names in the settings stand for; JSON."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +204,12 @@ class Given:
         InputError for a GPU that is not there."""
         import torch
 
+        from skipway.predictor import check_device_name
         from skipway.training.plan import check_device
 
-        check_device(self.device)
         if self.device != "auto":
+            check_device_name(self.device)
+            check_device(self.device)
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -172,7 +172,6 @@ def _story(study: Study, found: Sequence[Outcome]) -> Html:
     return joined(
         [
             tag("div", *paragraphs, class_="lead"),
-            tag("p", tag("b", "The claim: "), study.CLAIM),
             tag("p", study.SOURCE, class_="quiet"),
             *(tag("div", _at_scale(outcome, several), class_="story") for outcome in found),
         ]
@@ -195,6 +194,7 @@ def _at_scale(outcome: Outcome, several: bool) -> Html:
     return joined(
         [
             tag("h3", f"At scale “{outcome.scale.name}”") if several else None,
+            tag("p", tag("b", "The claim: "), outcome.claim),
             tag("p", _badge(outcome.verdict)),
             incomplete,
             _shown(told),

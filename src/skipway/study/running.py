@@ -74,7 +74,9 @@ def run_study(study: Study, asked: Asked, given: Given, out: Path, say: Say) -> 
             code = getattr(error, "exit_code", _SIGNAL + signal.SIGINT)
             if code < _SIGNAL:
                 raise
-            again = SkipwayError(f"stopped. Go on with:\n  {_command(study, plan, asked, out)}")
+            again = SkipwayError(
+                f"stopped. Go on with:\n  {_command(study, plan, asked, out, here)}"
+            )
             again.exit_code = code
             raise again from None
     found, done = _outcome(study, scale, plan, store, out)
@@ -139,13 +141,18 @@ def _joined(store: Store, scale: Scale, seeds: int, given: Given, data: str) -> 
     return Plan(scale.name, seeds, given, data)
 
 
-def _command(study: Study, plan: Plan, asked: Asked | None, out: Path) -> str:
-    """What goes on with a study where `asked` is given, what makes the same anew where not."""
+def _command(
+    study: Study, plan: Plan, asked: Asked | None, out: Path, here: Given | None = None
+) -> str:
+    """What goes on with a study where `asked` is given, what makes the same anew where not. here:
+    as it is asked for on this machine, where the data may be elsewhere than planned."""
     words = ["skipway", "study", study.NAME, "--budget", plan.scale]
     if asked is not None:
         words += ["--resume"]
         if asked.part != (1, 1):
             words += ["--part", f"{asked.part[0]}/{asked.part[1]}"]
+        if here is not None and here.data is not None and here.data != plan.given.data:
+            words += ["--data", here.data]
     else:
         words += ["--seeds", str(plan.seeds)]
         words += ["--data", plan.given.data] if plan.given.data else []
@@ -162,13 +169,14 @@ def _outcome(
     study: Study, scale: Scale, plan: Plan, store: Store, out: Path
 ) -> tuple[Outcome, Sequence[Done]]:
     cells = study.cells(scale, plan.seeds, plan.given)
-    there = [found for cell in cells if (found := store.done(cell, plan.data)) is not None]
+    found = [(cell, store.done(cell, plan.data)) for cell in cells]
+    there = [one for _, one in found if one is not None]
     done = [one for one, _ in there]
     known = replace(plan.given, runs=out / "runs")
     reached = [
         f"{cell.name}: {step}"
-        for cell in cells
-        if store.done(cell, plan.data) is None
+        for cell, one in found
+        if one is None
         and (step := study.reached(cell, store.place(cell, plan.data), known, plan.data))
     ]
     name = plan.given.imagenet or plan.given.data or "its own"

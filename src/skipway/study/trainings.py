@@ -64,8 +64,9 @@ def stands_for(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def told_apart(arch: Architecture) -> dict[str, Any]:
-    """The fields of a network that are not as usual: one that is added to all changes nothing."""
-    usual = {f.name: f.default for f in dataclasses.fields(arch)}
+    """The fields of a network that are not as usual, so that one that is added to all changes
+    nothing, and neither do words on where it comes from."""
+    usual = {f.name: f.default for f in dataclasses.fields(arch)} | {"source": arch.source}
     return {k: v for k, v in dataclasses.asdict(arch).items() if v != usual[k]}
 
 
@@ -134,8 +135,8 @@ def logged(run: Path) -> dict[str, Any]:
     the test images, scored once.
     """
     record = _record(run)
-    logged = map(json.loads, _lines(run))
-    rows = [{k: v for k, v in row.items() if k not in _HEAVY} for row in logged]
+    rows = [json.loads(line) for line in _lines(run)]
+    rows = [{k: v for k, v in row.items() if k not in _HEAVY} for row in rows]
     result, classes = record.get("result"), len(record["data"]["classes"])
     seconds = sum(row["seconds"] for row in rows) if result is None else result["seconds"]
     return {

@@ -225,9 +225,10 @@ class Trainer(Setup):
             cut_rows(self.run_path, self.loop.step - self.unscored)
         self.progress.say(f"going on at step {self.loop.step:,}")
         before, now = self.record["environment"], environment(self.device, self.config.threads)
-        changed = {key: now[key] for key in DECIDE_BITS if now[key] != before.get(key)}
+        told = (*DECIDE_BITS, "cores")
+        changed = {key: now[key] for key in told if now[key] != before.get(key)}
         self.record.setdefault("resumed", []).append({"step": self.loop.step} | changed)
-        for key, value in changed.items():
+        for key, value in ((key, changed[key]) for key in DECIDE_BITS if key in changed):
             self.progress.say(
                 f"  note: {key} was {harmless(before.get(key))} and is {harmless(value)}: bits may "
                 "differ from those of a run that never stopped"
