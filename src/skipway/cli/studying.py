@@ -101,7 +101,8 @@ def study(
         threads,
         out / "runs",
     )
-    given.chosen_device()
+    if device != "auto":
+        given.chosen_device()  # told before anything is measured or written
     asked = Asked(budget, seeds, resume, _part(part))
     outcome = run_study(STUDIES[name], asked, given, out, _say)
     if as_json:
@@ -135,10 +136,12 @@ def _list(studies: Any, as_json: bool) -> None:
 
 
 def _study_json(study: Study) -> dict[str, Any]:
+    from skipway.study.form import claim_of
+
     scales = [
         {
             "name": s.name,
-            "claim": s.claim or study.CLAIM,
+            "claim": claim_of(study, s),
             "protocol": s.protocol,
             "seeds": s.seeds,
             "minutes": s.minutes,

@@ -78,7 +78,5 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
             for precision, of in found.items()
         ),
     ]
-    if not trainings.is_cifar10(done):  # of which the bound is
-        findings = [replace(finding, expected=None) for finding in findings]
-    kept = [finding for finding in findings if finding.values or finding.expected]
+    kept = trainings.judged(findings, done)
     return Told(kept, notes=NOTES, deviations=trainings.deviations(done))

@@ -186,11 +186,9 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
     found = {net: of for net, of in found.items() if of}
     lost = {net: sum(run["diverged"] for run in of.values()) for net, of in runs.items()}
     findings = [*_deleted(found, lost, scale), *_whole(runs)]
-    if not trainings.is_cifar10(done):  # of which the bounds are
-        findings = [replace(finding, expected=None) for finding in findings]
     first = {net: (min(of), of[min(of)]) for net, of in found.items()}
     return Told(
-        [finding for finding in findings if finding.values or finding.expected],
+        trainings.judged(findings, done),
         _pictures(first, scale),
         NOTES,
         trainings.deviations(done),

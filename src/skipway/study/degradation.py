@@ -141,10 +141,8 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
             Finding(name=f"{net}, training error, three times as long", values=long, unit="%"),
             Finding(name=f"{net}, test error", values=tuple(tested), unit="%"),
         ]
-    if not trainings.is_cifar10(done):  # of which the bounds are
-        findings = [replace(finding, expected=None) for finding in findings]
     return Told(
-        [f for f in findings if f.values or f.expected],
+        trainings.judged(findings, done),
         _pictures(runs, runs_longer),
         NOTES,
         deviations=trainings.deviations(done),

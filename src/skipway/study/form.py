@@ -242,6 +242,11 @@ class Told:
     """SVG documents by the name of their file, without the ending."""
 
 
+def claim_of(study: Study, scale: Scale) -> str:
+    """What is claimed at that scale."""
+    return scale.claim or study.CLAIM
+
+
 class Study(Protocol):
     """A claim and how it is checked. A module of this package with these names is one, and stands
     in `STUDIES`."""

@@ -28,7 +28,7 @@ from skipway.report.markup import (
     tag,
 )
 from skipway.study import STUDIES
-from skipway.study.form import WORDS, Finding, Scale, Study, Told, Verdict, tally
+from skipway.study.form import WORDS, Finding, Scale, Study, Told, Verdict, claim_of, tally
 from skipway.study.primer import corrections, introduction
 from skipway.study.store import Outcome
 
@@ -158,8 +158,7 @@ def _to_run(
     study: Study, scale: Scale, command: str, so_far: Html | None = None
 ) -> tuple[str, None, Html]:
     about = f" About {duration(60 * scale.minutes)} on 2 cores at scale “{scale.name}”."
-    claim = scale.claim or study.CLAIM
-    said = tag("p", tag("b", study.TITLE), ". ", claim, tag("span", about))
+    said = tag("p", tag("b", study.TITLE), ". ", claim_of(study, scale), tag("span", about))
     return "…", None, tag("div", said, so_far, code_line(command))
 
 

@@ -31,6 +31,7 @@ from skipway.study.form import (
     Told,
     Verdict,
     Weights,
+    claim_of,
     verdict,
 )
 from skipway.version import __version__
@@ -73,7 +74,7 @@ class Outcome:
     @property
     def claim(self) -> str:
         """What is claimed at this scale."""
-        return self.scale.claim or self.study.CLAIM
+        return claim_of(self.study, self.scale)
 
     @property
     def deviations(self) -> tuple[str, ...]:
@@ -123,7 +124,8 @@ class Store:
                 "Name a folder in which files may be written."
             ) from None
         row = asdict(plan)
-        del row["given"]["runs"]  # another machine's are elsewhere
+        for own in ("device", "threads", "runs"):  # another machine's are others
+            del row["given"][own]
         self._keep("plan.json", row)
 
     # Cells
@@ -131,7 +133,7 @@ class Store:
     def key(self, cell: Cell, data: str) -> str:
         """The hash of all that decides the result of a cell."""
         whole = [self._made_by, data, cell.settings, cell.stands_for]
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+        return hash_of(whole)[:16]
 
     def done(self, cell: Cell, data: str) -> tuple[Done, str] | None:
         """A cell's result and the environment that it was computed in; None where it is not yet."""
@@ -172,7 +174,7 @@ class Store:
     def _keep(self, name: str, row: Mapping[str, Any]) -> None:
         """Write what `_read` reads."""
         row = json.loads(json.dumps({**self._made_by, **row}))
-        self.write(name, {**row, "checksum": _checksum(row)})
+        self.write(name, {**row, "checksum": hash_of(row)[:16]})
 
     def _read(self, path: Path) -> dict[str, Any]:
         """What `_keep` wrote. Raises InputError for anything else."""
@@ -193,13 +195,14 @@ class Store:
                     f"Remove {harmless(self.folder)} and run the study again, or give another "
                     "--out."
                 )
-        if row.pop("checksum", None) != _checksum(row):
+        if row.pop("checksum", None) != hash_of(row)[:16]:
             raise InputError(f"{harmless(path)}: was changed after it was written\n{ANEW}")
         return row
 
 
-def _checksum(row: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
+def hash_of(value: Any) -> str:
+    """The sha256 of what is JSON, in hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 ANEW = "Remove it and run the study again: all else that it computed stays."

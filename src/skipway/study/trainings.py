@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from skipway.architecture import ARCHITECTURES, Architecture, count, replaced
 from skipway.config import split_duration
 from skipway.errors import InputError, harmless
 from skipway.recipes import recipe
-from skipway.study.form import Cell, Done, Given
-from skipway.study.store import alone_at, environment_of
+from skipway.study.form import Cell, Done, Finding, Given
+from skipway.study.store import alone_at, environment_of, hash_of
 from skipway.version import __version__
 
 REVISION = 1
@@ -86,8 +86,9 @@ def run_of(cell: Cell, given: Given, data: str | None = None) -> Path:
     of the data, where it is known."""
     names = stands_for(cell.settings)
     whole = [__version__, REVISION, data or digest(given), cell.settings, names]
-    key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
-    return given.runs / f"{cell.settings['model.name']}-{cell.settings['seed']}-{key}"
+    return (
+        given.runs / f"{cell.settings['model.name']}-{cell.settings['seed']}-{hash_of(whole)[:8]}"
+    )
 
 
 def train_cell(cell: Cell, given: Given, say: Callable[[str], None]) -> dict[str, Any]:
@@ -275,6 +276,13 @@ def is_cifar10(done: Sequence[Done]) -> bool:
         and d.result["classes"] == 10
         for d in done
     )
+
+
+def judged(findings: Iterable[Finding], done: Sequence[Done]) -> list[Finding]:
+    """Those that have a value or are due one; of other data than CIFAR-10 nothing is expected."""
+    if not is_cifar10(done):
+        findings = [replace(finding, expected=None) for finding in findings]
+    return [finding for finding in findings if finding.values or finding.expected]
 
 
 def deviations(done: Sequence[Done]) -> list[str]:
