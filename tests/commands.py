@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def call(*arguments: str | Path) -> Answer:
     """The command in this process: what `skipway` does, but for starting Python."""
     out, err = io.StringIO(), io.StringIO()
     argv, handlers, level = sys.argv, logging.root.handlers[:], logging.root.level
+    terminated = signal.getsignal(signal.SIGTERM)
     sys.argv = ["skipway", *map(str, arguments)]
     logging.root.handlers.clear()  # pytest's own would keep the command from adding its own
     try:
@@ -71,6 +73,7 @@ def call(*arguments: str | Path) -> Answer:
     finally:
         sys.argv, logging.root.handlers[:] = argv, handlers
         logging.root.setLevel(level)
+        signal.signal(signal.SIGTERM, terminated)
     code = leaving.value.code
     return Answer(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
 

@@ -423,13 +423,16 @@ def test_ctrl_c_in_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     assert call("train", "digits") == Answer(130, "", "skipway: interrupted\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("module", ["typer", "rich", "torch", "numpy"])
-def test_ctrl_c_during_imports_is_one_line(module: str, tmp_path: Path) -> None:
+def test_a_signal_during_imports_is_one_line(
+    module: str, number: signal.Signals, tmp_path: Path
+) -> None:
     """A module that sends the signal itself, when it is imported."""
-    text = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    text = f"import os\nos.kill(os.getpid(), {int(number)})\n"
     (tmp_path / f"{module}.py").write_text(text)
     found = spawn("train", "digits", cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
-    assert found == Answer(130, "", "skipway: interrupted\n")
+    assert found == Answer(128 + number, "", "skipway: interrupted\n")
 
 
 @pytest.mark.parametrize(

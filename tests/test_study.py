@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from commands import call
 from skipway.cli import studying
-from skipway.errors import InputError, SkipwayError
+from skipway.errors import InputError, SkipwayError, Terminated
 from skipway.report.plot import Line, linear, plot
 from skipway.study import STUDIES, he2015_cifar, running, trainings
 from skipway.study.form import (
@@ -361,14 +361,17 @@ def test_a_study_that_draws_nothing_has_no_seeds(tmp_path: Path) -> None:
         run_study(STUDIES["tables"], Asked(seeds=5), Given(), tmp_path, print)
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path, halves: Halves) -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_stop_says_how_to_go_on(
+    tmp_path: Path, halves: Halves, stop: type[BaseException], code: int
+) -> None:
+    def stopped() -> None:
+        raise stop
 
-    halves.meanwhile = interrupted
-    with pytest.raises(SkipwayError, match="skipway study halves --budget cheap --res") as stopped:
+    halves.meanwhile = stopped
+    with pytest.raises(SkipwayError, match="skipway study halves --budget cheap --res") as told:
         run(halves, tmp_path)
-    assert stopped.value.exit_code == 130
+    assert told.value.exit_code == code
 
 
 def test_a_signal_leaves_what_is_there(tmp_path: Path, halves: Halves) -> None:
@@ -400,8 +403,8 @@ def test_a_budget_buys_the_most_that_fits(
 ) -> None:
     found, said = run(halves, tmp_path, budget=minutes)
     assert (found.scale.name, found.seeds) == (scale, seeds)
-    assert said[0] == "halves: measuring how long it takes here"
-    assert said[1].startswith(f"halves: {scale}, {seeds} seed")
+    assert said[0] == "halves: measuring how long cheap takes here"
+    assert said[-1 - found.done].startswith(f"halves: {scale}, {seeds} seed")
     assert ("paper0" in halves.timed) == (minutes == "900")  # what cannot fit is not measured
 
 

@@ -31,6 +31,12 @@ class GateNotMet(SkipwayError):
     exit_code = 1
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what Ctrl-C is, sent by a service manager, so that what was begun is put away."""
+
+    exit_code = 143
+
+
 def missing_part(command: str, extra: str, error: ImportError) -> InputError:
     """The error for a command whose optional install is absent, naming what brings it.
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from skipway.errors import SkipwayError, harmless, plain_words
+from skipway.errors import SkipwayError, Terminated, harmless, plain_words
 
 
 def __getattr__(name: str) -> Any:
@@ -42,8 +43,13 @@ def fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _terminated(*_: object) -> NoReturn:
+    raise Terminated
+
+
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that its encoding lacks are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
@@ -57,8 +63,8 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+    except KeyboardInterrupt as stop:
+        fail("interrupted", stop.exit_code if isinstance(stop, Terminated) else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

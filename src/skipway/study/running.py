@@ -283,7 +283,7 @@ def _chosen(
             "--part: machines of other pace would choose other scales and seeds\n"
             f"Name the scale: --budget {' or '.join(named)}."
         )
-    say(f"{study.NAME}: measuring how long it takes here")
+    say(f"{study.NAME}: measuring how long {study.SCALES[0].name} takes here")
 
     def needed(scale: Scale, seeds: int) -> float:
         """Minutes, for what is not computed yet."""
@@ -308,6 +308,8 @@ def _chosen(
     if asked.seeds is None:  # with fewer than its own, the cheapest alone, as many as fit
         wanted += [(cheapest, seeds) for seeds in range(cheapest.seeds - 1, 0, -1)]
     for scale, seeds in wanted:
+        if scale is not cheapest:
+            say(f"{study.NAME}: measuring how long {scale.name} takes here")
         if (need := needed(scale, seeds)) <= minutes:
             of = plural(seeds, "seed", "seeds")
             say(f"{study.NAME}: {scale.name}, {of}, about {need:.0f} of {minutes:g} min")
