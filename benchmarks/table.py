@@ -6,7 +6,6 @@ python benchmarks/table.py          # rewrites both
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,10 +243,8 @@ def study_rows() -> list[tuple[str, str, str]]:
     table = []
     for path in sorted((ROOT / "results" / "studies").glob("*/*/study.json")):
         found = json.loads(path.read_text())
-        verdicts = Counter(each["verdict"] for each in found["findings"] if each["expected"])
         seeds = f"{found['seeds']} seed{'s' if found['seeds'] > 1 else ''}"
-        counted = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
-        told = f"{found['verdict']}: of {verdicts.total()} numbers {counted} ({seeds})"
+        told = f"{found['tally']} ({seeds})"
         what = f"`skipway study {found['study']}`, scale {found['scale']}: {found['claim']}"
         table.append((what, told, found["command"]))
     return table

@@ -37,8 +37,10 @@ from skipway.study.form import (
     Study,
     Told,
     Weights,
+    tally,
     verdict,
 )
+from skipway.study.page import page
 from skipway.study.running import Asked, outcomes, run_study
 from skipway.study.store import Plan, Store, alone_at, finding_json
 
@@ -82,14 +84,48 @@ def test_a_verdict_follows_from_the_interval(
 
 
 def test_of_few_seeds_a_published_deviation_is_taken() -> None:
-    """1.96 of its standard errors; from three seeds on their own."""
+    """1.96 of its standard errors; from five seeds on their own."""
     paper = Expected("8.75 ± 0.4", 8.35, 9.15)
     for values, half in (((8.7,), 0.3136), ((8.6, 8.8), 0.22175)):
         found = Finding(name="x", values=values, expected=paper, known_deviation=0.16)
         assert found.interval == pytest.approx((8.7 - half, 8.7 + half), abs=1e-4)
         assert found.verdict == "reproduced"
-    three = Finding(name="x", values=(8.6, 8.7, 8.8), known_deviation=0.16)
-    assert three.interval == replace(three, known_deviation=None).interval
+    four = Finding(name="x", values=(8.6, 8.7, 8.8, 8.7), known_deviation=0.16)
+    assert four.interval == pytest.approx((8.7 - 0.1568, 8.7 + 0.1568), abs=1e-4)
+    five = replace(four, values=(*four.values, 8.7))
+    assert five.interval == replace(five, known_deviation=None).interval
+
+
+def test_a_control_decides_and_is_not_counted() -> None:
+    def found(*controls: float) -> list[Finding]:
+        learned = Expected("at least 40 %", low=40)
+        claims = [Finding(name="x", values=(v,), expected=Expected("", 8, 9)) for v in (8.5, 8.7)]
+        claims = [replace(claim, drawn=False) for claim in claims]
+        return claims + [
+            Finding(name="y", values=(v,), expected=learned, drawn=False, control=True)
+            for v in controls
+        ]
+
+    assert verdict(found(50, 60)) == "reproduced"
+    assert tally(found(50, 60)) == "2 of 2 numbers reproduced"
+    assert [finding.judged for finding in found(50)] == ["reproduced", "reproduced", "holds"]
+    assert verdict(found(50, 30)) == "contradicted"
+    assert tally(found(50, 30)) == "2 of 2 numbers reproduced, 1 of 2 controls hold"
+    assert found(30)[-1].judged == "fails"
+
+
+def test_what_whoever_ran_it_remarks_is_shown(tmp_path: Path, halves: Halves) -> None:
+    run(halves, tmp_path)
+    remarks = tmp_path / "halves" / "cheap" / "remarks.txt"
+    remarks.write_text("It was\nhot.\n\nAnd \x1b[31mlate.\n")
+    found, _ = run(halves, tmp_path)
+    assert found.remarks == ("It was hot.", "And \\x1b[31mlate.")
+    kept = json.loads((remarks.parent / "study.json").read_text())
+    assert kept["remarks"] == [*found.remarks]
+    assert "And \\x1b[31mlate." in page([found])
+    remarks.write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"remarks\.txt: not a text in UTF-8"):
+        run(halves, tmp_path)
 
 
 def test_a_number_of_images_has_their_interval() -> None:
@@ -137,6 +173,7 @@ class Halves:
     """Each cell gives its seed plus a half; a cell of "dear" takes three minutes, it says."""
 
     NAME = "halves"
+    DATA = "halves"
     TITLE, SOURCE, CLAIM, STORY = "Halves", "no paper", "All are halves.", "A story."
     REVISION = 1
     SCALES = (
@@ -300,7 +337,7 @@ def test_no_more_is_computed_than_is_asked_for_now(tmp_path: Path, halves: Halve
         run(halves, tmp_path, seeds=3)
     halves.stop_at = None
     found, said = run(halves, tmp_path, budget="1")
-    assert said[1] == "halves: cheap, 1 seed, about 0 of 1 min"
+    assert "halves: cheap, 1 seed, about 0 of 1 min" in said
     assert halves.computed == ["a0", "b0"]
     assert (found.seeds, found.done, found.cells) == (3, 2, 6)
     assert found.verdict == "inconclusive"
@@ -632,7 +669,7 @@ def test_the_page_of_what_is_begun_needs_no_torch(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, "study", "report", "--out", str(tmp_path)]
     answer = subprocess.run(words, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    assert "tables, paper: reproduced (17 of 17 numbers reproduced)" in answer.stdout
+    assert "tables, paper: reproduced (13 of 13 numbers reproduced)" in answer.stdout
     assert "he2015-cifar, paper: nothing is computed yet" in answer.stdout
     coming = (tmp_path / "report.html").read_text().split("Still to come")[1]
     for name, scale in scales:

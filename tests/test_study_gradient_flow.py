@@ -20,7 +20,7 @@ from skipway.report.document import as_svg
 from skipway.report.plot import Axis
 from skipway.study import gradient_flow as study
 from skipway.study.flow_findings import alike, he_range, later
-from skipway.study.flow_nets import NETS, TRAINED, Net, between, last_loss, units
+from skipway.study.flow_nets import NETS, TRAINED, Net, between, last_loss, losses, units
 from skipway.study.flow_panels import Panel, Trace, animation, panels
 from skipway.study.form import Cell, Done, Finding, Given, Told, verdict
 
@@ -266,9 +266,9 @@ def test_verdicts_follow_the_gradients() -> None:
     # 0.7^n of 1e-4 is below 1e-38 from n = 220 on: 110 units keep something
     assert silent.mean == pytest.approx(100 * (498 - 110) / 498, abs=0.5)
     for words, rate in (
-        ("Xavier, 110 layers: what a layer", 0.70),
-        ("He, 110 layers: what a layer", 0.97),
-        ("He, 998 layers: what a layer", 0.97),
+        ("Xavier, 110 layers: share of gradient", 0.70),
+        ("He, 110 layers: share of gradient", 0.97),
+        ("He, 998 layers: share of gradient", 0.97),
         ("plain, batch norm, He, 110", 1.17),
     ):
         assert by_name(told, words).mean == pytest.approx(rate)
@@ -278,7 +278,7 @@ def test_verdicts_follow_the_gradients() -> None:
     # He's draw that loses what Xavier's does, or nothing
     for rate in (0.70, 1.0):
         wrong = study.told(done(LAWS | {"plain none he": ("exponential", rate)}), SMALL)
-        assert by_name(wrong, "He, 998 layers: what a layer").verdict == "contradicted"
+        assert by_name(wrong, "He, 998 layers: share of gradient").verdict == "contradicted"
     vanishing = study.told(done(LAWS | {"plain batch he": ("exponential", 0.9)}), SMALL)
     assert by_name(vanishing, "plain, batch norm, He, 110").verdict == "contradicted"
     assert verdict(vanishing.findings) == "contradicted"
@@ -287,7 +287,7 @@ def test_verdicts_follow_the_gradients() -> None:
 def test_a_power_is_told_from_an_exponential() -> None:
     told = study.told(done(LAWS), SMALL)
     for kind, power in (("residual", 1.2), ("pre-activation", 1.6)):
-        slope = by_name(told, f"{kind}, batch norm", "power of the number of units")
+        slope = by_name(told, f"{kind}, batch norm", "units^p")
         assert slope.values == pytest.approx([power, power])
         assert slope.verdict == "reproduced"
         bend = by_name(told, f"{kind}, batch norm", "growth of the gradient")
@@ -300,7 +300,7 @@ def test_a_power_is_told_from_an_exponential() -> None:
     # an exponential of two percent a layer is no power, and a power is no exponential
     swapped = LAWS | {"residual batch he": ("exponential", 1.02), "plain batch he": ("power", 3.0)}
     wrong = study.told(done(swapped), SMALL)
-    for words in ("power of the number of units", "growth of the gradient"):
+    for words in ("units^p", "growth of the gradient"):
         assert by_name(wrong, "residual, batch norm", words).verdict == "contradicted"
     assert by_name(wrong, "plain, batch norm", "growth of the gradient").verdict == "contradicted"
 
@@ -313,7 +313,15 @@ def test_depths_are_compared_seed_by_seed() -> None:
     ]
     told = study.told(part, SMALL)
     assert by_name(told, "residual, batch norm", "growth of the gradient").n == 2
-    assert by_name(told, "He, 998 layers: what a layer").n == 3
+    assert by_name(told, "He, 998 layers: share of gradient").n == 3
+
+
+def test_losses_are_those_of_whole_epochs() -> None:
+    assert losses([(23, 2.0), (46, 1.0)]) == [(23, 2.0), (46, 1.0)]
+    assert losses([(4, 2.0)]) == [(4, 2.0)]
+    (first, (step, loss)) = losses([(23, 2.0), (46, 1.0), (50, 0.0)])[-2:]
+    assert (first, step) == ((46, 1.0), 50)
+    assert loss == pytest.approx(19 / 23)
 
 
 def test_the_last_loss_is_that_of_a_whole_epoch() -> None:
@@ -392,7 +400,7 @@ def test_every_part_of_it_can_be_told(seeds: int) -> None:
             assert not [k for e in root.iter() for k in e.attrib if k.startswith("on")]
             assert "href" not in drawing
             assert "url(" not in drawing
-    assert len(told.pictures) == (4 if seeds else 0)
+    assert len(told.pictures) == (6 if seeds else 0)
     assert told.animations.keys() == ({"gradient-flow-training"} if seeds else set())
 
 

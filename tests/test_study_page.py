@@ -105,7 +105,7 @@ def test_each_verdict_has_a_sign_and_words_in_card_story_and_table(
         found.raw,
     )
     assert badges == [(words.split()[0], sign, words)] * 3
-    assert f"1 result so far: 1 {words}." in found.text
+    assert f"1 study so far: 1 {words}." in found.text
     assert_self_contained(found)
 
 
@@ -122,10 +122,10 @@ def test_numbers_are_the_outcomes_with_their_digits_and_units() -> None:
     text = re.sub(r"\s+", " ", found.text)
     # the mean of 8.6, 8.8, 8.9 is 8.7667, their deviation 0.1528, and t(2) at 0.975 is 4.3027
     half = 4.302653 * 0.152753 / math.sqrt(3)
-    ends = f"[{8.766667 - half:.2f}, {8.766667 + half:.2f}]"
-    for shown in ("8.75 % ± 0.4", "8.77 ± 0.15 %", f"95 % interval {ends}, n = 3",
+    ends = f"{8.766667 - half:.2f} to {8.766667 + half:.2f}"
+    for shown in ("8.75 % ± 0.4", "8.77 ± 0.15 %", f"95 % interval: {ends}, n = 3",
                   "at half the width", "1,234", "exact: counted or computed",
-                  "−0.500 ± 0.250 points", "[−1.121, 0.121]", "8.6, 8.8, 8.9"):  # fmt: skip
+                  "−0.500 ± 0.250 points", "−1.121 to 0.121", "8.6, 8.8, 8.9"):  # fmt: skip
         assert shown in text, shown
     assert "nan" not in text
     assert "inf" not in re.findall(r"\w+", text)

@@ -473,7 +473,7 @@ def test_the_study_trains_and_looks(data: Path, tmp_path: Path) -> None:
     assert len(told.tables) == 2
     assert f"{data} in place of CIFAR-10" in told.deviations[0]
     by_name = {finding.name: finding for finding in told.findings}
-    left = by_name["plain20, accuracy without the block that it needs least"]
+    left = by_name["plain20, best accuracy with one block deleted"]
     blocks = done[0].result["xray"]["blocks"]
     assert left.mean == pytest.approx(max(100 * b["accuracy"] for b in blocks))
     assert left.expected is None  # the bounds are CIFAR-10's
@@ -535,19 +535,19 @@ def test_the_study_judges_by_its_bounds() -> None:
     assert {*judged(SMALL, good).values()} == {"reproduced"}
     assert len(judged(SMALL, good)) == 6
     found = judged(SMALL, good | {"plain20": (0.88, 0.11, 0.4)})  # any one block, not the median
-    assert found["plain20, accuracy without the block that it needs least"] == "contradicted"
+    assert found["plain20, best accuracy with one block deleted"] == "contradicted"
     found = judged(SMALL, good | {"resnet56": (0.88, 0.6)})
-    assert found["resnet56, cost of deleting one block, median"] == "contradicted"
+    assert found["resnet56, accuracy lost per block, median"] == "contradicted"
     found = judged(SMALL, good | {"resnet20": (0.88, 0.12)})
     assert [name for name, verdict in found.items() if verdict == "contradicted"] == [
-        "accuracy without one block, median, resnet20 less plain20"
+        "plain20 minus resnet20, accuracy lost per block, median"
     ]
     found = judged(SMALL, good | {"plain20": (0.1, 0.1)})  # nothing to lose
-    assert found["plain20, test accuracy of the whole net"] == "contradicted"
+    assert found["plain20, test accuracy, nothing deleted"] == "contradicted"
 
 
 def test_the_worst_block_is_judged_at_the_papers_scale() -> None:
-    name = "cost of the block that matters most of those that keep the shape"
+    name = "most accuracy lost to one block that keeps the shape"
     nets = {"plain20": (0.91, 0.1), "resnet20": (0.91, 0.6), "resnet110": (0.93, 0.925, 0.7)}
     assert judged(PAPER, nets)[f"resnet110, {name}"] == "contradicted"
     nets["resnet110"] = (0.93, 0.925, 0.88)
@@ -561,7 +561,7 @@ def test_a_net_that_diverged_has_lost_all_it_could() -> None:
     del lost.result["xray"]  # type: ignore[attr-defined]
     told = block_xray.told([lost], SMALL)
     (whole,) = [finding for finding in told.findings if math.isfinite(finding.mean)]
-    assert whole.name == "plain20, test accuracy of the whole net"
+    assert whole.name == "plain20, test accuracy, nothing deleted"
     assert whole.mean == pytest.approx(10)
     assert told.pictures == []
     assert "diverged" in told.deviations[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -233,18 +232,11 @@ HEAD = ("", "expected", "obtained", "95 % interval", "n", "")
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
-    places, unit = finding.places, f" {finding.unit}" if finding.unit else ""
-    obtained = f"{finding.mean:,.{places}f}" if math.isfinite(finding.mean) else "–"
-    if finding.deviation is not None:
-        obtained += f" ± {finding.deviation:,.{places}f}"
-    ends = None if finding.exact else finding.interval
-    if ends is not None and not all(map(math.isfinite, ends)):
-        ends = None
     return (
         finding.name,
         finding.expected.words if finding.expected else "",
-        obtained + unit,
-        f"{ends[0]:,.{places}f} to {ends[1]:,.{places}f}" if ends else "",
+        finding.obtained,
+        finding.between or "",
         f"{finding.n}",
-        finding.verdict or "",
+        finding.judged,
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from skipway.errors import InputError
 from skipway.study import trainings
 from skipway.study.form import Cell, Done, Expected, Finding, Given, Scale, Told
-from skipway.study.he2015_cifar import ALIKE, PROTOCOL, SHORT
+from skipway.study.he2015_cifar import PROTOCOL, SHORT
 
 NAME = "bfloat16"
 TITLE = "Half the bits, the same network"
@@ -20,6 +20,7 @@ STORY = (
     "training can bear that, since its gradient is an estimate from a few images in any case, as "
     "long as the weights themselves, to which many small steps are added, stay in 32 bits."
 )
+DATA = trainings.DATA
 REVISION = trainings.REVISION
 PRECISIONS = ("float32", "bf16")
 WITHIN = 0.5
@@ -29,7 +30,10 @@ SCALES = (
         name="short",
         protocol=f"ResNet-20 in float32 and in bfloat16, its weights in float32 in both. "
         f"{PROTOCOL}, a tenth from step 2,000 and a hundredth from 3,000 of 4,000.",
-        deviations=(*ALIKE, "a sixteenth of the steps, so that no number of the paper is due"),
+        deviations=(
+            *trainings.ALIKE,
+            "a sixteenth of the steps, so that no number of the paper is due",
+        ),
         seeds=3,
         minutes=90,
     ),

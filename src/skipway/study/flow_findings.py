@@ -36,32 +36,34 @@ NOTES = (
     "A 0 is exact: what is below 1.2e-38, the smallest number that float32 holds at full "
     "precision, is flushed to 0, as in every training on a processor here; a GPU goes on to "
     "1.4e-45. Beyond 3.4e38 it overflows.",
-    "Popular texts say that residual nets were made against vanishing gradients. Their authors "
-    "wrote that batch norm had ended those, and that the trouble of deep plain nets is another. At "
-    "their first weights, deep plain nets with batch norm have exploding gradients (Yang et al. "
-    "2019).",
-    "With He's draw the gradient's power is kept in expectation, but for what the zeros around the "
-    "image and the halvings take, which is arithmetic. One net lies below that (Hanin 2018, "
+    "That residual nets avoid vanishing gradients is often said, by Veit et al. 2016 too "
+    "(1605.06431). Their authors wrote that with batch norm neither signal nor gradient vanishes "
+    "in plain nets, that gradients have “healthy norms”, and that the trouble of deep plain nets "
+    "is another (2015, section 4.1). The first is tested here. The second is not so at first "
+    "weights: there the gradient of deep plain nets with batch norm grows exponentially on its way "
+    "back (Yang et al. 2019).",
+    "With He's draw the gradient's mean square is kept in expectation, but for what the zeros "
+    "around the image and the halvings take, which is arithmetic; with the fan-out form of it, "
+    "which is meant here by He. One net lies below that (Hanin 2018, "
     "1801.03744): a product of random factors of mean 1 has a logarithm that drifts down. How fast "
     "depends on how alike the pixels are. If all are independent there is no drift; if all are "
-    "alike, a layer of width n multiplies the power by 2/n times a chi-square of as many degrees "
-    "as ReLUs are open, about -5/(2n) a layer in its logarithm. The findings span both, and twice "
+    "alike, a layer of width n multiplies it by 2/n times a chi-square of as many degrees as "
+    "ReLUs are open, about −5/(2n) a layer in its logarithm. The findings span both, and twice "
     "the deviation of the latter to each side. So He's scale slows the loss and does not end it: "
     "at 998 layers it is many powers of ten.",
     "Of residual nets with batch norm a factor of ten at any depth was expected at first, from "
-    "sums of branches of variance 1 (De and Smith 2020), then growth as the number of units to the "
-    "power of 1.1. First looks at small images were steeper than both in pre-activation nets. What "
-    "had been left out: a norm divides by the deviation, which is less than the root mean square, "
-    "as what a ReLU gives has a mean. So it amplifies the power of the gradient: by π / (π - 1) = "
-    "1.47 where the values of a channel are spread normally over the pixels (Yang et al. 2019), by "
-    "2 where they are two, one as far above the mean as the other is below it. A unit has two "
-    "norms, of which the one at the sum of u branches also divides the power by u: over all units "
-    "that makes a power of their number. Of one channel the factor is larger where more of its "
-    "pixels lie above the mean; over many, whose weights are as often negative as positive, 2 is "
-    "the most in expectation. A narrow net may exceed it: the bounds were chosen by that factor "
-    "and are no theorem. They tell a power from an exponential, not one power from another.",
-    "The small scale was run with three seeds first: of 17 numbers 15 came out as expected and two "
-    "were open, for which three more were drawn. No bound was moved.",
+    "sums of branches of variance 1 (De and Smith 2020), then growth with the number of units and "
+    "an exponent of 1.1. First looks at small images were steeper than both in pre-activation "
+    "nets. What had been left out: a norm divides by the deviation, which is less than the root "
+    "mean square, as what a ReLU gives has a mean. So it amplifies the gradient's mean square: by "
+    "π / (π − 1) = 1.47 where the values of a channel are spread normally over the pixels (Yang et "
+    "al. 2019), by 2 where they are two, one as far above the mean as the other is below it. A "
+    "unit has two norms, of which the one at the sum of u branches also divides the mean square by "
+    "u: over all units that makes a power of their number. Of one channel the factor is larger "
+    "where more of its pixels lie above the mean; over many, whose weights are as often negative "
+    "as positive, 2 is the most in expectation. A narrow net may exceed it: the bounds were chosen "
+    "by that factor and are no theorem. They tell a power from an exponential, not one exponent "
+    "from another.",
 )
 
 
@@ -78,26 +80,26 @@ def he_range(layers: int, size: int = 32) -> tuple[float, float]:
     # by stage, from the output: width and convolutions, those of the first unit left out
     stages = ((64, 2 * n), (32, 2 * n), (16, 2 * n - 2))
     # by row of the image; by column it is the same, so that their product's root is one of them
-    power = np.ones(size // 4)
+    kept = np.ones(size // 4)
     drift = variance = 0.0
     for width, convolutions in stages:
         for back in range(convolutions):
             if width > 16 and back == convolutions - 1:  # a stage's first takes every second pixel
-                power = np.stack([power, np.zeros_like(power)], axis=1).ravel()
-            beside = np.pad(power, 1)
-            power = (beside[:-2] + beside[1:-1] + beside[2:]) / 3
+                kept = np.stack([kept, np.zeros_like(kept)], axis=1).ravel()
+            beside = np.pad(kept, 1)
+            kept = (beside[:-2] + beside[1:-1] + beside[2:]) / 3
         middle_of_one, variance_of_one = alike(width)
         drift += convolutions * middle_of_one
         variance += convolutions * variance_of_one
-    kept, decade = math.log10(power.mean()), 2 * math.log(10)
+    middle_of_all, decade = math.log10(kept.mean()), 2 * math.log(10)
     luck = 2 * math.sqrt(variance) / decade
-    return kept + drift / decade - luck, kept + luck
+    return middle_of_all + drift / decade - luck, middle_of_all + luck
 
 
 def alike(width: int) -> tuple[float, float]:
     """Mean and variance of the logarithm of what a layer with He's draw and ReLU multiplies the
-    power by, if all pixels are alike: 2 / width times a chi-square of k degrees, where k of the
-    ReLUs are open, each with probability 1/2."""
+    mean square by, if all pixels are alike: 2 / width times a chi-square of k degrees, where k of
+    the ReLUs are open, each with probability 1/2."""
     import numpy as np
     from scipy.special import comb, digamma, polygamma
 
@@ -135,8 +137,8 @@ def _unnormed(initial: Initial) -> list[Finding]:
     xavier, he = (Net("plain", "none", init) for init in ("xavier", "he"))
     found = []
     for net, layers, beside, note in (
-        (xavier, 110, xavier_over_he(110), "A ReLU halves the power and Xavier's scale does not "
-         "make up for it: 2^(-1/2) a layer beside He's (1502.01852, section 2.2)."),
+        (xavier, 110, xavier_over_he(110), "A ReLU halves the mean square and Xavier's scale does "
+         "not make up for it: 2^(−1/2) a layer beside He's (1502.01852, section 2.2)."),
         (he, 110, 0.0, "In so few layers the luck of the draw is as large as what is lost."),
         (he, 998, 0.0, "Zeros around the image and halvings take 8.6 powers of ten, the drift "
          "up to 22 more."),
@@ -145,37 +147,38 @@ def _unnormed(initial: Initial) -> list[Finding]:
         rates = [_root(10**end, layers) for end in (low, high)]
         found.append(
             Finding(
-                name=f"{net.named}, {layers} layers: what a layer leaves of the gradient",
+                name=f"{net.named}, {layers} layers: share of gradient kept per layer",
                 values=_a_layer(initial, layers, net),
                 expected=Expected(f"{rates[0]:.3f} to {rates[1]:.3f}", *rates),
                 places=3,
-                note=f"{note} Of all layers together, 10^{low:.1f} to 10^{high:.1f}; the notes say "
-                "how the range is derived.",
+                note=f"{note} Of all layers together, {_decades(low)} to {_decades(high)}; the "
+                "notes say how the range is derived.",
             )
         )
     exact = _root(10 ** xavier_over_he(110), 110)
     found.append(
         Finding(
-            name="plain, no norm, 110 layers: the same with Xavier's draw over that with He's",
+            name="plain, no norm, 110 layers: gradient kept per layer, Xavier over He",
             values=tuple(
                 _root(10 ** (ratio(nets[xavier.key]) - ratio(nets[he.key])), 110)
                 for nets in initial.get(110, {}).values()
             ),
             expected=Expected(f"{exact:.3f} ± 0.005", exact - 0.005, exact + 0.005),
             places=3,
+            control=True,
             note="By arithmetic: the same draw, scaled.",
         )
     )  # fmt: skip
     silent = [nets[xavier.key]["gradient_rms"][1:-1] for nets in initial.get(998, {}).values()]
     found.append(
         Finding(
-            name=f"{xavier.named}, 998 layers: units whose gradient is exactly 0",
+            name=f"{xavier.named}, 998 layers: units with gradient exactly 0",
             values=tuple(100 * statistics.fmean(v == 0 for v in units) for units in silent),
             expected=Expected("above 90 %", low=90),
             unit="%",
             places=1,
-            note="0.7 a layer is past float32 after about 250 layers; on the way forward the "
-            "activations end as zeros too, and a ReLU at 0 passes nothing back.",
+            note="0.7 a layer is past float32 after 200 to 250 layers, on the signal's way forward "
+            "already; a ReLU at 0 passes nothing back.",
         )
     )
     return found
@@ -199,8 +202,8 @@ POWERS: Mapping[str, tuple[float, str]] = {
     ),
     "preactivation": (
         2.0,
-        "Half the product of what the two norms of a unit amplify the power by: 1.47 each where "
-        "values are spread normally, which makes 1.08; chosen for 2 each.",
+        "Half the product of what the two norms of a unit amplify the mean square by: 1.47 each "
+        "where values are spread normally, which makes 1.08; chosen for 2 each.",
     ),
 }
 """Of the number of units, by which the gradient grows at most, and why."""
@@ -224,8 +227,8 @@ def _with_depth(initial: Initial, kind: str) -> list[Finding]:
     as_exponential = Expected(f"above {bound:.1f}: an exponential", low=bound)
     found = [
         Finding(
-            name=f"{net.called}, batch norm: growth of the gradient's power of ten from "
-            f"{bent[1]} to {bent[2]} layers over that from {bent[0]} to {bent[1]}",
+            name=f"{net.called}, batch norm: growth of the gradient in decades, {bent[1]} to "
+            f"{bent[2]} over {bent[0]} to {bent[1]} layers",
             values=tuple(map(_second_over_first, growth(bent))),
             expected=as_power if kind in POWERS else as_exponential,
             note=f"A power of the number of units gives {power:.1f}, an exponential "
@@ -238,8 +241,8 @@ def _with_depth(initial: Initial, kind: str) -> list[Finding]:
         slopes = [statistics.linear_regression(across, each).slope for each in growth(DEEP)]
         found.append(
             Finding(
-                name=f"{net.called}, batch norm, {DEEP[0]} to {DEEP[-1]} layers: power of the "
-                "number of units by which the gradient grows",
+                name=f"{net.called}, batch norm, {DEEP[0]} to {DEEP[-1]} layers: p, where the "
+                "gradient grows as units^p",
                 values=tuple(slopes),
                 expected=Expected(f"0 to {most:g}", 0, most),
                 note=f"{why} The notes say more.",
@@ -257,8 +260,8 @@ def _second_over_first(of: Sequence[float]) -> float:
 
 def at_first(initial: Initial) -> list[Finding]:
     def growth(kind: str) -> tuple[float, ...]:
-        """Of the power of the activations a unit, He without norm, over so many units that the
-        luck of a draw counts for little; at 998 layers they overflow."""
+        """Of the mean square of the activations a unit, He without norm, over so many units that
+        the luck of a draw counts for little; at 998 layers they overflow."""
         found = []
         for nets in initial.get(290, {}).values():
             values = nets[Net(kind, "none", "he").key]["activation_rms"]
@@ -269,18 +272,18 @@ def at_first(initial: Initial) -> list[Finding]:
     return [
         *_unnormed(initial),
         Finding(
-            name="plain, batch norm, He, 110 layers: the gradient changes a layer by",
+            name="plain, batch norm, He, 110 layers: gradient's factor per layer",
             values=_a_layer(initial, 110, Net("plain", "batch", "he")),
             expected=Expected("1 to 1.22: it does not vanish, it grows", low=1, high=1.22),
             places=3,
-            note="2015, section 4.1: batch norm ensures that signals do not vanish. Yang et al. "
+            note="2015, section 4.1: with batch norm signals do not vanish. Yang et al. "
             "2019: in wide nets the norm of the gradient grows by (π / (π - 1))^(1/2) = 1.21 a "
             "layer, towards the input.",
         ),
         *(finding for kind in BENT for finding in _with_depth(initial, kind)),
         *(
             Finding(
-                name=f"{kind}, no norm, He, 290 layers: power of activations, times a unit",
+                name=f"{kind}, no norm, He, 290 layers: mean square of outputs, times per unit",
                 values=growth(kind.replace("-", "")),
                 expected=Expected(
                     f"{theory**0.5:.1f} to {theory**1.5:.1f}: nearer to {theory:g} than to 1",
@@ -293,7 +296,7 @@ def at_first(initial: Initial) -> list[Finding]:
                 (
                     "pre-activation",
                     2.0,
-                    "In expectation 2: a branch puts out the power that it is given (1901.09321, "
+                    "In expectation 2: a branch puts out what it is given (1901.09321, "
                     "section 2). The zeros around the image take up to 16 % of a branch's, and one "
                     "net lies below the expectation; few seeds allow no narrower bound.",
                 ),
@@ -301,7 +304,7 @@ def at_first(initial: Initial) -> list[Finding]:
                     "residual",
                     2.3,
                     "2.3 at the first unit, by integration, and 2.4 from the fourth on: what is "
-                    "given is not negative, so its branch has twice the power, and the ReLU after "
+                    "given is not negative, so its branch puts out twice that, and the ReLU after "
                     "the sum leaves most of it.",
                 ),
             )
@@ -325,10 +328,10 @@ def later(through: Trained, diverged: Mapping[str, int], depth: int) -> list[Fin
 
     lasting = [
         Finding(
-            name=f"{net.named}, {depth} layers in training: the first unit's gradient over the "
-            "last one's, its least power of ten",
+            name=f"{net.named}, {depth} layers in training: lowest log₁₀ of the first unit's "
+            "gradient over the last one's",
             values=numbers(net, least),
-            expected=Expected("above -1.5", low=-1.5),
+            expected=Expected("above −1.5", low=-1.5),
             places=1,
             note="Beside the halvings, which take 0.6, about an eighth at least is left over these "
             "steps. Where it is least at the last of them, a longer training would take it "
@@ -352,6 +355,10 @@ def _chance(classes: int) -> Expected:
     """The cross-entropy of guessing."""
     loss = math.log(classes)
     return Expected(f"{loss:.1f} ± 0.05: ln {classes}, chance", loss - 0.05, loss + 0.05)
+
+
+def _decades(power: float) -> str:
+    return f"10^{power:.1f}".replace("-", "−")
 
 
 def _shown(value: Number) -> str:

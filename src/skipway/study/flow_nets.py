@@ -122,12 +122,22 @@ def middle(values: Iterable[Number]) -> Number:
     return math.exp(statistics.fmean(math.log(held(v)) for v in rising)) if median else median
 
 
-def last_loss(losses: Sequence[tuple[int, float]]) -> float:
+def last_loss(rows: Sequence[tuple[int, float]]) -> float:
     """The mean of a result's ``losses`` over the last steps, as many as a whole epoch has. A
     training may end soon after an epoch, whose own mean is then that of few batches."""
-    left = whole = losses[0][0]
+    left = whole = rows[0][0]
     total = 0.0
-    for (before, _), (step, loss) in reversed([*itertools.pairwise([(0, 0.0), *losses])]):
+    for (before, _), (step, loss) in reversed([*itertools.pairwise([(0, 0.0), *rows])]):
         steps = min(step - before, left)
         total, left = total + steps * loss, left - steps
     return total / whole
+
+
+def losses(rows: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """A result's ``losses`` by step, each the mean over as many steps as a whole epoch has: the
+    last is `last_loss`, in place of an epoch's that was cut short."""
+    whole = rows[0][0]
+    return [
+        *[(step, loss) for step, loss in rows if step % whole == 0 and step < rows[-1][0]],
+        (rows[-1][0], last_loss(rows)),
+    ]

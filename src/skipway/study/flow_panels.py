@@ -195,7 +195,7 @@ def _around(label: str, rows: Sequence[Sequence[Panel]]) -> Axis:
     traces = [trace for some in rows for panel in some for trace in panel.traces]
     values = [v for t in traces for seen in (*t.frames, t.low, t.high) for v in seen if v]
     low, high = (math.log10(end) for end in (min([1, *values]), max([1, *values])))
-    every = 5 if high - low <= 40 else 10
+    every = 1 if high - low <= 4 else 5 if high - low <= 40 else 10
     below, above = min(math.floor(low / every), -1), max(math.ceil(high / every), 1)
     ticks = [
         (10.0**n, f"10{str(n).translate(RAISED)}" if n else "1")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 from skipway.report.markup import Html
-from skipway.report.plot import Axis
+from skipway.report.plot import Axis, Line, linear, plot
 from skipway.study.flow_nets import (
     INITS,
     KINDS,
@@ -20,6 +22,7 @@ from skipway.study.flow_nets import (
     common,
     held,
     left,
+    losses,
     middle,
     units,
 )  # fmt: skip
@@ -97,16 +100,17 @@ def stills(initial: Initial) -> list[Picture]:
         pictures.append(Picture("gradient-flow-units", figure, wide=True))
     if len(initial) > 1 and (seeds := common(initial, initial)):
         pictures.append(Picture("gradient-flow-depth", _over_depth(initial, seeds), wide=True))
-    if nets:
-        along = [[_by_unit(nets, norm, init, _forward, "unit") for init in INITS] for norm in NORMS]
-        figure = panels(
-            "The signal on its way forward",
-            "The same nets: the root mean square of each unit's output. Without norm the sums of "
-            "residual nets grow exponentially, with batch norm as the root of the depth.",
-            "activation, root mean square",
-            along,
-        )
-        pictures.append(Picture("gradient-flow-activations", figure, wide=True))
+    for norm, title, told in (
+        ("none", "The signal on its way forward, without norm",
+         "The sums of residual nets are expected to grow exponentially."),
+        ("batch", "The signal on its way forward, with batch norm",
+         "On a finer axis. Where a sum is not cut at 0, as with pre-activation, it is expected "
+         "to grow as the root of its branches since the image was last halved."),
+    ) if nets else ():  # fmt: skip
+        along = [_by_unit(nets, norm, init, _forward, "unit") for init in INITS]
+        caption = f"The same nets: the root mean square of each unit's output. {told}"
+        figure = panels(title, caption, "activation, root mean square", [along])
+        pictures.append(Picture(f"gradient-flow-activations-{norm}", figure, wide=True))
     return pictures
 
 
@@ -126,7 +130,8 @@ def _over_depth(initial: Initial, seeds: Sequence[int]) -> Html:
     return panels(
         "What is left of the gradient at the first unit",
         "Over that at the last unit, at first weights, by depth; both axes are logarithmic. On the "
-        "line 0 it is exactly 0 in float32, on the line ∞ it has overflowed.",
+        "line 0 it is exactly 0 in float32, as where the signal on its way forward is 0 already; "
+        "on the line ∞ it has overflowed.",
         "gradient of the first unit over that of the last",
         [row],
     )
@@ -174,7 +179,39 @@ def courses(through: Trained, depth: int) -> list[Picture]:
         "gradient of the first unit over that of the last",
         [row],
     )
-    return [Picture("gradient-flow-course", figure, wide=True)]
+    pictures = [Picture("gradient-flow-course", figure, wide=True)]
+    if learned := _learned(through, depth):
+        pictures.append(Picture("gradient-flow-loss", learned))
+    return pictures
+
+
+def _learned(through: Trained, depth: int) -> Html | None:
+    """The training loss of the nets with batch norm; None where none was trained."""
+    lines, bands, classes = [], [], 0
+    tops: list[float] = []
+    for net in (net for net in TRAINED if net.norm == "batch" and net.key in through):
+        courses = [losses(result["losses"]) for result in through[net.key]]
+        classes = max(result["classes"] for result in through[net.key])
+        steps = [step for step, _ in courses[0]]
+        at = list(zip(*([loss for _, loss in course] for course in courses), strict=True))
+        lines.append(Line(net.called, [*zip(steps, map(fmean, at), strict=True)], net.style))
+        bands.append((net.style, [*zip(steps, map(min, at), map(max, at), strict=True)]))
+        tops += map(max, at)
+    if not lines:
+        return None
+    return plot(
+        "And what they learn meanwhile",
+        f"The nets of {depth} layers with batch norm: the training loss, each point the mean over "
+        "the steps of an epoch (lines: mean over seeds; areas: range). The thin line is that of "
+        "guessing. A gradient that does not vanish is not enough: the authors conjecture that "
+        "deep plain nets converge at an exponentially low rate, and leave the reason open (2015, "
+        "section 4.1).",
+        linear("step", lines[0].points[-1][0], whole=True),
+        linear("training loss", max(tops)),
+        lines,
+        bands=bands,
+        levels=[(math.log(classes), "guessing")],
+    )
 
 
 def film(through: Trained, depth: int) -> str:

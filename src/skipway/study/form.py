@@ -23,6 +23,8 @@ WORDS: Mapping[Verdict, str] = {
     "contradicted": "contradicted",
     "inconclusive": "inconclusive at this budget",
 }
+CONTROL_WORDS: Mapping[Verdict, str] = {**WORDS, "reproduced": "holds", "contradicted": "fails"}
+"""Of a `Finding.control`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class Finding:
     """The 95 % interval of a number that other images rather than other seeds would change."""
     known_deviation: float | None = None
     """Between seeds, as published. It is taken in place of the seeds' own while there are fewer
-    than three of them, by which no deviation can be told."""
+    than `_KNOWN` of them, which know it less well."""
+    control: bool = False
+    """Whether it tests the experiment and not the claim: a net that has learned something, an
+    identity of arithmetic. It decides with the others, and is not counted with them."""
     note: str = ""
     """Why it differs, where it does."""
 
@@ -84,7 +89,7 @@ class Finding:
             return self.sampled
         if not self.drawn:
             return (self.mean, self.mean) if self.values else None
-        if self.known_deviation is not None and 1 <= self.n < 3:
+        if self.known_deviation is not None and 1 <= self.n < _KNOWN:
             half = 1.96 * self.known_deviation / math.sqrt(self.n)
             return self.mean - half, self.mean + half
         if self.deviation is None:
@@ -112,6 +117,38 @@ class Finding:
             return "reproduced"
         return "contradicted" if ends[1] < low or high < ends[0] else "inconclusive"
 
+    # In words
+
+    @property
+    def judged(self) -> str:
+        """The verdict; empty where nothing was expected."""
+        words = CONTROL_WORDS if self.control else WORDS
+        return words[self.verdict] if self.verdict else ""
+
+    def figure(self, value: float) -> str:
+        """A value in the digits that are shown; a dash where it is no finite number."""
+        if not math.isfinite(value):
+            return "–"
+        return f"{round(value, self.places) + 0.0:,.{self.places}f}".replace("-", "−")
+
+    @property
+    def obtained(self) -> str:
+        """The mean with its deviation and unit, as "8.81 ± 0.12 %"."""
+        spread = "" if self.deviation is None else f" ± {self.figure(self.deviation)}"
+        return f"{self.figure(self.mean)}{spread} {self.unit}".rstrip()
+
+    @property
+    def between(self) -> str | None:
+        """The interval, as "8.60 to 9.02"; None where there is none, or none is needed."""
+        ends = None if self.exact else self.interval
+        if ends is None or not all(map(math.isfinite, ends)):
+            return None
+        return " to ".join(map(self.figure, ends))
+
+
+_KNOWN = 5
+"""Seeds from which on their own deviation is taken: as many as the paper's has."""
+
 
 def verdict(findings: Sequence[Finding]) -> Verdict:
     """Of a whole study: contradicted where one number is, reproduced where all are of which
@@ -124,12 +161,18 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
 
 def tally(findings: Sequence[Finding]) -> str:
     """How many of the numbers of which something was expected came out how, as "16 of 17 numbers
-    reproduced, 1 inconclusive"; empty for fewer than two."""
-    told = Counter(finding.verdict for finding in findings if finding.verdict is not None)
-    if (due := told.total()) < 2:
+    reproduced, 1 inconclusive"; empty for fewer than two. Controls are told where one does not
+    hold."""
+    due = [finding for finding in findings if finding.verdict is not None]
+    told = Counter(finding.verdict for finding in due if not finding.control)
+    controls = [finding.verdict == "reproduced" for finding in due if finding.control]
+    if len(due) < 2:
         return ""
-    others = [f"{told[v]} {v}" for v in ("contradicted", "inconclusive") if told[v]]
-    return ", ".join([f"{told['reproduced']} of {due} numbers reproduced", *others])
+    said = [f"{told['reproduced']} of {told.total()} numbers reproduced"]
+    said += [f"{told[v]} {v}" for v in ("contradicted", "inconclusive") if told[v]]
+    if not all(controls):
+        said.append(f"{sum(controls)} of {len(controls)} controls hold")
+    return ", ".join(said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +300,8 @@ class Study(Protocol):
     """Paper, table or figure."""
     CLAIM: str
     """In one sentence."""
+    DATA: str
+    """Name of the data that is taken where none is given; empty where it needs none."""
     STORY: str
     """What it shows, for a reader who has never heard of a residual network."""
     SCALES: Sequence[Scale]

@@ -43,11 +43,18 @@ METHOD = (
     "else where the paper’s words or theory put it, as the notes tell. A number is drawn once a "
     "seed; its 95 % interval is that of the mean by Student’s t. It is reproduced where all of the "
     "interval lies in the range, contradicted where none of it does, and otherwise inconclusive at "
-    "this budget: more seeds or a longer training would tell. So is a number of one seed, which "
-    "has no interval, unless the deviation between seeds is published and taken in its place.",
+    "this budget: more seeds or a longer training may tell, unless the truth lies at the bound. So "
+    "is a number of one seed, which has no interval, unless the deviation between seeds is "
+    "published and taken in its place.",
+    "An interval tells of other seeds, not of other images, which are the same for all; of three "
+    "seeds it may reach past 0 or 100 %. It has two sides, so that a bound on one side is tested "
+    "at 2.5 %. Each stands alone: none is corrected for how many numbers a study has, nor for "
+    "seeds that were added after a look.",
     "A study is contradicted where one of its numbers is, and reproduced where all are of which "
-    "something was expected and nothing is missing. In the small drawings the grey range is what "
-    "was expected, the dot the mean, and the line through it the interval.",
+    "something was expected and nothing is missing. A control tests the experiment, as whether a "
+    "net has learned anything: it must hold too, and is not counted among the numbers. In the "
+    "small drawings the grey range is what was expected, the dot the mean, and the line through it "
+    "the interval.",
 )
 
 
@@ -88,32 +95,33 @@ def _cards(begun: Sequence[Outcome]) -> Html:
         return tag("p", "Nothing has been run yet.", class_="warn")
     counts = Counter(outcome.verdict for outcome in begun)
     said = ", ".join(f"{counts[v]} {words}" for v, words in WORDS.items() if counts[v])
-    summary = f"{plural(len(begun), 'result', 'results')} so far: {said}."
+    summary = f"{plural(len(begun), 'study', 'studies')} so far: {said}."
     cards = tag("div", *map(_card, begun), class_="cards studies")
     return joined([tag("p", summary, class_="summary"), cards])
 
 
 def _card(outcome: Outcome) -> Html:
     """One study at one scale: its claim, the verdict, and the number that decides it."""
-    study, found, counts = outcome.study, _deciding(outcome), tally(outcome.told.findings)
+    study, found = outcome.study, _deciding(outcome)
+    counts = f": {told}" if (told := tally(outcome.told.findings)) else ""
     number: list[Html | None] = []
     if found is not None:
         facts = (
             ("Expected", found.expected.words if found.expected else None),
-            ("Obtained", tag("b", _obtained(found))),
+            ("Obtained", tag("b", found.obtained)),
             (_certainty_name(found), _certainty(found)),
         )
-        due = sum(f.expected is not None for f in outcome.told.findings)
-        one_of = f" (one of {due})" if due > 1 and found.expected is not None else ""
+        due = sum(f.expected is not None and not f.control for f in outcome.told.findings)
+        counted = found.expected is not None and not found.control
+        one_of = f" (one of {due})" if due > 1 and counted else ""
         number = [tag("p", found.name, one_of, class_="quiet"), _strip(found), fact_list(facts)]
     more = tag("a", f"The story and the numbers: {study.TITLE}", href=f"#{study.NAME}")
     return card(
         study.TITLE,
-        tag("p", _badge(outcome.verdict)),
-        tag("p", counts, class_="quiet") if counts else None,
+        tag("p", _badge(outcome.verdict, WORDS[outcome.verdict])),
+        tag("p", f"at scale “{outcome.scale.name}”{counts}{_missing(outcome)}", class_="quiet"),
         tag("p", outcome.claim, class_="claim"),
         *number,
-        tag("p", f"Scale “{outcome.scale.name}”{_missing(outcome)}", class_="quiet"),
         tag("p", more),
     )
 
@@ -123,6 +131,7 @@ def _deciding(outcome: Outcome) -> Finding | None:
     of which something was expected; of a study that expects nothing, the first."""
     found = outcome.told.findings
     due = [finding for finding in found if finding.expected is not None] or found
+    due = sorted(due, key=lambda finding: finding.control)
     return next((f for f in due if f.verdict == outcome.verdict), due[0] if due else None)
 
 
@@ -138,9 +147,9 @@ def _reached(outcome: Outcome) -> Html | None:
     return tag("span", "; ".join(outcome.reached), class_="note") if outcome.reached else None
 
 
-def _badge(verdict: Verdict) -> Html:
+def _badge(verdict: Verdict, words: str) -> Html:
     sign = tag("span", SIGNS[verdict], class_="sign", aria_hidden="true")
-    return tag("span", sign, f" {WORDS[verdict]}", class_=f"verdict {verdict}")
+    return tag("span", sign, f" {words}", class_=f"verdict {verdict}")
 
 
 def _not_run(outcomes: Sequence[Outcome]) -> Html | None:
@@ -194,12 +203,14 @@ def _at_scale(outcome: Outcome, several: bool) -> Html:
         [
             tag("h3", f"At scale “{outcome.scale.name}”") if several else None,
             tag("p", tag("b", "The claim: "), outcome.claim),
-            tag("p", _badge(outcome.verdict)),
+            tag("p", _badge(outcome.verdict, WORDS[outcome.verdict])),
             incomplete,
             _shown(told),
             _decided(told.findings),
             tag("h3", "Notes") if told.notes else None,
             *(tag("p", note) for note in told.notes),
+            tag("h3", "Remarks on this run") if outcome.remarks else None,
+            *(tag("p", remark) for remark in outcome.remarks),
             _further(told),
             _protocol(outcome),
         ]
@@ -234,8 +245,8 @@ def _decided(findings: Sequence[Finding]) -> Html | None:
         (
             _named(finding),
             finding.expected.words if finding.expected else None,
-            tag("div", tag("b", _obtained(finding)), _strip(finding), _sure(finding)),
-            _badge(finding.verdict or "inconclusive"),
+            tag("div", tag("b", finding.obtained), _strip(finding), _sure(finding)),
+            _badge(finding.verdict or "inconclusive", finding.judged),
         )
         for finding in due
     ]
@@ -247,9 +258,7 @@ def _decided(findings: Sequence[Finding]) -> Html | None:
 def _further(told: Told) -> Html | None:
     """Numbers that decide nothing, the tables of the study, and every value as it was obtained."""
     free = [finding for finding in told.findings if finding.expected is None]
-    rows = [
-        (_named(finding), _obtained(finding), _interval(finding), finding.n) for finding in free
-    ]
+    rows = [(_named(finding), finding.obtained, finding.between, finding.n) for finding in free]
     head = ("Number", "Obtained", "95 % interval", "n")
     parts = [_folded("Other numbers", table(head, rows), len(rows), most=12)]
     for title, names, content in told.tables:
@@ -276,7 +285,7 @@ def _values(findings: Sequence[Finding]) -> Html | None:
             finding.unit or None,
             finding.n,
             *(_full(value) for value in (finding.mean, finding.deviation)),
-            *(_full(end) for end in finding.interval or (None, None)),
+            *(_full(end) for end in (not finding.exact and finding.interval) or (None, None)),
             ", ".join(filter(None, map(_full, finding.values))),
         )
         for finding in findings
@@ -315,19 +324,6 @@ def _named(finding: Finding) -> Html:
     return tag("span", finding.name, note)
 
 
-def _number(value: float, finding: Finding) -> str:
-    if not math.isfinite(value):
-        return "–"
-    return f"{value:,.{finding.places}f}".replace("-", "−")
-
-
-def _obtained(finding: Finding) -> str:
-    """The mean with its deviation and unit, as "8.81 ± 0.12 %"."""
-    spread = finding.deviation
-    also = "" if spread is None else f" ± {_number(spread, finding)}"
-    return f"{_number(finding.mean, finding)}{also} {finding.unit}".rstrip()
-
-
 def _certainty_name(finding: Finding) -> str:
     return "Certainty" if finding.exact else "95 % interval"
 
@@ -336,19 +332,15 @@ def _certainty(finding: Finding) -> str:
     """The interval with n, or why there is none."""
     if finding.exact:
         return "exact: counted or computed"
-    drawn = f"n = {finding.n}" if finding.drawn else "of the images"
-    return f"{_interval(finding) or 'none'}, {drawn}"
-
-
-def _interval(finding: Finding) -> str | None:
-    """In brackets; None where there is none, or none is needed."""
-    ends = None if finding.exact else finding.interval
-    return f"[{_number(ends[0], finding)}, {_number(ends[1], finding)}]" if ends else None
+    drawn = (
+        f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{finding.n}" if finding.drawn else "of the images"
+    )
+    return f"{finding.between or 'none'}, {drawn}"
 
 
 def _sure(finding: Finding) -> Html:
-    drawn = "95 % interval " if _interval(finding) else "95 % interval: "
-    return tag("span", f"{'' if finding.exact else drawn}{_certainty(finding)}", class_="note")
+    said = _certainty(finding) if finding.exact else f"95 % interval: {_certainty(finding)}"
+    return tag("span", said, class_="note")
 
 
 def _full(value: float | None) -> str | None:

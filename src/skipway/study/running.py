@@ -179,7 +179,7 @@ def _outcome(
         if one is None
         and (step := study.reached(cell, store.place(cell, plan.data), known, plan.data))
     ]
-    name = plan.given.imagenet or plan.given.data or "its own"
+    name = plan.given.imagenet or plan.given.data or study.DATA
     outcome = Outcome(
         study,
         scale,
@@ -192,6 +192,7 @@ def _outcome(
         list(dict.fromkeys(machine for _, machine in there)),
         f"{name} (digest {plan.data[:12]})" if plan.data else "",
         _command(study, plan, None, out),
+        store.remarks(),
     )
     return outcome, done
 

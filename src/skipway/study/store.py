@@ -1,8 +1,9 @@
 """What a study has computed, in a folder: its plan, a file for each cell, and what follows.
 
 ``OUT/NAME/SCALE/`` holds ``plan.json`` (what was asked for), ``cells/KEY.json`` (results),
-``study.json`` (the outcome, all of it raw) and its plots; ``work/KEY/`` is what cells are computed
-in, of which nothing is needed once their file is there. KEY is a hash of all that decides a
+``study.json`` (the outcome, all of it raw) and its plots; whoever ran it may add ``remarks.txt``,
+which is shown with the numbers. ``work/KEY/`` is what cells are computed in, of which nothing is
+needed once their file is there. KEY is a hash of all that decides a
 result, so cells of several machines can be copied into one folder.
 """
 
@@ -32,6 +33,7 @@ from skipway.study.form import (
     Verdict,
     Weights,
     claim_of,
+    tally,
     verdict,
 )
 from skipway.version import __version__
@@ -70,6 +72,8 @@ class Outcome:
     data: str
     """What was measured on, with the beginning of its digest; empty where there is none."""
     command: str
+    remarks: Sequence[str] = ()
+    """Of whoever ran it, a paragraph each."""
 
     @property
     def claim(self) -> str:
@@ -165,6 +169,21 @@ class Store:
 
     # Files
 
+    def remarks(self) -> tuple[str, ...]:
+        """The paragraphs of ``remarks.txt``, made harmless; none where it is not there. Raises
+        InputError where it cannot be read or is no text."""
+        path = self.folder / "remarks.txt"
+        try:
+            text = path.read_text("utf-8")
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise InputError(f"{harmless(path)}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{harmless(path)}: not a text in UTF-8") from None
+        paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+        return tuple(harmless(paragraph) for paragraph in paragraphs if paragraph)
+
     def write(self, name: str, value: Any) -> None:
         """Indented JSON, or text as it is, whole or not at all."""
         text = value if isinstance(value, str) else json.dumps(value, indent=1) + "\n"
@@ -259,8 +278,10 @@ def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
         "data": outcome.data,
         "seeds": outcome.seeds,
         "verdict": outcome.verdict,
+        "tally": tally(outcome.told.findings),
         "findings": [finding_json(finding) for finding in outcome.told.findings],
         "notes": list(outcome.told.notes),
+        "remarks": list(outcome.remarks),
         "computed": outcome.done,
         "cells": outcome.cells,
         "reached": list(outcome.reached),
@@ -293,6 +314,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "n": finding.n,
         "mean": _finite(finding.mean),
         "deviation": finding.deviation,
+        "control": finding.control,
         "exact": finding.exact,
         "interval": None if finding.exact or ends is None else [*map(_finite, ends)],
         "verdict": finding.verdict,
