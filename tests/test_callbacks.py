@@ -123,7 +123,7 @@ def test_a_failing_one_does_not_end_the_training(
     assert len(broken.rows) == {"begin": 0, "epoch": 1, "end": 3}[where]
     assert len(broken.ends) == len(watcher.ends) == 1
     said = capsys.readouterr().err
-    assert said.count(f"callback Broken, {where}: ConnectionError: no \\x1b[31mserver;") == 1
+    assert said.count(f"callback Broken, {where}: ConnectionError: no \\x1b[31mserver") == 1
     assert said.count("callback Broken failed") == 1
     assert "Watcher" not in said
 
@@ -184,6 +184,8 @@ def test_what_is_no_error_of_a_callback_ends_the_training(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         skipway.train("digits", out=tmp_path / "run", callbacks=[watcher], **SMALL)
     assert [(e["status"], e["error"]) for e in watcher.ends] == [("failed", "KeyboardInterrupt: ")]
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (kept["status"], kept["error"]) == ("failed", "KeyboardInterrupt: ")
 
 
 def test_a_failed_training_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,12 +201,33 @@ def test_a_failed_training_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [(Watcher, r"a class; give an object, Watcher\(\)"), (object(), "no method begin")],
+    [
+        ([Watcher], r"a class; give an object, Watcher\(\)"),
+        ([object()], "no method begin"),
+        (Watcher(), r"callbacks: give a list, \[Watcher\(…\)\]"),
+    ],
 )
 def test_what_is_no_callback_is_refused(wrong: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=said):
-        skipway.train("digits", out=tmp_path / "run", callbacks=[wrong], **SMALL)
+        skipway.train("digits", out=tmp_path / "run", callbacks=wrong, **SMALL)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_tensorboard_could_not_open_it_does_not_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    callback = TensorBoard()
+    monkeypatch.setattr(callback, "_open", full)
+    skipway.train("digits", out=tmp_path / "run", callbacks=[callback], **SMALL | {"quiet": False})
+    told = capsys.readouterr().err
+    assert "TensorBoard, begin: OSError: no space left; the training goes on without it" in told
+    assert "AttributeError" not in told
+    assert "TensorBoard, end" not in told
 
 
 # The documented code, executed

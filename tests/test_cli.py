@@ -423,6 +423,14 @@ def test_ctrl_c_in_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     assert call("train", "digits") == Answer(130, "", "skipway: interrupted\n")
 
 
+def test_a_closed_stdout_is_no_defect() -> None:
+    code = "import sys; sys.stdout = None; from skipway import cli; sys.argv[1:] = ['models']; "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "cli.main()"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("module", ["typer", "rich", "torch", "numpy"])
 def test_a_signal_during_imports_is_one_line(

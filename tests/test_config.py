@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from skipway.config import (
     minutes_of,
     parse_setting,
     parse_settings,
+    plain,
     resolve,
     split_duration,
 )
@@ -33,6 +35,7 @@ from skipway.errors import InputError
 from skipway.images import plain_preprocess
 from skipway.recipes import RECIPES, recipe
 from skipway.training.clock import Clock, Schedule
+from skipway.training.plan import make_plan
 
 BASE: dict[str, Any] = {"data_path": "x", "recipe": "modern"}
 
@@ -367,6 +370,38 @@ def test_multi_step_is_step(name: str) -> None:
 def test_keys_of_a_group_that_do_not_fit_together_are_named() -> None:
     with pytest.raises(InputError, match=r"^detector\.rois: is of head faster-rcnn, "):
         resolve(BASE, {"detector.head": "retinanet", "detector.rois": 7})
+
+
+def test_numbers_of_numpy_are_plain_ones() -> None:
+    given = {"seed": np.int64(3), "optim.lr": np.float32(0.5), "augment.scale": (np.float32(1), 2)}
+    found = plain(given | {"recipe": "x", "flag": np.bool_(True), "depths": np.arange(2)})
+    assert json.loads(json.dumps(found)) == {
+        "seed": 3, "optim.lr": 0.5, "augment.scale": [1.0, 2], "recipe": "x", "flag": True,
+        "depths": [0, 1],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"embedder.loss": "arcface"}, "embedder.loss: does nothing with task = classify; it is of "
+         "embed\nLeave it out, or add --task embed."),
+        ({"detector.rois": 7}, "it is of detect and instance\nLeave it out, or add --task detect."),
+        ({"optim.muon_lr": 0.1}, "optim.kind = sgd; it is of muon\nLeave it out, or add --set "
+         "optim.kind=muon."),
+        ({"schedule.milestones": ["50 %"]}, "it is of step\nLeave it out, or add --set schedule."),
+        ({"focal_gamma": 3.0}, "add --set loss=focal"),
+        ({"task": ["detect"]}, "task = "),
+        ({"optim.kind": ["adamw"]}, "optim.kind = "),
+    ],
+)  # fmt: skip
+def test_what_would_do_nothing_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        make_plan("digits", given)
+
+
+def test_what_is_as_usual_is_not_refused() -> None:
+    make_plan("digits", {"embedder.loss": "proxy-anchor", "schedule.milestones": []})
 
 
 def test_several_parts_unfreeze_one_by_one() -> None:

@@ -209,6 +209,27 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     assert open_data(str(tmp_path / "data"), "none").classes == ("ants", "bees")
 
 
+def test_links_back_up_bring_no_image_twice(tmp_path: Path) -> None:
+    in_folder(tmp_path / "data", files("ants", "bees"))
+    (tmp_path / "elsewhere").mkdir()
+    whole = walk(tmp_path / "data")
+    (tmp_path / "data" / "ants" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "bees" / "self").symlink_to(".")
+    (tmp_path / "data" / "other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    assert walk(tmp_path / "data") == whole
+    (tmp_path / "data" / "bees" / "twin").symlink_to(tmp_path / "data" / "ants")  # seen once more
+    assert len(walk(tmp_path / "data")) == len(whole) + len(whole) // 2
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    in_folder(tmp_path, {"a.png": b"", "b.png": b""})
+    os.mkfifo(tmp_path / "c.png")
+    (tmp_path / "d.png").symlink_to("nowhere")  # told of when it is opened
+    (tmp_path / "e.png").symlink_to("a.png")
+    assert walk(tmp_path) == ["a.png", "b.png", "d.png", "e.png"]
+
+
 def test_walk_lists_images_in_order(tmp_path: Path) -> None:
     in_folder(tmp_path, dict.fromkeys(("b/2.JPG", "b/1.tiff", "a.webp", "c.txt", ".d/3.png"), b""))
     assert walk(tmp_path) == ["a.webp", "b/1.tiff", "b/2.JPG"]

@@ -96,6 +96,21 @@ def test_boxes_and_masks_go_where_the_pixels_go(data: st.DataObject) -> None:
     assert target.labels.tolist() == [1]
 
 
+def test_alternate_mirrors_each_image_in_every_other_epoch() -> None:
+    image = np.zeros((50, 90, 3), np.uint8)
+    image[:, :45] = 255
+    asked = task(flip="alternate")
+
+    def mirrored(index: int, epoch: int) -> bool:
+        truth = objects([[2, 3, 40, 50]], [0], (50, 90))
+        frame = asked.augment(image, truth, Key(3, epoch, index))[0]
+        return bool(frame[0, 0, 0] == 0)
+
+    seen = [[mirrored(index, epoch) for epoch in range(4)] for index in range(20)]
+    assert all(each[0] == each[2] != each[1] == each[3] for each in seen)
+    assert {each[0] for each in seen} == {True, False}
+
+
 def test_without_a_key_the_image_is_as_in_use() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     asked = task(flip=True, flip_up=True, scale=(0.5, 2.0), jitter=0.4)
@@ -356,6 +371,9 @@ def test_a_training_from_folder_to_run(given_task: str, tmp_path: Path) -> None:
     assert second["drawing"] is None
     loaded = skipway.load(run)
     again = asdict(loaded(image, threshold=0.0))["objects"]
+    middle = sorted(one["score"] for one in again)[len(again) // 2]
+    few = asdict(loaded(image, threshold=middle))["objects"]
+    assert [*few] == [one for one in again if one["score"] >= middle]
     assert json.loads(json.dumps(again)) == first["objects"]
     for command in (
         ["export", run, "--out", tmp_path / "x.onnx"],

@@ -107,7 +107,8 @@ def steps(
     loop = Loop(
         task, net, feed, make_optimizer(net, config), clock,
         Schedule(ScheduleConfig(kind="constant"), clock, config.lr), seed=2,
-        device=torch.device("cpu"), clip=1.0, accumulate=accumulate, world=world,
+        device=torch.device("cpu"), clip=1.0, world=world,
+        at_once=-(-batch_size // accumulate) if accumulate > 1 else None,
     )  # fmt: skip
     losses: list[float] = []
     sums = [0.0]

@@ -421,6 +421,14 @@ def test_one_process_at_a_time(model: Path, data: Path) -> None:
     assert call("embed", model, data, "--out", out).code == 0  # no part was there: begun afresh
 
 
+def test_a_folder_of_something_else_is_left_alone(model: Path, data: Path) -> None:
+    out, other = data.parent / "v.parquet", data.parent / "v.parquet.parts"
+    other.mkdir()
+    (other / "notes.txt").write_text("precious")
+    refused(call("embed", model, data, "--out", out), "holds something else")
+    assert (other / "notes.txt").read_text() == "precious"
+
+
 def test_damaged_images(model: Path, embedder: Embedder, data: Path) -> None:
     out, bad = data.parent / "v.parquet", data / "train" / "bee" / "03.png"
     bad.write_bytes(bad.read_bytes()[:60])
@@ -449,7 +457,7 @@ def test_what_embed_refuses(model: Path, data: Path, monkeypatch: pytest.MonkeyP
     refused(call("embed", model, data / "empty", "--out", out), "no images")
     refused(call("embed", model, data / "absent", "--out", out), "no such folder")
     refused(call("embed", data / "absent", data, "--out", out), "no such file")
-    refused(call("embed", model, data, "--out", data / "no" / "v.parquet"), "cannot be made")
+    refused(call("embed", model, data, "--out", data / "no" / "v.parquet"), "there is no folder")
     refused(call("embed", model, data), "out")
     refused(call("embed", model, data, "--out", out, "--stage=c9"), "c2, c3, c4")
     refused(call("embed", model, data, "--out", out, "--pooling=max"), "average or gem")

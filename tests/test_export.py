@@ -511,7 +511,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path) -> None:
     for arguments, said in {
         (target,): "already ONNX",
         (run, "--out", tmp_path / "x.pt"): "ending in .onnx",
-        (run, "--out", tmp_path / "no" / "x.onnx"): "cannot be written",
+        (run, "--out", tmp_path / "no" / "x.onnx"): "there is no folder",
         (run, "--out", run / "y.onnx", "--on", tmp_path / "absent.jpg"): "absent.jpg",
         (tmp_path / "absent",): "no such file or run",
         (run, "--to", "coreml"): "coreml",

@@ -16,7 +16,7 @@ from torch import nn
 from commands import QUICK, call, draw
 from skipway.config import OptimConfig
 from skipway.errors import InputError
-from skipway.training import Interrupted, TrainingProgress, resume, start
+from skipway.training import Interrupted, TrainingProgress, expect, forecast, resume, setup, start
 from skipway.training.features import FeatureFeed
 from skipway.training.optim import make_optimizer
 from skipway.training.plan import make_plan
@@ -54,6 +54,25 @@ def rows(run: Path) -> list[dict[str, Any]]:
 def train(data: Path, pretrained: Path, out: Path, **given: Any) -> Path:
     settings = GIVEN | {"model.weights": str(pretrained)} | given
     return start(str(data), settings, out, TrainingProgress(quiet=True)).run
+
+
+def test_the_last_score_is_forecast_by_the_whole_network(
+    data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which runs on all of its images, where training runs the classifier alone."""
+    told: list[float | None] = []
+
+    def seen(*arguments: Any) -> Any:
+        told.append(arguments[-1])
+        return forecast.forecast(*arguments)
+
+    monkeypatch.setattr(setup, "forecast", seen)
+    given = GIVEN | {"model.weights": str(pretrained)}
+    expect(str(data), given, 0.5, TrainingProgress(quiet=True))
+    expect(str(data), given | {"data.views": 0}, 0.5, TrainingProgress(quiet=True))
+    assert told[0] is not None
+    assert told[0] > 0
+    assert told[-1] is None
 
 
 class Stopping(TrainingProgress):

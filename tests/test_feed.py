@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -237,6 +241,41 @@ def test_an_epoch_that_was_left_disturbs_no_other(split: Split) -> None:
     assert same(feed.epoch(2, 4), whole.epoch(2, 4))
 
 
+def test_a_decoding_process_that_was_killed_is_told(split: Split) -> None:
+    feed = decoded(split, classify(), workers=1, batch_size=2)
+    found = iter(feed.epoch(0))
+    next(found)
+    for process in multiprocessing.active_children():
+        os.kill(cast(int, process.pid), signal.SIGKILL)
+    with pytest.raises(InputError, match=r"decodes images was killed.*\n.*fewer --workers"):
+        list(found)
+
+
+def test_parts_of_a_batch_are_of_no_single_image() -> None:
+    """But where each is: a network whose last map is of one pixel has then no batch norm."""
+    frames = np.zeros((9, 4, 4, 3), np.uint8)
+    feed = ResidentFeed(frames, np.zeros(9, np.int64), 9, 0)
+    net, clock = nn.Linear(1, 1), Clock(1, 1)
+    work = net, feed, _scaled(torch.optim.SGD(net.parameters(), 0.1)), clock
+    schedule = Schedule(ScheduleConfig(), clock, 0.1)
+
+    def parts(at_once: int | None, images: int) -> int:
+        device = torch.device("cpu")
+        return Loop(
+            classify(), *work, schedule, seed=0, device=device, at_once=at_once
+        )._parts(images)  # fmt: skip
+
+    assert [parts(None, 9), parts(1, 5), parts(4, 8), parts(4, 9)] == [1, 5, 2, 3]
+    for at_once in range(2, 9):
+        for images in range(2, 40):
+            split = Batch(torch.zeros(images), torch.zeros(images), np.arange(images)).split(
+                parts(at_once, images)
+            )
+            sizes = [len(part) for part in split]
+            assert min(sizes) >= 2
+            assert max(sizes) <= max(at_once, 3)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_damaged_file_is_named(tmp_path: Path, workers: int, zipped: bool) -> None:
@@ -382,7 +421,7 @@ def test_the_loop_augments_each_copy_by_its_key() -> None:
         Schedule(ScheduleConfig(), clock, 0.1),
         seed=3,
         device=torch.device("cpu"),
-        accumulate=2,
+        at_once=2,
     ).epoch(lambda _: False)
     task = Classify(PREPROCESS, augment)
     index, repeat = repeated(11, 3, 3, 0)

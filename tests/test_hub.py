@@ -78,6 +78,18 @@ def test_an_earlier_download_serves_where_no_hub_answers(
     assert "skipway predict other IMAGE" in text
 
 
+def test_a_cache_that_cannot_be_written_is_not_called_a_dead_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    text = refusal(lambda: load_model("torchvision:resnet18"))
+    assert f"the cache {tmp_path / 'file'}" in text
+    assert "cannot be written: Not a directory" in text
+    assert "reached" not in text
+
+
 @pytest.mark.parametrize(
     ("fault", "status", "expected"),
     [

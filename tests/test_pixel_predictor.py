@@ -7,6 +7,8 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -548,6 +550,25 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     masked_folder(place / "data")
     return place
+
+
+@pytest.mark.parametrize("command", ["predict", "eval"])
+def test_without_torch_it_is_said_what_to_install(places: Path, command: str) -> None:
+    code = "import sys; sys.modules['torch'] = None; from skipway.cli import main; main()"
+    data = places / "data" / ("val/images" if command == "predict" else "")
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, str(places / "m.safetensors"), str(data)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "m.safetensors needs the package 'torch', which is not installed" in done.stderr
+    assert "pip install 'skipway[train]'" in done.stderr
+
+
+def test_its_task_is_told_by_its_content(places: Path, tmp_path: Path) -> None:
+    for name in ("m.bin", "m"):
+        shutil.copy(places / "m.safetensors", tmp_path / name)
+        assert isinstance(load(tmp_path / name, threads=1), PixelPredictor)
 
 
 def test_predict_tells_shares_and_writes_maps(places: Path, tmp_path: Path) -> None:

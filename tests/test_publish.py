@@ -585,7 +585,7 @@ def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
         with atomic_folder(tmp_path / "no" / "m"):
             pass
 
-    assert "cannot be written: No such file" in refusal(nowhere)
+    assert "there is no folder" in refusal(nowhere)
 
 
 def test_another_network_than_the_weights_is_refused_by_its_peers_file(tmp_path: Path) -> None:
@@ -637,10 +637,18 @@ def pushable(tmp_path: Path, **fields: Any) -> Path:
                  data="/home/me/my | pets"),
         Measured(name="loss", value=0.3, split="test", n=1000, data="/home/me/my | pets"),
     )  # fmt: skip
-    recipe = {"data_path": "/home/me/pets", "model": {"weights": "/home/me/w.pth"}}
+    recipe = {
+        "data_path": "/home/me/pets",
+        "model": {"weights": "/home/me/w.pth"},
+        "distill": {"model": "/home/me/teacher", "weight": 0.5},
+    }
     card = {"metrics": metrics, "licence": "CC-BY-4.0", "recipe": recipe} | fields
-    command = "skipway train /home/me/pets --out /home/me/run --set model.weights=/home/me/w.pth"
-    ours(path, small(), provenance={"command": command}, **card)
+    command = (
+        "skipway train /home/me/pets --out '/home/me/my run' --set model.weights=/home/me/w.pth "
+        "--recipe a1 --set distill.model=home/me/teacher"
+    )
+    provenance = {"command": command, "calibrated": {"data": "/home/me/pets", "n": 5}}
+    ours(path, small(), provenance=provenance, **card)
     return path
 
 
@@ -667,10 +675,10 @@ def test_push_sends_weights_and_a_model_card(tmp_path: Path, hub: Hub, form: str
     assert result["metrics"][0]["value"] == 0.91
     assert result["dataset"]["name"] == "my | pets"
     assert "| Accuracy | 91.00% | 90.00% to 92.00% | 1,000 | test | my \\| pets |" in body
-    assert "skipway train pets --out run --set model.weights=w.pth" in body
+    assert "skipway train pets --out 'my run' --set model.weights=w.pth --recipe a1" in body
     assert "skipway predict hf:me/pets image.jpg" in body
     assert '["a cat", "dog ✓", "horse"]' in body
-    assert not any(b"/home/me" in sent for sent in hub.committed.values())
+    assert not any(b"home/me" in sent for sent in hub.committed.values())
     # and what was sent is what every command takes
     hub.repositories["me/pets"] = hub.committed
     net, card, _ = load_model("hf:me/pets")

@@ -182,7 +182,9 @@ def test_ignored_pixels_have_no_gradient_and_no_loss(kind: Any) -> None:
     assert logits.grad[~ignored].all()
     nothing = torch.full_like(labels, IGNORED)
     logits.grad = None
-    (loss,) = PixelLoss(kind).terms(logits, nothing).values()
+    terms = PixelLoss(kind).terms(logits, nothing)
+    assert terms.keys() == PixelLoss(kind).terms(logits, labels).keys()  # processes add them up
+    loss = torch.stack([*terms.values()]).sum()
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
@@ -348,6 +350,10 @@ def test_colours_are_left_alone_where_there_are_four_channels(tmp_path: Path) ->
     asked = {"task": "segment", "data.channels": 4, "augment.jitter": 0.2}
     with pytest.raises(InputError, match="of 1 or 3 channels"):
         make_plan(str(data), asked)
+    four, run = ["--set=data.channels=4", "--epochs=1"], tmp_path / "run"
+    assert call("train", data, "--task=segment", *QUICK, *four, "--out", run).code == 0
+    further = make_plan(str(data), {"task": "segment", "model.weights": str(run)})
+    assert (further.config.data.channels, further.config.augment.jitter) == (4, 0)
 
 
 def test_a_changed_mask_is_refused_on_resume(tmp_path: Path) -> None:

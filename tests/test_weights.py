@@ -854,6 +854,17 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path, error: BaseEx
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_refused_place_names_the_file(tmp_path: Path) -> None:
+    """What refuses the write refuses to take it back too."""
+    (tmp_path / "file").write_bytes(b"")
+
+    def write() -> None:
+        with atomic_write(tmp_path / "file" / "a") as file:
+            file.write(b"new")
+
+    assert refusal(write).startswith(f"{tmp_path / 'file' / 'a'}: cannot be written: Not a dir")
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_refused_write_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

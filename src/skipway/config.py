@@ -343,7 +343,7 @@ class RunConfig(Slice):
     """Images a step; under torchrun those of each process."""
     accumulate: int = Field(1, ge=1)
     """Parts in which a step goes through a batch, for one that would not fit into memory; batch
-    norm sees one part at a time."""
+    norm sees one part at a time. A short batch is taken in fewer."""
     loss: Literal["ce", "bce", "focal", "ce+dice"] = "ce"
     """ce: cross-entropy. bce: a logistic loss for each class, the mean of them (2110.00476).
     focal: cross-entropy times (1 - p)^focal_gamma (1708.02002). ce+dice: of segmentation, with the
@@ -429,6 +429,15 @@ def parse_setting(text: str) -> tuple[str, Any]:
     except ValueError:
         is_name = key == "data.val" or key.startswith(_ARCHITECTURE)  # none is a choice of these
         return key, None if value.strip().lower() == "none" and not is_name else value
+
+
+def plain(value: Any) -> Any:
+    """A value with NumPy's numbers, as loops over seeds and rates draw them, as Python's own."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from skipway.answers import softmax
-from skipway.config import FLAGS, from_flags
+from skipway.config import FLAGS, from_flags, plain
 from skipway.errors import InputError, harmless
 from skipway.images import ImageLike
 
@@ -279,12 +279,12 @@ class SkipwayClassifier(ClassifierMixin, BaseEstimator):
 
     def _given(self) -> dict[str, Any]:
         """Parameters and settings as dotted keys."""
-        flags = {name: _plain(getattr(self, name)) for name in _FLAGS}
-        flags["seed"] = _plain(self.random_state)
+        flags = {name: plain(getattr(self, name)) for name in _FLAGS}
+        flags["seed"] = plain(self.random_state)
         if not isinstance(flags["seed"], int):
             flags["seed"] = int(check_random_state(self.random_state).randint(2**31 - 1))
         given = from_flags(flags)
-        settings = {key: _plain(value) for key, value in (self.settings or {}).items()}
+        settings = {key: plain(value) for key, value in (self.settings or {}).items()}
         for name in flags:
             if FLAGS[name] in settings.keys() & given.keys():
                 parameter = "random_state" if name == "seed" else name
@@ -331,11 +331,6 @@ class SkipwayClassifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         return _of_images(super().__sklearn_tags__())
-
-
-def _plain(value: Any) -> Any:
-    """A number of NumPy's, as searches over parameters draw them, as Python's own."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _without(state: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from skipway.card import METADATA_KEY, Card
 from skipway.data import open_split
 from skipway.data.forms.folders import SUFFIXES, walk
 from skipway.errors import GateNotMet, InputError, harmless, missing_part
-from skipway.files import atomic_write, is_hub_name, refuse_existing, weight_file
+from skipway.files import atomic_write, check_new, is_hub_name, weight_file
 from skipway.images import DecodeError, ImageLike, Preprocess
 from skipway.predictor import (
     INPUT,
@@ -121,7 +121,7 @@ def export(
     target = beside if out is None else Path(out)
     if target.suffix != ".onnx" or target == source:
         raise InputError(f"--out {harmless(target)}: give another name, ending in .onnx")
-    refuse_existing(target)
+    check_new(target)
     net, card = open_network(source, threads)
     run = source.parent if isinstance(source, Path) else None
     inputs, whose = real_images(card, on, run)

@@ -36,7 +36,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what refused the write refuses this too
+            aside.unlink()
         cause = _refusal(error, aside)
         if cause is None:
             raise
@@ -61,7 +62,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     the system refuses.
     """
     path = Path(path)
-    refuse_existing(path)
+    check_new(path)
     aside = path.with_name(f".skipway-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         aside.mkdir()
@@ -94,10 +95,16 @@ def locked(folder: Path, busy: str) -> int:
     return handle
 
 
-def refuse_existing(path: Path) -> None:
-    """Raise InputError where something lies at `path`."""
+def check_new(path: Path, flag: str = "--out") -> None:
+    """Raise InputError where something lies at `path`, as `flag` gives it, or no file can be made
+    there: to be told before the work whose result it is for."""
     if os.path.lexists(path):
-        raise InputError(f"{harmless(path)}: exists already; give another --out or remove it")
+        raise InputError(f"{harmless(path)}: exists already; give another {flag} or remove it")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{flag} {harmless(path)}: there is no folder {harmless(path.parent)}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {harmless(path)}: no file can be made in this folder")
 
 
 def _refusal(error: BaseException, aside: Path) -> OSError | None:
@@ -131,9 +138,13 @@ def weight_file(model: str | os.PathLike[str]) -> Path:
     """
     path = Path(model)
     try:
-        there = path.exists()
+        return _weights_at(path, model)
     except OSError as error:
         raise InputError(f"{harmless(path)}: {error.strerror}") from None
+
+
+def _weights_at(path: Path, model: str | os.PathLike[str]) -> Path:
+    there = path.exists()
     if not there and os.fspath(model) in shipped.NAMES:
         return shipped.file(os.fspath(model), ".safetensors")
     if not there:

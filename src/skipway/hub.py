@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import logging
 import os
@@ -94,10 +95,10 @@ def _fetch_torchvision(name: str) -> Fetched:
                 f"dropped{advice}"
             ) from None
         except OSError as error:
-            reason = getattr(error, "reason", None) or error
-            raise InputError(
-                f"{name}: {url.split('/')[2]} cannot be reached: {_brief(reason)}{advice}"
-            ) from None
+            reason = getattr(error, "reason", None)
+            cause = reason if isinstance(reason, Exception) else error
+            told = unreachable(cause, url.split("/")[2])
+            raise InputError(f"{name}: {told}{advice}") from None
         finally:
             socket.setdefaulttimeout(patience)
     digest = _sha256(path)
@@ -257,7 +258,14 @@ def _why(error: Exception, host: str) -> str:
 
 def unreachable(error: Exception, host: str) -> str:
     """One line for an error that came without an answer from the hub."""
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _LOCAL):
+        where = "" if error.filename is None else f" {harmless(error.filename)}"
+        return f"the cache{where} cannot be written: {error.strerror}"
     return f"{host} cannot be reached: {_brief(error)}"
+
+
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+"""Refusals of this machine's own."""
 
 
 def _brief(error: object) -> str:

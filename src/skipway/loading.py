@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from skipway.errors import harmless, missing_part
 from skipway.predictor import Predictor, task_of
 from skipway.predictor import load as load_classifier
 
@@ -26,14 +29,24 @@ def load(
     task = task_of(model)
     if task == "classify":
         return load_classifier(model, threads, device, precision)
-    if task == "segment":
-        from skipway.pixel_predictor import load_pixel_predictor
+    with needing_torch(model):
+        if task == "segment":
+            from skipway.pixel_predictor import load_pixel_predictor
 
-        return load_pixel_predictor(model, threads, device, precision)
-    if task == "embed":
-        from skipway.embedding import load_embedder
+            return load_pixel_predictor(model, threads, device, precision)
+        if task == "embed":
+            from skipway.embedding import load_embedder
 
-        return load_embedder(model, threads=threads, device=device, precision=precision)
-    from skipway.locator import load_locator
+            return load_embedder(model, threads=threads, device=device, precision=precision)
+        from skipway.locator import load_locator
 
-    return load_locator(model, threads, device, precision)
+        return load_locator(model, threads, device, precision)
+
+
+@contextlib.contextmanager
+def needing_torch(model: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise InputError, with what to install, where what runs a model of that task is not there."""
+    try:
+        yield
+    except ImportError as error:
+        raise missing_part(harmless(os.fspath(model)), "train", error) from None

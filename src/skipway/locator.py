@@ -70,8 +70,8 @@ class Locator:
         """Class names by index of the labels."""
         return self.card.classes
 
-    def found(self, images: Sequence[Array]) -> list[Detections]:
-        """What is in decoded images [H, W, C], down to the score that the card keeps."""
+    def found(self, images: Sequence[Array], threshold: float = 0.0) -> list[Detections]:
+        """What is in decoded images [H, W, C], down to that score and the one the card keeps."""
         inputs: list[Array] = []
         places: list[Geometry] = []
         for image in images:
@@ -80,7 +80,7 @@ class Locator:
             places.append(geometry)
         outputs = self._run(inputs)
         return [
-            detections(output, (x.shape[1], x.shape[2]), geometry)
+            detections(output, (x.shape[1], x.shape[2]), geometry, threshold)
             for output, x, geometry in zip(outputs, inputs, places, strict=True)
         ]
 
@@ -105,13 +105,13 @@ class Locator:
                     raise
                 yield ObjectPrediction(name, (), str(error))
                 continue
-            (found,) = self.found([pixels])
-            yield ObjectPrediction(name, self.named(found, threshold))
+            (found,) = self.found([pixels], threshold)
+            yield ObjectPrediction(name, self.named(found))
 
-    def named(self, found: Detections, threshold: float) -> tuple[Located, ...]:
-        """Detections with a score of the threshold at least, with the names of their classes."""
+    def named(self, found: Detections) -> tuple[Located, ...]:
+        """Detections with the names of their classes."""
         rows = []
-        for i in np.flatnonzero(found.scores >= threshold).tolist():
+        for i in range(len(found.scores)):
             x1, y1, x2, y2 = found.boxes[i].tolist()
             mask = None if found.masks is None else _as_json(found.masks[i])
             label = self.classes[int(found.labels[i])]

@@ -201,7 +201,7 @@ def task_of(model: str | os.PathLike[str]) -> str:
         return "classify"
     card = None
     with contextlib.suppress(InputError):  # what reads the tensors says more of what is wrong
-        card = read_card(path) if path.suffix == ".safetensors" else None
+        card = read_card(path)
     return task_of_names(tensor_names(path)) if card is None else card.task
 
 

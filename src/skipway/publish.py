@@ -19,10 +19,10 @@ from skipway.architecture import Architecture
 from skipway.card import Card, Measured
 from skipway.dialects import spell
 from skipway.errors import InputError, harmless
-from skipway.files import PEER_FILES, atomic_folder, atomic_write, is_hub_name, refuse_existing
+from skipway.files import PEER_FILES, atomic_folder, atomic_write, check_new, is_hub_name
 from skipway.hub import client, host_of, repository, status, unreachable
 from skipway.peers import NOT_STATED, check_expressible, peer_files, timm_name, torchvision_names
-from skipway.predictor import open_network
+from skipway.predictor import open_network, torch_source
 from skipway.resnet import ResNet
 from skipway.version import __version__
 from skipway.weights import save_weights
@@ -55,7 +55,7 @@ def convert(
     """
     net, card = _opened(model, form)
     path = Path(out) if out is not None else _default(model, form)
-    refuse_existing(path)
+    check_new(path)
     if form in ("timm", "huggingface"):
         with atomic_folder(path) as folder:
             _write_folder(folder, net, card, form)
@@ -76,7 +76,8 @@ def convert(
 
 def _opened(model: str | os.PathLike[str], form: Form) -> tuple[ResNet, Card]:
     """The network and its card, for a peer at a temperature of 1."""
-    net, card = open_network(model)
+    why = "ONNX holds no weights that a peer could load; give the run or file it was made from"
+    net, card = open_network(torch_source(model, why))
     if form == "skipway" or card.temperature == 1:
         return net, card
     with torch.no_grad():
@@ -200,19 +201,39 @@ def push(
 def without_places(card: Card) -> Card:
     """The card with the last part of each path in place of the whole: what is published tells
     nothing of the folders of who trained."""
-    recipe, command = card.recipe, card.provenance.get("command")
+    recipe, provenance = card.recipe, dict(card.provenance)
     update: dict[str, Any] = {
         "metrics": tuple(m.model_copy(update={"data": _data_name(m)}) for m in card.metrics)
     }
     if recipe:
-        model = recipe.get("model")
         update["recipe"] = recipe | {"data_path": _last(str(recipe.get("data_path", "")))}
-        if isinstance(model, dict) and isinstance(model.get("weights"), str):
-            update["recipe"]["model"] = model | {"weights": _last(str(model["weights"]))}
-    if isinstance(command, str):
-        told = re.sub(r"(?<![\w:.-])~?/(?:[^\s'\"=/]+/)+", "", command)
-        update["provenance"] = card.provenance | {"command": told}
-    return card.model_copy(update=update)
+        for group, key in (("model", "weights"), ("distill", "model")):
+            settings = recipe.get(group)
+            if isinstance(settings, dict) and isinstance(settings.get(key), str):
+                update["recipe"][group] = settings | {key: _last(str(settings[key]))}
+    if isinstance(command := provenance.get("command"), str):
+        provenance["command"] = _without_folders(command)
+    calibrated = provenance.get("calibrated")
+    if isinstance(calibrated, dict) and isinstance(calibrated.get("data"), str):
+        provenance["calibrated"] = calibrated | {"data": _last(str(calibrated["data"]))}
+    return card.model_copy(update=update | {"provenance": provenance})
+
+
+def _without_folders(command: str) -> str:
+    """A command with the last part of each path in place of the whole."""
+
+    def told(found: re.Match[str]) -> str:
+        word = found[0]
+        quote = word[0] if word[0] in "'\"" else ""
+        flag, given, value = word.strip(quote or None).rpartition("=")
+        inner = value[0] if value[:1] in ("'", '"') else ""
+        return f"{quote}{flag}{given}{inner}{_last(value.strip(inner or None))}{inner}{quote}"
+
+    return _WORD.sub(told, command)
+
+
+_WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
+"""Of a command line."""
 
 
 def _last(text: str) -> str:

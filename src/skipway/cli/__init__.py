@@ -58,7 +58,8 @@ def main() -> None:
         from skipway.cli.commands import run
 
         code = run(arguments or ["--help"])
-        sys.stdout.flush()  # here, where a reader that has gone is met
+        if sys.stdout is not None:  # None where it was closed
+            sys.stdout.flush()  # here, where a reader that has gone is met
     except SkipwayError as error:
         if debug:
             traceback.print_exc()

@@ -30,7 +30,9 @@ LINE_EVERY = 25
 
 @app.command("check-weights")
 def check_weights(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A weight file, or a run's folder.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A weight file, a run, or a hub's name.")
+    ],
     on: Annotated[str, typer.Option("--on", metavar="DATA", help="Labelled images, as for eval.")],
     images: Annotated[int, typer.Option(help="Images to look at, at most: 32 to 2,048.")] = 256,
     split: Annotated[
@@ -46,7 +48,7 @@ def check_weights(
 
     Labelled images tell how it was trained to be read. Exit code 1 where that is otherwise.
     """
-    from skipway.files import refuse_existing
+    from skipway.files import check_new
     from skipway.machine import cores
 
     try:
@@ -54,7 +56,7 @@ def check_weights(
     except ImportError as error:
         raise missing_part("check-weights", "train", error) from None
     if out is not None:
-        refuse_existing(Path(out))
+        check_new(Path(out))
     with _telling() as progress:
         diagnosis = check(file, on, images, split, threads or cores(), progress)
     written = out is not None and diagnosis.clear

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from skipway.cli.shared import Device, Json, Model, OnBad, Precision, Threads, app, emit
+from skipway.cli.shared import Device, Json, OnBad, Precision, Threads, Weights, app, emit
 from skipway.cli.using import expand
 from skipway.errors import harmless
 
 
 @app.command()
 def embed(
-    model: Model,
+    model: Weights,
     data: Annotated[
         str,
         typer.Argument(metavar="DATA", help="As for train, or a folder of images without labels."),
@@ -64,10 +64,10 @@ def embed(
 
     from skipway.embedding import load_embedder
     from skipway.embedding.index import Images, write_index
-    from skipway.files import refuse_existing
+    from skipway.files import check_new
     from skipway.machine import cores
 
-    refuse_existing(Path(out))
+    check_new(Path(out))
     threads = threads or cores()
     images = Images.of(data)
     embedder = load_embedder(
@@ -129,7 +129,7 @@ def embed(
 
 @app.command()
 def search(
-    model: Model,
+    model: Weights,
     index: Annotated[str, typer.Argument(metavar="INDEX", help="What embed wrote.")],
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGES…", help="Image files, or folders of them.")
@@ -150,11 +150,11 @@ def search(
     from skipway.embedding import load_embedder
     from skipway.embedding.index import Index
     from skipway.embedding.search import find_similar, write_found
-    from skipway.files import refuse_existing
+    from skipway.files import check_new
     from skipway.machine import cores
 
     if sheet is not None:
-        refuse_existing(Path(sheet))
+        check_new(Path(sheet), "--sheet")
     opened = Index(index)
     embedder = load_embedder(
         model,

@@ -131,6 +131,7 @@ def evaluate(
     --calibrate, --corruptions, --slices and --size are of classifiers, --views of segmenters too.
     """
     from skipway.evaluation import Views, open_labelled
+    from skipway.loading import needing_torch
     from skipway.machine import cores
     from skipway.predictor import load, task_of
 
@@ -159,9 +160,10 @@ def evaluate(
                 f"{harmless(model)} tells the class of each pixel; --calibrate, --corruptions, "
                 "--slices and --size are of classifiers"
             )
-        evaluate_pixels(
-            model, data, split, views, bad, device, precision.value, threads, against, as_json
-        )
+        with needing_torch(model):
+            evaluate_pixels(
+                model, data, split, views, bad, device, precision.value, threads, against, as_json
+            )
         return
     if task == "embed":
         if against or calibrate or corruptions or slices is not None or size or views != "one":
@@ -169,7 +171,8 @@ def evaluate(
                 f"{harmless(model)} makes vectors; --against, --calibrate, --corruptions, "
                 "--slices, --size and --views are of classifiers"
             )
-        evaluate_vectors(model, data, split, bad, device, precision.value, threads, as_json)
+        with needing_torch(model):
+            evaluate_vectors(model, data, split, bad, device, precision.value, threads, as_json)
         return
     if task != "classify":
         if calibrate or corruptions or slices is not None or size or views != "one":
@@ -177,9 +180,10 @@ def evaluate(
                 f"{harmless(model)} finds objects; --calibrate, --corruptions, --slices, --size "
                 "and --views are of classifiers"
             )
-        evaluate_objects(
-            model, data, split, bad, device, precision.value, threads, against, as_json
-        )  # fmt: skip
+        with needing_torch(model):
+            evaluate_objects(
+                model, data, split, bad, device, precision.value, threads, against, as_json
+            )
         return
     if views not in list(Views):
         raise InputError(f"--views {harmless(views)}: {', '.join(Views)}")

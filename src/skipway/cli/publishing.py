@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from skipway.cli.shared import Json, Model, app, emit
+from skipway.cli.shared import Json, Weights, app, emit
 from skipway.errors import harmless, missing_part
 
 
@@ -27,7 +27,7 @@ class HubForm(enum.StrEnum):
 
 @app.command()
 def convert(
-    model: Model,
+    model: Weights,
     to: Annotated[Form, typer.Option(help="Who is to load it.")],
     out: Annotated[
         str | None, typer.Option(help="A file or folder that is not there; by default here.")
@@ -57,7 +57,7 @@ def convert(
 
 @app.command()
 def push(
-    model: Model,
+    model: Weights,
     name: Annotated[str, typer.Argument(metavar="hf:USER/NAME", help="The repository.")],
     to: Annotated[HubForm, typer.Option(help="Whose form the files have.")] = HubForm.skipway,
     private: Annotated[bool, typer.Option("--private", help="If it is made: not public.")] = False,

@@ -28,6 +28,12 @@ Model = Annotated[
         metavar="MODEL", help="A run, a weight or ONNX file, a shipped model or a hub's name."
     ),
 ]
+Weights = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A run, a weight file, a shipped model or a hub's name; not ONNX."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; the CPU where it is not given.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of computation.")]
 
@@ -57,7 +63,8 @@ def skipway(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (anywhere).")] = False,
 ) -> None:
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("skipway").setLevel(logging.INFO)  # of others, warnings alone
 
 
 def emit(value: Any) -> None:

@@ -36,14 +36,15 @@ def predict(
         typer.Option(
             metavar="FOLDER",
             help="Write each image with its objects, of a detector, or in the colours of its "
-            "classes, of a segmenter.",
+            "classes, of a segmenter; files there stay, and new ones are numbered.",
         ),
     ] = None,
     masks: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write the class of each pixel as an indexed PNG, of a segmenter.",
+            help="Write the class of each pixel as an indexed PNG, of a segmenter; files there "
+            "stay, and new ones are numbered.",
         ),
     ] = None,
     views: Annotated[

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from skipway.cli.evaluating import note
-from skipway.cli.shared import Device, Json, Model, OnBad, Threads, app, emit, print_table
+from skipway.cli.shared import Device, Json, OnBad, Threads, Weights, app, emit, print_table
 from skipway.errors import harmless, missing_part
 from skipway.xray import IMAGES
 
 
 @app.command()
 def xray(
-    model: Model,
+    model: Weights,
     data: Annotated[str, typer.Argument(metavar="DATA", help="As for train.")],
     split: Annotated[
         str | None, typer.Option(help="train, val, test or all; by default as for eval.")

@@ -368,13 +368,25 @@ class DecodedFeed:
             [(self.seed, epoch, i, r) for i, r in zip(index.tolist(), repeat.tolist(), strict=True)]
             for index, repeat in plan
         ]
-        for batch in self._loader:
+        for batch in self._alive():
             if isinstance(batch, _Failure):
                 raise InputError(
                     f"{batch.message}\n"
                     "Add --on-bad skip, with data.preflight on, to leave such files out."
                 )
             yield batch
+
+    def _alive(self) -> Iterator[Batch | _Failure]:
+        """What the loader gives. Raises InputError where a process of it was killed."""
+        try:
+            yield from self._loader
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                "a process that decodes images was killed, as where memory runs out\n"
+                "Take fewer --workers, or a smaller --batch-size."
+            ) from error
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order, repeat = self._shown(epoch)

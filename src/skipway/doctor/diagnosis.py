@@ -20,6 +20,7 @@ from skipway.doctor.evidence import FEWEST, Array, Comparison, Finding, Outcome
 from skipway.doctor.readings import as_read
 from skipway.errors import InputError, harmless
 from skipway.images import Preprocess, plain_preprocess
+from skipway.predictor import torch_source
 from skipway.resnet import ResNet
 from skipway.weights import load_model, save_weights
 
@@ -103,7 +104,8 @@ def check(
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     name = os.fspath(file)
-    net, card, _ = load_model(file)
+    why = "ONNX says how it is to be read; give the run or weight file that it was made from"
+    net, card, _ = load_model(torch_source(file, why))
     seed: Any = card.setting("seed", 0) if card else 0
     val: Any = card.setting("data.val", "auto") if card else "auto"
     known = card.classes if card else None

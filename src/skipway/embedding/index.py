@@ -28,7 +28,7 @@ from skipway.data.forms.rowgroups import reading
 from skipway.data.split import FolderReader, Names
 from skipway.embedding.embedder import Embedder
 from skipway.errors import InputError, harmless, missing_part
-from skipway.files import atomic_write, locked, refuse_existing
+from skipway.files import atomic_write, check_new, locked
 from skipway.images import Channels, DecodeError, ImageLike, decode
 from skipway.version import __version__
 
@@ -165,7 +165,7 @@ def write_index(
     except ImportError as error:
         raise missing_part("embed", "tables", error) from None
     out = Path(out)
-    refuse_existing(out)
+    check_new(out)
     made = {
         "skipway": __version__,
         "model": embedder.origin,
@@ -244,11 +244,17 @@ def _parts_folder(out: Path, made: Mapping[str, Any]) -> Iterator[tuple[Path, di
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"{harmless(folder)}: cannot be made: {error.strerror}") from None
-    handle = locked(folder, "another process is embedding into it")
+    handle, ours = locked(folder, "another process is embedding into it"), False
     try:
-        refuse_existing(out)  # as another process may have finished it just now
+        check_new(out)  # as another process may have finished it just now
         for left in folder.glob(".skipway-*.tmp"):  # of one that was killed
             left.unlink()
+        if not begun.exists() and any(folder.iterdir()):
+            raise InputError(
+                f"{harmless(folder)}: is needed for the parts, and holds something else\n"
+                "Give another --out, or move it away."
+            )
+        ours = True
         then = dict(made)
         if _has_parts(folder):
             then = _json(begun, begun.read_bytes() if begun.exists() else b"")
@@ -263,7 +269,7 @@ def _parts_folder(out: Path, made: Mapping[str, Any]) -> Iterator[tuple[Path, di
                 file.write(json.dumps(then).encode())
         yield folder, then
     finally:
-        if not _has_parts(folder):
+        if ours and not _has_parts(folder):
             shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
 

@@ -17,7 +17,7 @@ from skipway.errors import InputError, harmless
 from skipway.evaluation.comparing import intervals
 from skipway.evaluation.labelled import Labelled, open_labelled
 from skipway.evaluation.scoring import Views, outputs, scores
-from skipway.files import is_hub_name, refuse_existing
+from skipway.files import check_new, is_hub_name
 from skipway.metrics import Scored, best_temperature
 from skipway.predictor import Predictor, is_onnx, open_network
 
@@ -55,7 +55,7 @@ def place(model: str, predictor: Predictor, out: str | None) -> Path:
         target = Path(model).with_name(f"{Path(model).stem}-calibrated{suffix}")
     else:  # the name of a model that ships
         target = Path(f"{model}-calibrated{suffix}")
-    refuse_existing(target)
+    check_new(target)
     return target
 
 

@@ -66,8 +66,8 @@ class Task(Protocol):
         ...
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars of a training batch. Those with a gradient are summed and minimised; the
-        others are shown."""
+        """Named scalars of a training batch, of the same names for every batch. Those with a
+        gradient are summed and minimised; the others are shown."""
         ...
 
     def predict(self, model: nn.Module, batch: Batch) -> Any:

@@ -353,9 +353,13 @@ class Detect:
         return DetectionEvaluator(self.classes, self.kinds)
 
 
-def detections(found: Mapping[str, Any], source: tuple[int, int], geometry: Geometry) -> Detections:
-    """What a detector gives of one input of that height and width, in the image as it was."""
-    arrays = {name: value.detach().float().cpu().numpy() for name, value in found.items()}
+def detections(
+    found: Mapping[str, Any], source: tuple[int, int], geometry: Geometry, threshold: float = 0.0
+) -> Detections:
+    """What a detector gives of one input of that height and width, in the image as it was, with a
+    score of the threshold at least."""
+    enough = found["scores"] >= threshold  # first: a mask takes as long as its image is large
+    arrays = {name: value[enough].detach().float().cpu().numpy() for name, value in found.items()}
     boxes = geometry.to_original(arrays["boxes"].reshape(-1, 2, 2)).reshape(-1, 4)
     masks = None
     if "masks" in arrays:

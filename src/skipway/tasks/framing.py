@@ -5,7 +5,7 @@ made ready for the network on any device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,10 @@ def view_of(
         ratio = low * (high / low) ** draws[0]
         scaled = (max(round(scaled[0] * ratio), 1), max(round(scaled[1] * ratio), 1))
         corner = draws[1:3]
-        asked = (0, c.flip_up and draws[4] < 0.5), (1, c.flip and draws[3] < 0.5)
+        aside = draws[3] < 0.5
+        if c.flip == "alternate":  # as `data.augment.pad_crop_flip`
+            aside = (replace(key, epoch=0).uniform(6)[3] < 0.5) ^ bool(key.epoch % 2)
+        asked = (0, c.flip_up and draws[4] < 0.5), (1, c.flip and aside)
         mirrored = tuple(axis for axis, flip in asked if flip)
     sx, sy = scaled[1] / size[1], scaled[0] / size[0]
     shape = min(scaled[0], limit[0]), min(scaled[1], limit[1])

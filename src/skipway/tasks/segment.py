@@ -64,13 +64,14 @@ class PixelLoss:
         """The loss by part, of float32 logits and int64 labels [N, H, W] with `IGNORED`."""
         known = labels != IGNORED
         if not known.any():  # its mean is no number; the network still has a gradient, of zeros
-            return {"loss_ce": 0 * logits.sum()}
+            return {f"loss_{part}": 0 * logits.sum() for part in self.kind.split("+")}
         weights = None if self.weights is None else logits.new_tensor(self.weights)
         if self.kind == "focal":
             log = logits.log_softmax(1)
             wanted = labels.where(known, labels.new_zeros(()))
-            own = log.gather(1, wanted[:, None])[:, 0]
-            each = -own * (1 - own.exp()).clamp_min(1e-12) ** self.gamma
+            each = self._focal(log.gather(1, wanted[:, None]))[:, 0]
+            if self.smoothing:
+                each = torch.lerp(each, self._focal(log).mean(1), self.smoothing)
             share = known.to(logits) if weights is None else weights[wanted] * known
             return {"loss_focal": (each * share).sum() / share.sum()}
         ce = F.cross_entropy(
@@ -79,6 +80,10 @@ class PixelLoss:
         return {"loss_ce": ce} | (
             {"loss_dice": dice(logits, labels)} if "dice" in self.kind else {}
         )
+
+    def _focal(self, log: Tensor) -> Tensor:
+        """The loss of classes by the logarithm of their probability."""
+        return -log * (1 - log.exp()).clamp_min(1e-12) ** self.gamma
 
 
 def dice(logits: Tensor, labels: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ class Callback(Protocol):
 
 def checked(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
     """The callbacks. Raises InputError for what is none."""
+    if not isinstance(callbacks, Sequence):
+        raise InputError(f"callbacks: give a list, [{harmless(type(callbacks).__name__)}(…)]")
     for callback in callbacks:
         name = harmless(getattr(callback, "__name__", type(callback).__name__))
         if isinstance(callback, type):
@@ -111,7 +113,8 @@ class Audience:
                 self._silent.append(callback)
             self._say(
                 f"callback {_name(callback)}, {method.__name__}: {type(error).__name__}: "
-                f"{harmless(error)[:200]}; the training goes on without it"
+                f"{harmless(error)[:200]}"
+                + ("" if method.__name__ == "end" else "; the training goes on without it")
             )
 
 
@@ -136,6 +139,7 @@ class TensorBoard:
         except ImportError as error:
             raise missing_part("--tensorboard", "tensorboard", error) from None
         self._open = SummaryWriter
+        self._writer: SummaryWriter | None = None
         self._step = 0
 
     def begin(self, run: Path, record: Mapping[str, Any], step: int) -> None:
@@ -144,6 +148,7 @@ class TensorBoard:
         self._step = step
 
     def epoch(self, row: Mapping[str, Any]) -> None:
+        assert self._writer is not None  # of a beginning that failed no epoch is told
         self._step = row["step"]
         for key, value in row.items():
             if isinstance(value, (int, float)) and key not in ("epoch", "step"):
@@ -153,6 +158,8 @@ class TensorBoard:
         self._writer.flush()
 
     def end(self, record: Mapping[str, Any]) -> None:
+        if self._writer is None:  # it could not be opened, and has said so
+            return
         result = record.get("result") or {"metrics": {}}
         for name, value in result["metrics"].items():
             self._writer.add_scalar(f"final/{result['split']}_{name}", value, self._step)

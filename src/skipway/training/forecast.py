@@ -175,18 +175,20 @@ def pace_of(loop: Loop, feeds: Mapping[str, Feed], trial: Trial) -> Pace:
 
 def forecast(
     pace: Pace, clock: Clock, config: RunConfig, feeds: Mapping[str, Feed], passed: float,
-    memory_mib: float, processes: int = 1,
+    memory_mib: float, processes: int = 1, last: float | None = None,
 ) -> Forecast:  # fmt: skip
-    """What a run of that clock will take, `passed` seconds after its start."""
+    """What a run of that clock will take, `passed` seconds after its start. last: seconds of the
+    last score, where it is not at the pace of the others."""
 
     def scoring(name: str) -> float:
         n = len(feeds[name]) if name in feeds else 0
         return (pace.evaluation + n * pace.image / processes) if n else 0.0
 
     evaluating = clock.epochs * scoring("val") if config.data.val != "none" else 0.0
-    last = scoring("test" if "test" in feeds else "val")
-    if config.exact_norm:
-        last += len(feeds["train"]) * pace.image
+    if last is None:
+        last = scoring("test" if "test" in feeds else "val")
+        if config.exact_norm:
+            last += len(feeds["train"]) * pace.image
     training = pace.cold + clock.total * pace.step
     minutes = minutes_of(config.checkpoint_every)
     saves = training / (60 * minutes) if minutes else 0.0

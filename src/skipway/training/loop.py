@@ -59,7 +59,8 @@ class Tally:
 class Loop:
     """Steps of one network on one feed, from any position on.
 
-    `pause` is asked after every step: True ends `epoch` at that step's boundary. compiled_for: the
+    `pause` is asked after every step: True ends `epoch` at that step's boundary. at_once: images of
+    a forward pass; None for a whole batch. compiled_for: the
     images of a forward pass for which the network is compiled, in one process; 0 for none. Passes
     on others, and those that are looked at, which compiled code does not show, go uncompiled.
     """
@@ -79,12 +80,12 @@ class Loop:
         ema: AveragedModel | None = None,
         clip: float | None = None,
         keep_frozen: Frozen | None = None,
-        accumulate: int = 1,
+        at_once: int | None = None,
         compiled_for: int = 0,
         world: World = ALONE,
     ) -> None:
         self.task, self.net, self.feed = task, net, feed
-        self.model, self.world, self.accumulate = parallel(net, world), world, accumulate
+        self.model, self.world, self.at_once = parallel(net, world), world, at_once
         self.optimizer, self.clock, self.schedule = optimizer, clock, schedule
         self.seed, self.device, self.ema, self.clip = seed, device, ema, clip
         self.precision = precision
@@ -141,7 +142,7 @@ class Loop:
         """
         images = int(self.world.sum(torch.tensor(len(batch), dtype=torch.int64)))
         # as many in each process, or they would wait for one another for ever
-        parts = batch.split(min(self.accumulate, images // self.world.size))
+        parts = batch.split(self._parts(images // self.world.size))
         sums: dict[str, Tensor] = {}
         for i, part in enumerate(parts):
             key = Key(self.seed, epoch, part.index, part.repeat)
@@ -164,6 +165,14 @@ class Loop:
             together = self.world.sum(torch.stack(list(sums.values())))
             sums = dict(zip(sums, together, strict=True))
         return sums, images
+
+    def _parts(self, images: int) -> int:
+        """In how many parts a batch of so many images is taken: of `at_once` at most, but that none
+        is of a single image where others are not, of which batch norm has no statistics."""
+        if self.at_once is None:
+            return 1
+        parts = -(-images // self.at_once)
+        return parts - 1 if images // parts < min(self.at_once, 2) else parts
 
     def _hold(self) -> None:
         """Freeze and free the parts of the network as this step asks."""

@@ -166,6 +166,8 @@ def set_exact_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
     """
     every = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     norms = [m for m in every if m.weight.requires_grad]
+    if not norms:
+        return
     momenta = [m.momentum for m in norms]
     for module in norms:
         module.reset_running_stats()

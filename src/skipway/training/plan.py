@@ -20,7 +20,7 @@ from skipway.architecture import (
     replaced,
 )
 from skipway.card import Card
-from skipway.config import RunConfig, resolve
+from skipway.config import RunConfig, flag_of, resolve
 from skipway.data import DataSet, open_data
 from skipway.data.feed import batches
 from skipway.data.objects import AnnotatedSplit, open_objects
@@ -64,6 +64,7 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     InputError for data, weights or settings that cannot be used.
     """
     given = {key: value for key, value in given.items() if value != "auto"}
+    resolve({"recipe": ""}, given, {"data_path": data_path})  # before any of it is looked at
     weights = given.get("model.weights")
     choices = [_recipe_for(given.get("task", "classify"), weights is not None)]
     name = str(given.get("recipe", choices[0].value))
@@ -71,9 +72,6 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
         raise InputError("--minutes: plans the length of the run; leave out --epochs")
     of_recipe = _fitting(recipe(name).settings, given)
     shared: list[Choice] = []
-    if given.get("data.channels") == 4 and of_recipe.pop("augment.jitter", 0):
-        why = "of colours, and 4 channels are not colours alone"
-        choices.append(Choice("augment.jitter", 0.0, why))
     if world.size > 1 and "batch_size" in of_recipe and "batch_size" not in given:
         whole = of_recipe.pop("batch_size")
         why = f"{whole:,} of the recipe, over {world.size} processes"
@@ -102,11 +100,17 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     for choose in CHOICES[opening.task]:
         chosen = choose(data, config(), world)
         choices += [choice for choice in chosen if choice.key.partition(".")[0] not in settled]
+    jitters = of_recipe.get("augment.jitter") and "augment.jitter" not in given
+    if jitters and config().data.channels == 4:
+        del settings["augment.jitter"]
+        why = "of colours, and 4 channels are not colours alone"
+        choices.append(Choice("augment.jitter", 0.0, why))
     final = config()
     kept = tuple(c for c in choices if c.key not in settings)
     _check_augment(final)
     _check_targets(final)
     _check_task(final, card)
+    _check_effect(final, given)
     check_compile(final, world)
     if world.size > 1:
         _check_alone(final, len(data.splits["train"]), world.size)
@@ -314,6 +318,34 @@ def _check_task(config: RunConfig, card: Card | None) -> None:
         )
     if norm == "frozen" and config.model.weights is None:
         raise InputError(f"{head}.norm = frozen: only of a network that starts from --weights")
+
+
+_EFFECT = (
+    ("detector", "task", _OBJECTS),
+    ("segmenter", "task", _PIXELS),
+    ("embedder", "task", ("embed",)),
+    ("schedule.milestones", "schedule.kind", ("step",)),
+    ("schedule.plateau_patience", "schedule.kind", ("plateau",)),
+    ("schedule.threshold", "schedule.kind", ("plateau",)),
+    ("optim.muon_lr", "optim.kind", ("muon",)),
+    ("focal_gamma", "loss", ("focal",)),
+)  # fmt: skip
+"""Settings, or groups of them, and the values of another one beside which they do something."""
+
+
+def _check_effect(config: RunConfig, given: Mapping[str, Any]) -> None:
+    """Raise InputError for a given setting that would do nothing."""
+    for name, other, values in _EFFECT:
+        now = _setting(config, other)
+        for key in given:
+            of_it = key == name or key.startswith(f"{name}.")
+            if of_it and now not in values and _setting(config, key) != _setting(_USUAL, key):
+                flag = flag_of(other)
+                add = f"{flag}{'=' if ' ' in flag else ' '}{values[0]}"
+                raise InputError(
+                    f"{key}: does nothing with {other} = {now}; it is of {' and '.join(values)}\n"
+                    f"Leave it out, or add {add}."
+                )
 
 
 def compares_images(config: RunConfig) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from skipway.card import Card, parse_card
-from skipway.config import RunConfig, flag_of, resolve
+from skipway.config import RunConfig, flag_of, plain, resolve
 from skipway.errors import InputError, harmless
 from skipway.training import checkpoint, finder
 from skipway.training.callbacks import Audience, Callback
@@ -67,6 +67,7 @@ def start(
     `callbacks.Callback`. Raises InputError, Interrupted.
     """
     began = time.perf_counter()
+    given = plain(given)
     torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
     restart, most = restarts()
     with joined() as world:
@@ -93,13 +94,13 @@ def start(
         def made() -> Path | None:
             return make_place(out, data_path, plan.config.model.name) if world.first else None
 
+        flags = setting_flags(training.as_settled(given))
+        command = shlex.join(["skipway", "train", data_path, *flags])
         run = world.gather(world.agreed(made))[0]
         assert run is not None
         with claimed(run, world):
             if world.first:
                 check_place(run)  # another may have begun since
-            flags = setting_flags(training.as_settled(given))
-            command = shlex.join(["skipway", "train", data_path, *flags])
             record = training.new_record(run, command)
             record |= {"launch": sorted({*launch})} if launch else {}
             with audience.told_of_the_end(record):
@@ -245,6 +246,8 @@ def _resume(
                 if name in counts and counts[name]["n"] != len(split)
             )
             what = ", ".join(changed) or "as many, but with other names or contents"
+            if record["data"].get("skipped"):  # the record counts what is left without them
+                what = "other names, contents or numbers"
             raise InputError(
                 f"--resume {harmless(run)}: {harmless(data.path)} has other images than when the "
                 f"run began: {what}\nPut them back as they were, or train anew."

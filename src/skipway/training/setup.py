@@ -96,6 +96,8 @@ class Setup:
         if plan.teacher is not None:
             self.task = self._distilled(plan.teacher)
         self.feeds: Mapping[str, Feed] = self.prepared.feeds
+        self._last: float | None = None
+        """Seconds that the last score will take, where the whole network runs there alone."""
         self.trained: nn.Module = self.net
         if self.config.on_features:
             self.trained, self.task = head(self.net), OnFeatures(self.task)
@@ -130,10 +132,15 @@ class Setup:
         self.progress.say(
             f"  all but the classifier is frozen: computing its features of {views} views once"
         )
+        all_feeds = self.prepared.feeds
         feeds = feature_feeds(
-            backbone_of(self.net), task, self.prepared.feeds, self.config, views, self.device
+            backbone_of(self.net), task, all_feeds, self.config, views, self.device
         )
-        self.progress.say(f"  features computed in {time.perf_counter() - begun:.1f} s")
+        seconds = time.perf_counter() - begun
+        self.progress.say(f"  features computed in {seconds:.1f} s")
+        passed = sum(len(feed) * (views if name == "train" else 1) for name, feed in feeds.items())
+        scored = next((all_feeds[name] for name in ("test", "val") if name in all_feeds), ())
+        self._last = len(scored) * seconds / passed
         return feeds
 
     def _network(self, resumed: Path | None) -> nn.Module:
@@ -211,7 +218,9 @@ class Setup:
 
             def expected(clock: Clock) -> Forecast:
                 passed = time.perf_counter() - self.began - spare
-                return forecast(pace, clock, self.config, self.feeds, passed, peak, self.world.size)
+                return forecast(
+                    pace, clock, self.config, self.feeds, passed, peak, self.world.size, self._last
+                )
 
             if minutes is not None:
                 self.world.agreed(lambda: self._fit_time(loop.clock, minutes, expected))
@@ -334,7 +343,8 @@ class Setup:
         """The loop of a network; thawed: with none of the parts frozen that will train."""
         config, clock = self.config, self._clock()
         borders = self._borders(clock)
-        batch = min(config.batch_size, len(self.feeds["train"]))
+        batch = min(config.batch_size, -(-len(self.feeds["train"]) // self.world.size))
+        at_once = -(-batch // config.accumulate)
         whole = self.net if self.config.on_features else net  # not the classifier alone
         keep_frozen = Frozen()
         if not (thawed and borders):
@@ -353,7 +363,7 @@ class Setup:
             ema=make_ema(net, config.ema.decay) if config.ema.decay else None,
             clip=config.optim.clip,
             keep_frozen=keep_frozen,
-            accumulate=config.accumulate,
-            compiled_for=-(-batch // config.accumulate) if config.compile else 0,
+            at_once=at_once if config.accumulate > 1 else None,
+            compiled_for=at_once if config.compile else 0,
             world=self.world,
         )

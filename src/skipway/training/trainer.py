@@ -192,9 +192,14 @@ class Trainer(Setup):
                     if self.loop.step > self.saved_at:
                         self._checkpoint()
                 number = max(self.world.gather(self.came[0] if self.came else 0))
-        except SkipwayError as error:
-            with contextlib.suppress(SkipwayError):  # a full disk must not hide the reason
-                self._write_record(status="failed", error=str(error))
+        except BaseException as error:
+            told = (
+                str(error)
+                if isinstance(error, SkipwayError)
+                else f"{type(error).__name__}: {error}"
+            )
+            with contextlib.suppress(Exception):  # a full disk must not hide the reason
+                self._write_record(status="failed", error=told)
             raise
         finally:
             self.progress.end()

@@ -111,15 +111,43 @@ def walk(root: Path) -> list[str]:
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Images and folders under a folder."""
-    names, inside = [], []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [f for f in folders if not _is_hidden(f)]
-        inner = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if inner == "." else inner + "/"
-        inside += [prefix + f for f in folders]
-        names += [prefix + f for f in files if is_image(f)]
+    """Images and folders under a folder. Links are followed, but not back up, where the same images
+    would come again without end; what is no file, as a pipe that nobody writes to, is none."""
+    names: list[str] = []
+    inside: list[str] = []
+    waiting = [("", frozenset({_identity(root)}))]
+    while waiting:
+        prefix, above = waiting.pop()
+        try:
+            entries = [*os.scandir(root / prefix)]
+        except OSError:
+            continue
+        for entry in entries:
+            name = prefix + entry.name
+            if os.path.isdir(entry):
+                own = _identity(entry)
+                if own not in above and not _is_hidden(entry.name):
+                    inside.append(name)
+                    waiting.append((f"{name}/", above | {own}))
+            elif is_image(entry.name) and not _is_special(entry):
+                names.append(name)
     return sorted(names), sorted(inside)
+
+
+def _identity(folder: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What a folder is known by, whatever link leads to it; None where it cannot be looked at."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether it is there and neither a file nor a folder."""
+    if entry.is_file(follow_symlinks=False):  # known without looking at it
+        return False
+    return os.path.exists(entry) and not os.path.isfile(entry)
 
 
 def images_among(members: set[str]) -> tuple[list[str], list[str]]:
