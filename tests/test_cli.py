@@ -3,6 +3,7 @@ stops and goes on."""
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -411,6 +412,15 @@ def test_our_own_fault_is_exit_3(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--debug" in found.err
     assert "Traceback" not in found.err
     assert "\x1b" not in found.err
+
+
+def test_what_the_system_refuses_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/a/\x1b[31mrun")
+
+    monkeypatch.setattr("skipway.predictor.task_of", refused)
+    said = "skipway: /a/\\x1b[31mrun: Permission denied\n"
+    assert call("eval", "run", "digits") == Answer(2, "", said)
 
 
 def test_ctrl_c_in_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

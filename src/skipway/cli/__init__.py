@@ -43,6 +43,13 @@ def fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+_REFUSALS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EIO, errno.ESTALE,
+)  # fmt: skip
+"""Of the system, with a place that the user named or where it lies: no defect, wherever met."""
+
+
 def _terminated(*_: object) -> NoReturn:
     raise Terminated
 
@@ -79,6 +86,8 @@ def main() -> None:
             fail(f"{harmless(plain_words(explain()))}\nSee {place} --help", 2)
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
+            fail(f"{harmless(os.fsdecode(error.filename))}: {error.strerror}", 2)
         if out_of_memory(error):
             fail("out of memory: take a smaller --batch-size, data.size or model", 2)
         fail(
