@@ -244,7 +244,7 @@ def study_rows() -> list[tuple[str, str, str]]:
     for path in sorted((ROOT / "results" / "studies").glob("*/*/study.json")):
         found = json.loads(path.read_text())
         seeds = f"{found['seeds']} seed{'s' if found['seeds'] > 1 else ''}"
-        told = f"{found['tally']} ({seeds})"
+        told = f"{found['tally'] or found['verdict']} ({seeds})"
         what = f"`skipway study {found['study']}`, scale {found['scale']}: {found['claim']}"
         table.append((what, told, found["command"]))
     return table

@@ -391,6 +391,8 @@ def test_numbers_of_numpy_are_plain_ones() -> None:
          "optim.kind=muon."),
         ({"schedule.milestones": ["50 %"]}, "it is of step\nLeave it out, or add --set schedule."),
         ({"focal_gamma": 3.0}, "add --set loss=focal"),
+        ({"distill.weight": 0.7}, "does nothing without distill.model\nLeave it out, or add --set"),
+        ({"optim.betas": [0.8, 0.9]}, "it is of adamw and lamb"),
         ({"task": ["detect"]}, "task = "),
         ({"optim.kind": ["adamw"]}, "optim.kind = "),
     ],

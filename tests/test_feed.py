@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from skipway.data.feed import (
     decode_all,
     pixel_mean,
     repeated,
+    telling_of_a_killed_worker,
     widened,
 )
 from skipway.data.keyed import permutation
@@ -247,8 +249,27 @@ def test_a_decoding_process_that_was_killed_is_told(split: Split) -> None:
     next(found)
     for process in multiprocessing.active_children():
         os.kill(cast(int, process.pid), signal.SIGKILL)
+
+    def train() -> None:
+        with telling_of_a_killed_worker():
+            for _ in found:
+                time.sleep(0.05)  # PyTorch may say so in the middle of a step
+
     with pytest.raises(InputError, match=r"decodes images was killed.*\n.*fewer --workers"):
-        list(found)
+        train()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, EOFError, ConnectionResetError])
+def test_what_goes_wrong_in_a_decoding_process_is_told_as_it_is(
+    split: Split, error: type[Exception]
+) -> None:
+    class Broken(Classify):
+        def augment(self, image: Any, target: Any, key: Any) -> Any:
+            raise error("ours")
+
+    feed = decoded(split, Broken(PREPROCESS, AugmentConfig()), workers=1)
+    with pytest.raises(error, match=r"Caught .* in DataLoader worker"):
+        list(feed.epoch(0))
 
 
 def test_parts_of_a_batch_are_of_no_single_image() -> None:
@@ -266,6 +287,7 @@ def test_parts_of_a_batch_are_of_no_single_image() -> None:
         )._parts(images)  # fmt: skip
 
     assert [parts(None, 9), parts(1, 5), parts(4, 8), parts(4, 9)] == [1, 5, 2, 3]
+    assert parts(2, 1) == 1  # of each of several processes, at the end of an epoch
     for at_once in range(2, 9):
         for images in range(2, 40):
             split = Batch(torch.zeros(images), torch.zeros(images), np.arange(images)).split(

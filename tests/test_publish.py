@@ -645,7 +645,8 @@ def pushable(tmp_path: Path, **fields: Any) -> Path:
     card = {"metrics": metrics, "licence": "CC-BY-4.0", "recipe": recipe} | fields
     command = (
         "skipway train /home/me/pets --out '/home/me/my run' --set model.weights=/home/me/w.pth "
-        "--recipe a1 --set distill.model=home/me/teacher"
+        "--recipe a1 --set distill.model=home/me/teacher --data /home/me/v=2/pets "
+        "--set=model.weights=/home/me/lr=0.1/w.pth /home/me/a=b/c"
     )
     provenance = {"command": command, "calibrated": {"data": "/home/me/pets", "n": 5}}
     ours(path, small(), provenance=provenance, **card)

@@ -26,6 +26,7 @@ from skipway.heads import SegmenterConfig
 from skipway.images import Preprocess
 from skipway.segmentations import IGNORED
 from skipway.tasks import Evaluator, Task
+from skipway.tasks.classify import Loss, Mixed
 from skipway.tasks.maps import class_map
 from skipway.tasks.segment import PixelLoss, Segment, SegmentationEvaluator, dice
 from skipway.training.clock import Clock
@@ -188,6 +189,16 @@ def test_ignored_pixels_have_no_gradient_and_no_loss(kind: Any) -> None:
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
+
+
+def test_focal_loss_smooths_its_labels_as_a_classifiers_does() -> None:
+    logits, labels = random_case()
+    known = labels != IGNORED
+    pixels, wanted = logits.movedim(1, -1)[known], labels[known]
+    for smoothing in (0.0, 0.3):
+        (loss,) = PixelLoss("focal", smoothing).terms(logits, labels).values()
+        expected = Loss("focal", smoothing)(pixels, Mixed(wanted, wanted, 1.0))
+        torch.testing.assert_close(loss, expected)
 
 
 def test_a_batch_of_several_sizes_is_judged_on_its_pixels_alone() -> None:

@@ -92,6 +92,8 @@ def test_of_few_seeds_a_published_deviation_is_taken() -> None:
         assert found.verdict == "reproduced"
     four = Finding(name="x", values=(8.6, 8.7, 8.8, 8.7), known_deviation=0.16)
     assert four.interval == pytest.approx((8.7 - 0.1568, 8.7 + 0.1568), abs=1e-4)
+    apart = Finding(name="x", values=(9.6, 8.0, 8.65), known_deviation=0.16)
+    assert apart.interval == pytest.approx((8.75 - 0.9109, 8.75 + 0.9109), abs=1e-3)
     five = replace(four, values=(*four.values, 8.7))
     assert five.interval == replace(five, known_deviation=None).interval
 
@@ -112,6 +114,7 @@ def test_a_control_decides_and_is_not_counted() -> None:
     assert verdict(found(50, 30)) == "contradicted"
     assert tally(found(50, 30)) == "2 of 2 numbers reproduced, 1 of 2 controls hold"
     assert found(30)[-1].judged == "fails"
+    assert tally(found(50)[2:]) == ""
 
 
 def test_what_whoever_ran_it_remarks_is_shown(tmp_path: Path, halves: Halves) -> None:

@@ -264,8 +264,8 @@ def unreachable(error: Exception, host: str) -> str:
     return f"{host} cannot be reached: {_brief(error)}"
 
 
-_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-"""Refusals of this machine's own."""
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Refusals of this machine's disk alone; of others it says the file."""
 
 
 def _brief(error: object) -> str:

@@ -221,13 +221,20 @@ def without_places(card: Card) -> Card:
 
 def _without_folders(command: str) -> str:
     """A command with the last part of each path in place of the whole."""
+    before = ""
 
     def told(found: re.Match[str]) -> str:
+        nonlocal before
         word = found[0]
         quote = word[0] if word[0] in "'\"" else ""
-        flag, given, value = word.strip(quote or None).rpartition("=")
+        bare = word.strip(quote or None)
+        sets = before == "--set" or bare.startswith("--set=")
+        before = bare
+        names = re.match(r"(--[\w-]+=)?([a-z_.]+=)?" if sets else r"(--[\w-]+=)?", bare)
+        start = names[0] if names else ""
+        value = bare[len(start) :]
         inner = value[0] if value[:1] in ("'", '"') else ""
-        return f"{quote}{flag}{given}{inner}{_last(value.strip(inner or None))}{inner}{quote}"
+        return f"{quote}{start}{inner}{_last(value.strip(inner or None))}{inner}{quote}"
 
     return _WORD.sub(told, command)
 

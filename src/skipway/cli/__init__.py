@@ -51,6 +51,7 @@ _REFUSALS = (
 
 
 def _terminated(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the tidying off
     raise Terminated
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import warnings
@@ -320,6 +321,30 @@ def _start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@contextlib.contextmanager
+def telling_of_a_killed_worker() -> Iterator[None]:
+    """Raise InputError where PyTorch says that a decoding process was killed. It does so wherever
+    the main process is, in the middle of a step too."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or _was_raised_there(error):
+            raise
+        raise _killed() from error
+
+
+def _was_raised_there(error: Exception) -> bool:
+    """Whether PyTorch hands on what went wrong in a process, which lives."""
+    return str(error).startswith("Caught ")
+
+
+def _killed() -> InputError:
+    return InputError(
+        "a process that decodes images was killed, as where memory runs out\n"
+        "Take fewer --workers, or a smaller --batch-size."
+    )
+
+
 class DecodedFeed:
     """A split that is decoded and augmented image by image, by `workers` processes or by none."""
 
@@ -368,25 +393,22 @@ class DecodedFeed:
             [(self.seed, epoch, i, r) for i, r in zip(index.tolist(), repeat.tolist(), strict=True)]
             for index, repeat in plan
         ]
-        for batch in self._alive():
-            if isinstance(batch, _Failure):
-                raise InputError(
-                    f"{batch.message}\n"
-                    "Add --on-bad skip, with data.preflight on, to leave such files out."
-                )
-            yield batch
+        with telling_of_a_killed_worker():
+            for batch in self._received():
+                if isinstance(batch, _Failure):
+                    raise InputError(
+                        f"{batch.message}\n"
+                        "Add --on-bad skip, with data.preflight on, to leave such files out."
+                    )
+                yield batch
 
-    def _alive(self) -> Iterator[Batch | _Failure]:
-        """What the loader gives. Raises InputError where a process of it was killed."""
+    def _received(self) -> Iterator[Batch | _Failure]:
         try:
             yield from self._loader
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        except (ConnectionError, EOFError) as error:  # killed while it handed a batch over
+            if _was_raised_there(error):
                 raise
-            raise InputError(
-                "a process that decodes images was killed, as where memory runs out\n"
-                "Take fewer --workers, or a smaller --batch-size."
-            ) from error
+            raise _killed() from error
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order, repeat = self._shown(epoch)

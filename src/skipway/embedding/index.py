@@ -271,6 +271,8 @@ def _parts_folder(out: Path, made: Mapping[str, Any]) -> Iterator[tuple[Path, di
     finally:
         if ours and not _has_parts(folder):
             shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # where it is empty
+            folder.rmdir()
         os.close(handle)
 
 

@@ -72,7 +72,7 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
     float32, bf16 = (found[precision] for precision in PRECISIONS)
     findings = [
         Finding(
-            name="resnet20, test error in bfloat16 less in float32",
+            name="resnet20, test error in bfloat16 minus in float32",
             values=tuple(bf16[seed] - float32[seed] for seed in sorted(float32.keys() & bf16)),
             expected=Expected(f"within {WITHIN} points", -WITHIN, WITHIN),
             unit="points",

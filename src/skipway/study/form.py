@@ -56,8 +56,8 @@ class Finding:
     sampled: tuple[float, float] | None = None
     """The 95 % interval of a number that other images rather than other seeds would change."""
     known_deviation: float | None = None
-    """Between seeds, as published. It is taken in place of the seeds' own while there are fewer
-    than `_KNOWN` of them, which know it less well."""
+    """Between seeds, as published: what fewer than `_KNOWN` of them know less well. It is taken in
+    place of their own of two, and of more where that is smaller."""
     control: bool = False
     """Whether it tests the experiment and not the claim: a net that has learned something, an
     identity of arithmetic. It decides with the others, and is not counted with them."""
@@ -90,7 +90,8 @@ class Finding:
         if not self.drawn:
             return (self.mean, self.mean) if self.values else None
         if self.known_deviation is not None and 1 <= self.n < _KNOWN:
-            half = 1.96 * self.known_deviation / math.sqrt(self.n)
+            own = self.deviation if self.deviation is not None and self.n > 2 else 0.0
+            half = 1.96 * max(self.known_deviation, own) / math.sqrt(self.n)
             return self.mean - half, self.mean + half
         if self.deviation is None:
             return None
@@ -166,7 +167,7 @@ def tally(findings: Sequence[Finding]) -> str:
     due = [finding for finding in findings if finding.verdict is not None]
     told = Counter(finding.verdict for finding in due if not finding.control)
     controls = [finding.verdict == "reproduced" for finding in due if finding.control]
-    if len(due) < 2:
+    if told.total() < 2:
         return ""
     said = [f"{told['reproduced']} of {told.total()} numbers reproduced"]
     said += [f"{told[v]} {v}" for v in ("contradicted", "inconclusive") if told[v]]

@@ -130,9 +130,10 @@ NOTES = (
     "The test images are scored once, with the weights after the last step; the paper's plain nets "
     "stand in Fig. 6 as curves alone.",
     f"Of up to four seeds the interval takes the deviation as known, {DEVIATION} points, that of "
-    "the paper's five runs of 110 layers, which is an estimate itself (95 %: 0.10 to 0.46); of "
-    "more it is the seeds' own. Were it that of 20 layers too and the truth 8.75 %, one seed "
-    "would be told as reproduced in 4 of 10 tries, two in 9 of 10, three in nearly all.",
+    "the paper's five runs of 110 layers, which is an estimate itself (95 %: 0.10 to 0.46), or of "
+    "three and four their own where it is larger; of more it is their own. Were it that of 20 "
+    "layers too and the truth 8.75 %, one seed would be told as reproduced in 4 of 10 tries, two "
+    "in 9 of 10.",
 )
 
 

@@ -44,8 +44,8 @@ METHOD = (
     "seed; its 95 % interval is that of the mean by Student’s t. It is reproduced where all of the "
     "interval lies in the range, contradicted where none of it does, and otherwise inconclusive at "
     "this budget: more seeds or a longer training may tell, unless the truth lies at the bound. So "
-    "is a number of one seed, which has no interval, unless the deviation between seeds is "
-    "published and taken in its place.",
+    "is a number of one seed, which has no interval. Where a deviation between seeds is published, "
+    "fewer than five are given it, unless three or four differ by more.",
     "An interval tells of other seeds, not of other images, which are the same for all; of three "
     "seeds it may reach past 0 or 100 %. It has two sides, so that a bound on one side is tested "
     "at 2.5 %. Each stands alone: none is corrected for how many numbers a study has, nor for "

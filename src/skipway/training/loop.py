@@ -172,7 +172,7 @@ class Loop:
         if self.at_once is None:
             return 1
         parts = -(-images // self.at_once)
-        return parts - 1 if images // parts < min(self.at_once, 2) else parts
+        return max(parts - 1, 1) if images // parts < min(self.at_once, 2) else parts
 
     def _hold(self) -> None:
         """Freeze and free the parts of the network as this step asks."""

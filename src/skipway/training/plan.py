@@ -325,27 +325,47 @@ _EFFECT = (
     ("segmenter", "task", _PIXELS),
     ("embedder", "task", ("embed",)),
     ("schedule.milestones", "schedule.kind", ("step",)),
+    ("schedule.factor", "schedule.kind", ("step", "plateau")),
+    ("schedule.power", "schedule.kind", ("polynomial",)),
     ("schedule.plateau_patience", "schedule.kind", ("plateau",)),
     ("schedule.threshold", "schedule.kind", ("plateau",)),
+    ("schedule.warmup_lr", "schedule.warmup", ()),
     ("optim.muon_lr", "optim.kind", ("muon",)),
+    ("optim.momentum", "optim.kind", ("sgd", "muon")),
+    ("optim.nesterov", "optim.kind", ("sgd",)),
+    ("optim.betas", "optim.kind", ("adamw", "lamb")),
+    ("optim.eps", "optim.kind", ("adamw", "lamb")),
     ("focal_gamma", "loss", ("focal",)),
-)  # fmt: skip
-"""Settings, or groups of them, and the values of another one beside which they do something."""
+    ("augment.operations", "augment.policy", ("rand",)),
+    ("augment.magnitude", "augment.policy", ("rand",)),
+    ("augment.magnitude_std", "augment.policy", ("rand",)),
+    ("augment.operation_probability", "augment.policy", ("rand",)),
+    ("distill.weight", "distill.model", ()),
+    ("distill.temperature", "distill.model", ()),
+)
+"""Settings, or groups of them, and the values of another one beside which they do something; () is
+any but the usual one."""
 
 
 def _check_effect(config: RunConfig, given: Mapping[str, Any]) -> None:
     """Raise InputError for a given setting that would do nothing."""
     for name, other, values in _EFFECT:
         now = _setting(config, other)
+        if now in values or (not values and now != _setting(_USUAL, other)):
+            continue
         for key in given:
             of_it = key == name or key.startswith(f"{name}.")
-            if of_it and now not in values and _setting(config, key) != _setting(_USUAL, key):
-                flag = flag_of(other)
-                add = f"{flag}{'=' if ' ' in flag else ' '}{values[0]}"
+            if not of_it or _setting(config, key) == _setting(_USUAL, key):
+                continue
+            flag = flag_of(other)
+            if not values:
                 raise InputError(
-                    f"{key}: does nothing with {other} = {now}; it is of {' and '.join(values)}\n"
-                    f"Leave it out, or add {add}."
+                    f"{key}: does nothing without {other}\nLeave it out, or add {flag}."
                 )
+            raise InputError(
+                f"{key}: does nothing with {other} = {now}; it is of {' and '.join(values)}\n"
+                f"Leave it out, or add {flag}{'=' if ' ' in flag else ' '}{values[0]}."
+            )
 
 
 def compares_images(config: RunConfig) -> bool:

@@ -292,9 +292,10 @@ class Setup:
         self.settled |= {
             "schedule.length": planned.length,
             "schedule.warmup": planned.warmup,
-            "schedule.milestones": planned.milestones,
             "model.unfreeze": self.config.model.unfreeze,
         }
+        if planned.kind == "step":  # of others they would do nothing
+            self.settled["schedule.milestones"] = planned.milestones
         epochs = steps / clock.steps_per_epoch
         self.progress.say(
             f"  schedule.length = {planned.length}  ({epochs:.3g} epochs end within {minutes:g} "

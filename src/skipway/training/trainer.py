@@ -19,7 +19,7 @@ from torch import Tensor
 from skipway.architecture import count
 from skipway.card import Card, Measured, read_card
 from skipway.config import minutes_of
-from skipway.data.feed import Batch
+from skipway.data.feed import Batch, telling_of_a_killed_worker
 from skipway.errors import InputError, SkipwayError, harmless
 from skipway.explain import add_maps
 from skipway.heads import HEADS
@@ -176,6 +176,7 @@ class Trainer(Setup):
         try:
             with (
                 self.world.answering(),
+                telling_of_a_killed_worker(),
                 signals() as self.came,
                 checkpoint.Writer(folder, self.config.keep_checkpoints, start) as self.writer,
             ):

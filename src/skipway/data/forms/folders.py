@@ -124,7 +124,8 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             continue
         for entry in entries:
             name = prefix + entry.name
-            if os.path.isdir(entry):
+            linked = entry.is_symlink()
+            if os.path.isdir(entry) if linked else entry.is_dir(follow_symlinks=False):
                 own = _identity(entry)
                 if own not in above and not _is_hidden(entry.name):
                     inside.append(name)
