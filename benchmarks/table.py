@@ -187,7 +187,8 @@ def small_data_rows() -> list[tuple[str, str, str]]:
             (
                 f"`{name.partition(',')[0]}` ({case['training_images']} training images, "
                 f"{case['size']} px{crops}), `{case['model']}`{narrower} from scratch, "
-                f"{case['epochs']} epochs: scores on {case['n']} {case['split']} images",
+                f"{case['epochs']} epochs: scores on {case['n']} {case['split']} images"
+                + (", on which the epoch was chosen" if case["split"] == "val" else ""),
                 f"{figures} (the first {low:.1%} to {high:.1%}; seed {case['seed']}) in "
                 f"{case['minutes']:.0f} min on {case['threads']} "
                 f"thread{'s' if case['threads'] > 1 else ''}, {case['precision']}",

@@ -159,11 +159,13 @@ def test_rare_classes_that_suffer(tmp_path):
     run, evaluated = healthy_record(), healthy_evaluation()
     counts = run["data"]["splits"]["train"]["counts"]
     counts |= {"3": 60, "8": 90}
-    planted(told(tmp_path, run), "note", "15 times", "found about as often (93.0 %")
+    planted(told(tmp_path, run), "note", "15 times", "found as often (93.0 %")
     for k in (3, 8):
         evaluated["confusion"][k][k], evaluated["confusion"][k][(k + 1) % 10] = 60, 40
     found = told(tmp_path, run, evaluated=evaluated)
-    planted(found, "warn", "15 times", "rare classes suffer: 60.0 %", "93.0 %", "3, 8, ")
+    planted(found, "warn", "15 times", "rare classes suffer: 60.0 %", "93.0 %", ": 3, 8.")
+    evaluated["confusion"] = (np.array(evaluated["confusion"]) / 20).round().tolist()
+    planted(told(tmp_path, run, evaluated=evaluated), "note", "too few images were scored to tell")
 
 
 def test_the_weakest_class_and_what_it_is_taken_for(tmp_path):
@@ -171,7 +173,11 @@ def test_the_weakest_class_and_what_it_is_taken_for(tmp_path):
     evaluated["confusion"][3] = [0, 0, 6, 70, 0, 24, 0, 0, 0, 0]
     found = told(tmp_path, evaluated=evaluated)
     planted(
-        found, "note", "3 is found least often: 70.0 %", "24 of the 30 that are missed", "for 5"
+        found,
+        "note",
+        "3 is clearly found less often than others: 70.0 %",
+        "24 of the 30 that are missed",
+        "for 5",
     )
 
 
@@ -386,5 +392,6 @@ def test_class_names_in_sentences_are_harmless(tmp_path):
     page = read(make_run(tmp_path, healthy_record(), healthy_rows(), evaluated))
     assert_self_contained(page)
     assert (
-        "3[/x]<script>alert(1)</script>\"'&\\x1b[31m\\n\\u202egnp.exe\\u2066 is found" in page.text
+        "3[/x]<script>alert(1)</script>\"'&\\x1b[31m\\n\\u202egnp.exe\\u2066 is clearly found"
+        in page.text
     )

@@ -303,18 +303,43 @@ def test_mcnemar_of_many_images_is_a_number() -> None:
 
 
 def test_paired_interval_against_drawing_images() -> None:
-    """The plain bootstrap: images drawn with replacement, the difference each time."""
+    """The plain bootstrap, where the models differ on many images."""
     rng = np.random.default_rng(3)
-    n, first, second = 500, 40, 22
+    n, both, first, second = 500, 400, 40, 22
     outcome = np.zeros(n)
     outcome[:first], outcome[first : first + second] = -1, 1
     drawn = [outcome[rng.integers(0, n, n)].mean() for _ in range(4000)]
     expected = np.percentile(drawn, (2.5, 97.5))
-    assert paired_interval(first, second, n) == pytest.approx(expected.tolist(), abs=0.004)
-    low, high = paired_interval(second, first, n)
-    assert (low + high) / 2 == pytest.approx((first - second) / n, abs=0.003)
-    assert paired_interval(0, 0, n) == (0, 0)
-    assert paired_interval(first, second, n) == paired_interval(first, second, n)
+    found = paired_interval(both, first, second, n)
+    assert found == pytest.approx(expected.tolist(), abs=0.004)
+    turned = paired_interval(both, second, first, n)
+    assert turned == pytest.approx((-found[1], -found[0]))
+
+
+@pytest.mark.parametrize(
+    ("n", "shares"),
+    [(12, (0.5, 0.1, 0.2)), (20, (0.9, 0.02, 0.05)), (20, (0.6, 0.0, 0.1)), (25, (0.95, 0.0, 0.0))],
+)
+def test_paired_interval_covers_the_truth(n: int, shares: tuple[float, float, float]) -> None:
+    """Over every outcome with its probability: also where the models rarely differ."""
+    covered = 0.0
+    both, first, second = shares
+    neither = 1 - sum(shares)
+    for a in range(n + 1):
+        for b in range(n + 1 - a):
+            for c in range(n + 1 - a - b):
+                counts = (a, b, c, n - a - b - c)
+                p = stats.multinomial.pmf(counts, n, (both, first, second, neither))
+                low, high = paired_interval(a, b, c, n)
+                assert -1 <= low <= (c - b) / n <= high <= 1
+                covered += p * (low <= second - first <= high)
+    assert covered > 0.94
+
+
+def test_models_that_never_differed_may_yet_differ() -> None:
+    low, high = paired_interval(180, 0, 0, 200)
+    assert -0.02 < low < -0.01
+    assert high == pytest.approx(-low)
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

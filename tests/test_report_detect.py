@@ -319,7 +319,7 @@ def test_made_up_runs_have_what_real_ones_have(tmp_path, task):
     assert_self_contained(page)
     for name in ("small, up to 32 × 32 px", "medium, up to 96 × 96 px", "large"):
         assert f"{name}\n100.0 % (100.0 to 100.0 %)\n6" in page.text
-    assert "At a score of 0.5: precision 100 %, recall 100 %." in curve(page, "WBC")[0]
+    assert "At a score of 0.5 the recall is 100 %." in curve(page, "WBC")[0]
     assert "At a score of" not in curve(page, "Platelets")[0]  # found, and never so surely
 
 

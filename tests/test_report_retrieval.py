@@ -195,7 +195,7 @@ def test_what_stands_out_is_told(tmp_path):
         text
         for _, text in told(tmp_path / "weak", evaluated=task_evaluation() | {"per_class": rows})
     )
-    assert "owl is found least often: for 30.0 % of its images" in said
+    assert "owl is clearly found less often than others: for 30.0 % of its images" in said
     assert "(70.0 % over all classes)" in said
 
 

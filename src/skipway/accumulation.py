@@ -197,12 +197,12 @@ def _mean(values: Array) -> Array:
     return np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
 
-def interval(values: Array, n: int, figure: float) -> Interval | None:
-    """The 95 % interval of a figure from its resamples [R] of n images; those that have no such
-    object are left out, and None where more than half of them are.
+def interval(values: Array, n: int, figure: float, holding: int | None = None) -> Interval | None:
+    """The 95 % interval of a figure from its resamples [R] of n images; `holding` of them have such
+    objects, and resamples that have none are left out (`bootstrap.known_percentiles`).
 
     Precision at a recall is the largest at that or a higher one, so chance alone raises it, in a
     resample once more: see `bootstrap.percentiles`.
     """
-    ends = known_percentiles(values, n, figure)
+    ends = known_percentiles(values, n, figure, holding)
     return None if ends is None else (max(ends[0], 0.0), min(ends[1], 1.0))

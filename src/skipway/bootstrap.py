@@ -92,11 +92,23 @@ def percentiles(values: Array, n: int, biased: float | None = None) -> Interval:
     return float(low) - excess, float(high) - excess
 
 
-def known_percentiles(values: Array, n: int, biased: float | None = None) -> Interval | None:
+def known_percentiles(
+    values: Array, n: int, biased: float | None = None, holding: int | None = None
+) -> Interval | None:
     """`percentiles` of the resamples that have the metric; None where more than half of them have
-    not."""
+    not, and of fewer than three images.
+
+    holding: how many of the images have what is measured, as the objects of a class: what varies is
+    no more than these. None of fewer than `FEWEST`, whose resamples vary too little for any
+    interval.
+    """
     there = values[np.isfinite(values)]
-    return percentiles(there, n, biased) if 2 * len(there) > len(values) else None
+    if n < 3 or (holding is not None and holding < FEWEST) or 2 * len(there) <= len(values):
+        return None
+    return percentiles(there, n if holding is None else holding, biased)
+
+
+FEWEST = 5
 
 
 # Two models on the same images

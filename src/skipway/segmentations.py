@@ -19,7 +19,6 @@ from skipway.bootstrap import (
     Interval,
     Statistic,
     known_percentiles,
-    percentiles,
     resampled,
     swapped,
 )
@@ -262,13 +261,14 @@ def _of_margins(confusions: Array) -> Callable[[Callable[[Array, Array, Array], 
 
 
 def iou_intervals(confusions: Array) -> list[Interval | None]:
-    """The 95 % interval of the IoU of each class, by the same bootstrap; None for a class that more
-    than half of the resamples lack."""
+    """The 95 % interval of the IoU of each class, by the same bootstrap; None for one of too few
+    images (`bootstrap.known_percentiles`)."""
     n, classes = confusions.shape[:2]
     if not n:
         return [None] * classes
     values = resampled({"iou": _of_margins(confusions)(_iou)}, n)["iou"]  # [R, K]
-    return [known_percentiles(values[:, k], n) for k in range(classes)]
+    holding = np.any(np.stack(_margins(confusions)[1:]), axis=0).sum(axis=0)  # in truth or found
+    return [known_percentiles(values[:, k], n, holding=int(holding[k])) for k in range(classes)]
 
 
 def metrics(confusions: Array, boundaries: Array | None = None) -> dict[str, float]:
@@ -279,15 +279,13 @@ def metrics(confusions: Array, boundaries: Array | None = None) -> dict[str, flo
 
 
 def intervals(confusions: Array, boundaries: Array | None = None) -> dict[str, Interval | None]:
-    """The 95 % interval of each of `metrics`, by a bootstrap over the images; None where nothing is
-    judged. Resamples in which nothing is judged are left out."""
+    """The 95 % interval of each of `metrics`, by a bootstrap over the images; None where too little
+    is judged (`bootstrap.known_percentiles`). Resamples in which nothing is judged are left out."""
     found = statistics(confusions, boundaries)
     if not len(confusions):
         return dict.fromkeys(found)
     drawn = resampled(found, len(confusions))
-    known = {name: values[~np.isnan(values)] for name, values in drawn.items()}
-    n = len(confusions)
-    return {name: percentiles(v, n) if len(v) else None for name, v in known.items()}
+    return {name: known_percentiles(values, len(confusions)) for name, values in drawn.items()}
 
 
 def compare(first: tuple[Array, Array], second: tuple[Array, Array]) -> ComparedFigures:

@@ -224,8 +224,7 @@ def evaluate_pixels(
     of = "" if asked == "one" else f", views: {asked}"
     print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images{of}")
     for key, figure in metrics.items():
-        low, high = ends[key] or (figure, figure)
-        print(f"{PIXEL_METRICS[key]} {figure:.2%}  (95 % interval {low:.2%} to {high:.2%})")
+        print(f"{PIXEL_METRICS[key]} {figure:.2%}{_within(ends[key])}")
     width = min(max(len(row["label"]) for row in rows), 24)
     print(f"  {'':<{width}}" + "".join(f"{title:>13}" for title in COLUMNS.values()))
     for row in rows:

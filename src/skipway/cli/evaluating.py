@@ -464,14 +464,14 @@ def _worst(found: Sliced) -> str:
     )
     if worst.difference is None or worst.p is None:
         return f"{what}; there is no other"
+    if worst.difference == 0:
+        return f"no slice is worse than the others: {worst.accuracy:.2%}"
     below = (
         f"{100 * abs(worst.difference):.1f} points {'below' if worst.difference < 0 else 'above'}"
     )
     chance = "chance alone hardly explains it" if worst.clear else "chance alone may do this"
-    return (
-        f"{what}, {below} the others; {chance} ({in_words(worst.p)} among "
-        f"{len(found.slices):,} slices)"
-    )
+    among = f" among {len(found.slices):,} slices" if len(found.slices) > 2 else ""
+    return f"{what}, {below} the others; {chance} ({in_words(worst.p)}{among})"
 
 
 def _corrupted(told: Told, scoring: Scoring, scored: Scored) -> None:

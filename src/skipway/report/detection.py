@@ -170,10 +170,7 @@ def _curve(label: str, precision: Any, scores: object) -> Html:
         if sure:
             at = sure[-1]
             marks.append((at / last, f"score {SURE:g}"))
-            caption += (
-                f" At a score of {SURE:g}: precision {percent(float(precision[at]), 0)}, recall "
-                f"{percent(at / last, 0)}."
-            )
+            caption += f" At a score of {SURE:g} the recall is {percent(at / last, 0)}."
     x, y = shares("recall: of the objects, found"), shares("precision: of the found, right")
     return plot(label, caption, x, y, [Curve("", points)], marks)
 

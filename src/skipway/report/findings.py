@@ -20,6 +20,8 @@ from skipway.report.values import dig, mapping, number, objects
 
 OVERFITTED = 0.05
 """By which more is right in training than may be in validation, where it overfits."""
+FEW = 20
+"""Images from which on it says something that all answers are one."""
 LITTLE = 0.2
 """Of the way from guessing to no mistake at all; less of it is little learned."""
 CALIBRATED = 0.03
@@ -135,7 +137,7 @@ def _one_answer(run: Run) -> Iterator[Finding]:
         return
     answers = run.confusion.sum(axis=0)
     most = int(answers.argmax())
-    one = answers.sum() > 0 and answers[most] >= 0.98 * answers.sum()
+    one = answers.sum() >= FEW and answers[most] >= 0.98 * answers.sum()
     if one and run.confusion[most].sum() < 0.9 * answers.sum():
         yield Finding("warn", f"Almost every answer is {run.classes[most]}, whatever is shown.")
 
@@ -257,16 +259,17 @@ def _unfinished(run: Run) -> Iterator[Finding]:
 
 
 def unfinished(series: Series, measure: str, n: int | None = None) -> Iterator[Finding]:
-    """Still improving: the last tenth of the epochs against the tenth before. n: images of which
-    the measure is a share."""
+    """Still improving: the last tenth of the epochs against the tenth before, and better than any.
+    n: images of which the measure is a share."""
     values = [value for _, value in series]
     tenth = max(len(values) // 10, 1)
     if len(values) < max(2 * tenth, 3):
         return
     last = float(np.mean(values[-tenth:]))
-    gain = last - float(np.mean(values[-2 * tenth : -tenth]))
+    before = [float(np.mean(values[i : i + tenth])) for i in range(len(values) - 2 * tenth + 1)]
+    gain = last - before[-1]
     noise = math.sqrt(max(last * (1 - last), 0) / n) if n else 0
-    if gain > max(0.01, noise):
+    if gain > max(0.01, noise) and last > max(before):
         when = f"{tenth} epochs" if tenth > 1 else "epoch"
         yield Finding(
             "warn",
@@ -287,23 +290,30 @@ def _imbalance(run: Run) -> Iterator[Finding]:
     found = [(hits[part].sum(), truths[part].sum()) for part in (rare, ~rare)]
     if not all(of for _, of in found):
         return
-    (_, high), (other_low, _) = (wilson_interval(int(h), int(of)) for h, of in found)
+    ends = [wilson_interval(int(h), int(of)) for h, of in found]
     few, many = (h / of for h, of in found)
+    close = max(high for _, high in ends) - min(low for low, _ in ends) < 0.2
     ratio = (
         f"The largest class has {n.max() / max(n.min(), 1):.3g} times the images of the smallest"
     )
-    if many - few > 0.05 and high < other_low:
-        named = ", ".join(run.classes[k] for k in np.argsort(n, kind="stable")[:3])
+    shares = f"({percent(few)}, the others {percent(many)})"
+    if many - few > 0.05 and ends[0][1] < ends[1][0]:
+        rarest = [k for k in np.argsort(n, kind="stable") if rare[k]]
+        named = ", ".join(run.classes[k] for k in rarest[:3])
         yield Finding(
             "warn",
             f"{ratio}, and the rare classes suffer: {percent(few)} of their images are found, "
             f"{percent(many)} of the others'. More images of the rarest would help most: {named}.",
         )
+    elif few >= many:
+        yield Finding("note", f"{ratio}; the rare classes are found as often {shares}.")
+    elif close:
+        yield Finding("note", f"{ratio}; the rare classes are found about as often {shares}.")
     else:
         yield Finding(
             "note",
-            f"{ratio}; the rare classes are found about as often ({percent(few)}, the others "
-            f"{percent(many)}).",
+            f"{ratio}; whether the rare classes suffer, too few images were scored to tell "
+            f"{shares}.",
         )
 
 
@@ -318,19 +328,24 @@ def _weakest(run: Run) -> Iterator[Finding]:
     scores = class_scores(run.confusion)
     if not scores.n.any():
         return
-    k = int(np.nanargmin(scores.recall))
     overall = run.confusion.diagonal().sum() / run.confusion.sum()
-    interval = scores.interval(k)
-    if interval is None or interval[1] > overall - 0.05:
+    weak = [
+        k
+        for k in range(len(run.classes))
+        if (ends := scores.interval(k)) is not None and ends[1] <= overall - 0.05
+    ]
+    if not weak:
         return
+    k = min(weak, key=lambda k: float(scores.recall[k]))
     wrong = run.confusion[k].copy()
     wrong[k] = 0
     other, missed = int(wrong.argmax()), wrong.sum()
     yield Finding(
         "note",
-        f"{run.classes[k]} is found least often: {percent(float(scores.recall[k]))} of its images "
-        f"({percent(float(overall))} over all classes). {wrong[other]:.0f} of the {missed:.0f} "
-        f"that are missed are taken for {run.classes[other]}.",
+        f"{run.classes[k]} is clearly found less often than others: "
+        f"{percent(float(scores.recall[k]))} of its images ({percent(float(overall))} over all "
+        f"classes). {wrong[other]:.0f} of the {missed:.0f} that are missed are taken for "
+        f"{run.classes[other]}.",
     )
 
 

@@ -80,9 +80,9 @@ def _few_images(run: Run) -> Iterator[Finding]:
     if high - low > WIDE:
         yield Finding(
             "note",
-            f"Only {plural(run.scored, 'image was', 'images were')} scored: recall@1 on others may "
-            f"be anything from {percent(low, 0)} to {percent(high, 0)}, and the more there are, "
-            "the harder it is.",
+            f"Only {plural(run.scored, 'image was', 'images were')} scored: recall@1 on others of "
+            f"these classes may be anything from {percent(low, 0)} to {percent(high, 0)}, and the "
+            "more there are, the harder it is.",
         )
 
 
@@ -96,13 +96,16 @@ def _weakest(run: Run) -> Iterator[Finding]:
     if len(rows) < 3:
         return
     overall = sum(n * recall for _, n, recall in rows) / total
-    name, n, lowest = min(rows, key=lambda row: row[2])
-    if wilson_interval(round(lowest * n), n)[1] > overall - 0.05:
+    weak = [
+        row for row in rows if wilson_interval(round(row[2] * row[1]), row[1])[1] <= overall - 0.05
+    ]
+    if not weak:
         return
+    name, _, lowest = min(weak, key=lambda row: row[2])
     yield Finding(
         "note",
-        f"{harmless(name)} is found least often: for {percent(lowest)} of its images the nearest "
-        f"is of it too ({percent(overall)} over all classes).",
+        f"{harmless(name)} is clearly found less often than others: for {percent(lowest)} of its "
+        f"images the nearest is of it too ({percent(overall)} over all classes).",
     )
 
 

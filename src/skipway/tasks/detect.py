@@ -163,18 +163,20 @@ class DetectionEvaluator:
         """Objects, AP with its interval, AP50 and recall of each class that has an object."""
         first, boxes = self.judgements[self.kinds[0]], self.judgements["box"]
         resampled = {kind: by_class(precisions) for kind, precisions in self._precisions.items()}
-        counts = np.zeros(self.classes, int)
+        counts, holding = np.zeros((2, self.classes), int)
         for _, truth, _ in self._seen.values():
-            counts += np.bincount(truth.labels[~truth.crowd], minlength=self.classes)
+            here = np.bincount(truth.labels[~truth.crowd], minlength=self.classes)
+            counts, holding = counts + here, holding + (here > 0)
         rows = []
         for k, (ap, ap50) in boxes.by_class.items():
             row: dict[str, Any] = {"label": harmless(classes[k]), "n": int(counts[k])}
             row |= {"ap": ap, "ap50": ap50, "recall": boxes.recall[k]}
-            row["ap_interval"] = interval(resampled["box"][:, k], len(self._seen), ap)
+            n, images = len(self._seen), int(holding[k])
+            row["ap_interval"] = interval(resampled["box"][:, k], n, ap, images)
             if len(self.kinds) > 1 and k in first.by_class:
                 row["mask_ap"], row["mask_ap50"] = first.by_class[k]
                 of_masks = resampled["mask"][:, k]
-                row["mask_ap_interval"] = interval(of_masks, len(self._seen), row["mask_ap"])
+                row["mask_ap_interval"] = interval(of_masks, n, row["mask_ap"], images)
             rows.append(row)
         return rows
 
