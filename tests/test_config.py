@@ -35,7 +35,7 @@ from skipway.errors import InputError
 from skipway.images import plain_preprocess
 from skipway.recipes import RECIPES, recipe
 from skipway.training.clock import Clock, Schedule
-from skipway.training.plan import make_plan
+from skipway.training.plan import _check_effect, make_plan
 
 BASE: dict[str, Any] = {"data_path": "x", "recipe": "modern"}
 
@@ -404,6 +404,19 @@ def test_what_would_do_nothing_is_refused(given: dict[str, Any], said: str) -> N
 
 def test_what_is_as_usual_is_not_refused() -> None:
     make_plan("digits", {"embedder.loss": "proxy-anchor", "schedule.milestones": []})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"task": "embed", "embedder.gem_p": 7.0}, "embedder.pooling = average; it is of gem"),
+        ({"task": "embed", "embedder.loss": "triplet", "embedder.scale": 9.0}, "loss = triplet"),
+        ({"task": "detect", "optim.head_lr": 3.0}, "it is of classify and embed"),
+    ],
+)
+def test_what_would_do_nothing_for_a_task_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        _check_effect(resolve(BASE, given), given)
 
 
 def test_several_parts_unfreeze_one_by_one() -> None:

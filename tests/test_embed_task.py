@@ -546,3 +546,19 @@ def test_each_loss_learns_to_tell_brightness_apart(kind: str) -> None:
             evaluator.update(asked.predict(net, batch), batch)
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
     assert evaluator.metrics()["recall_at_1"] > 0.8
+
+
+def test_gems_power_rises_again_from_1() -> None:
+    """The gradient of a clamp ends at its border, and so would what is learned there."""
+    pool = GeM(1.0).train()
+    x = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(pool.parameters(), 0.1)
+    for sign in (1, 1, -1, -1, -1):  # down, and it stays; then up
+        optimizer.zero_grad()
+        (sign * pool(x).sum()).backward()
+        assert pool.p.grad is not None
+        assert pool.p.grad.abs() > 0.1
+        optimizer.step()
+        assert (pool.eval()(x) >= x.mean((2, 3)) - 1e-6).all()
+        pool.train()
+    assert pool.p > 1.2

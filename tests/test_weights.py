@@ -36,6 +36,7 @@ from skipway.resnet import ResNet
 from skipway.weights import (
     create_model,
     load_model,
+    load_start,
     load_weights,
     read_state,
     save_weights,
@@ -816,6 +817,17 @@ def test_the_card_is_plain_json_in_the_metadata(tmp_path: Path) -> None:
     data = (tmp_path / "w.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert json.loads(header["__metadata__"][METADATA_KEY])["classes"][0] == "class 0 ✓"
+
+
+def test_training_goes_on_from_weights_of_another_network_with_a_note(tmp_path: Path) -> None:
+    net = create_model("resnet50v1", 5, width=0.125, bn_eps=1e-3)
+    save_weights(tmp_path / "w.safetensors", net, card_of(net))
+    state, card = read_state(tmp_path / "w.safetensors")
+    for name in ("resnet50", "resnet50v1"):
+        other = create_model(name, 5, width=0.125)
+        notes = " ".join(load_start(other, state, card).notes)
+        assert "bn_eps: trained with 0.001, this network has 1e-05" in notes
+        assert ("stride_in: trained with '1x1'" in notes) == (name == "resnet50")
 
 
 # --- atomic writes -------------------------------------------------------------------------------

@@ -40,7 +40,11 @@ class GeM(nn.Module):
         self.p = nn.Parameter(torch.tensor([p]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return generalised_mean(x.float(), self.p.clamp_min(1))
+        if not self.training:
+            return generalised_mean(x.float(), self.p.clamp_min(1))
+        with torch.no_grad():  # a clamp in the graph would have no gradient there, for good
+            self.p.clamp_(min=1)
+        return generalised_mean(x.float(), self.p)
 
 
 class Average(nn.Module):

@@ -255,7 +255,7 @@ def as_timm(arch: Architecture) -> Architecture:
         return dataclasses.replace(
             built, block="bottleneck", widths=widths, groups=1, stem_width=stem_width
         )
-    if len(arch.depths) < 4:
+    if len(arch.depths) != 4:
         depths, widths = (*arch.depths, 1, 1, 1)[:4], (*arch.widths, 512, 512, 512)[:4]
         built = dataclasses.replace(built, depths=depths, widths=widths)
     squeezed = [width * arch.expansion for width in arch.widths]

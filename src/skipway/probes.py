@@ -33,6 +33,7 @@ def parts(net: nn.Module) -> dict[str, list[nn.Parameter]]:
     seen = set(body.parameters()) if body is not None else set()
     for name, child in net.named_children():
         groups[name] = [p for p in child.parameters() if p not in seen]
+    groups |= {name: [own] for name, own in net.named_parameters(recurse=False)}
     return {name: group for name, group in groups.items() if group}
 
 

@@ -389,28 +389,30 @@ def drop_rates(arch: Architecture) -> Iterator[float]:
     return (arch.drop_path * i / max(units - 1, 1) for i in range(units))
 
 
+@contextlib.contextmanager
+def statistics_held(module: nn.Module) -> Iterator[None]:
+    """Batch norms in training normalise by the batch as ever, and do not count it: another forward
+    pass of it does. They save as many tensors for the backward pass, so that statistics stay in
+    use, at momentum 0."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    kept = [(m.momentum, m.num_batches_tracked) for m in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
 def recomputed(unit: nn.Module, x: Tensor) -> Tensor:
     """``unit(x)`` whose activations are computed again in the backward pass."""
-
-    @contextlib.contextmanager
-    def frozen_statistics() -> Iterator[None]:
-        # The second forward pass must not count the same batch twice in the running statistics.
-        # It still has to save as many tensors as the first, so they stay in use at momentum 0.
-        norms = [m for m in unit.modules() if isinstance(m, nn.BatchNorm2d)]
-        kept = [(m.momentum, m.num_batches_tracked) for m in norms]
-        for module in norms:
-            module.momentum, module.num_batches_tracked = 0.0, None
-        try:
-            yield
-        finally:
-            for module, (momentum, batches) in zip(norms, kept, strict=True):
-                module.momentum, module.num_batches_tracked = momentum, batches
 
     y: Tensor = checkpoint(
         unit,
         x,
         use_reentrant=False,
-        context_fn=lambda: (contextlib.nullcontext(), frozen_statistics()),
+        context_fn=lambda: (contextlib.nullcontext(), statistics_held(unit)),
     )
     return y
 
@@ -427,11 +429,8 @@ def as_read(body: ResNet, stage: str, x: Tensor) -> Tensor:
         return x
     unit = body.stages()[following][0]
     assert isinstance(unit, PreUnit)
-    norm = unit.bn1
-    if isinstance(norm, nn.BatchNorm2d) and norm.training:
-        # the unit itself counts this batch in its running statistics
-        return F.relu(F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps))
-    return F.relu(norm(x))
+    with statistics_held(unit.bn1):  # the unit itself counts this batch
+        return F.relu(unit.bn1(x))
 
 
 def backbone_of(net: nn.Module) -> ResNet:

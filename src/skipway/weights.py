@@ -288,7 +288,7 @@ def load_start(net: nn.Module, state: State, card: Card | None) -> LoadReport:
 
     Its residual network is loaded as by `load_weights`; so the file may be of another task. Of the
     heads, each tensor that the file has under the same name in the same shape comes from it; the
-    others keep their initialisation, as those do whose size is the number of classes.
+    others keep their initialisation, as those do that count another number of classes.
     """
     body = backbone_of(net)
     name = next(name for name, module in net.named_modules() if module is body)
@@ -297,6 +297,7 @@ def load_start(net: nn.Module, state: State, card: Card | None) -> LoadReport:
     inner = State({key.removeprefix(on): state[key] for key in state if key.startswith(on)})
     inner.origin, inner.described_by, inner.notes = state.origin, state.described_by, state.notes
     report = load_weights(body, inner)
+    report = dataclasses.replace(report, notes=(*report.notes, *_unlike(card, body.arch)))
     heads = {key: tensor for key, tensor in state.items() if on and not key.startswith(on)}
     every = net.state_dict() if at else {}  # a network alone has all that it takes
     own = {key: tensor for key, tensor in every.items() if not key.startswith(at)}
@@ -312,6 +313,18 @@ def load_start(net: nn.Module, state: State, card: Card | None) -> LoadReport:
         made_anew=report.made_anew + tuple(anew),
         ignored=report.ignored + tuple(difference.extra),
     )
+
+
+def _unlike(card: Card | None, arch: Architecture) -> list[str]:
+    """What the tensors of a file do not show, and a network has otherwise than its card says."""
+    if card is None:
+        return []
+    pairs = ((name, getattr(card.architecture, name), getattr(arch, name)) for name in _UNSEEN)
+    return [
+        f"{name}: trained with {then!r}, this network has {now!r}"
+        for name, then, now in pairs
+        if then != now
+    ]
 
 
 def _fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Translated) -> None:
@@ -390,10 +403,7 @@ def create_model(
     if state is None:
         return net
     report = load_weights(net, state)
-    for field in _UNSEEN:
-        then, now = getattr(card.architecture if card else arch, field), getattr(arch, field)
-        if then != now:
-            notes.append(f"{field}: trained with {then!r}, this network has {now!r}")
+    notes += _unlike(card, arch)
     report = dataclasses.replace(report, notes=report.notes + tuple(notes))
     plain = not (report.made_anew or report.ignored or report.notes)
     log.log(logging.INFO if plain else logging.WARNING, "%s", report)

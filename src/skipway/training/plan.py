@@ -324,6 +324,8 @@ _EFFECT = (
     ("detector", "task", _OBJECTS),
     ("segmenter", "task", _PIXELS),
     ("embedder", "task", ("embed",)),
+    ("embedder.gem_p", "embedder.pooling", ("gem",)),
+    ("embedder.scale", "embedder.loss", ("proxy-anchor", "arcface")),
     ("schedule.milestones", "schedule.kind", ("step",)),
     ("schedule.factor", "schedule.kind", ("step", "plateau")),
     ("schedule.power", "schedule.kind", ("polynomial",)),
@@ -335,6 +337,7 @@ _EFFECT = (
     ("optim.nesterov", "optim.kind", ("sgd",)),
     ("optim.betas", "optim.kind", ("adamw", "lamb")),
     ("optim.eps", "optim.kind", ("adamw", "lamb")),
+    ("optim.head_lr", "task", _WHOLE),
     ("focal_gamma", "loss", ("focal",)),
     ("augment.operations", "augment.policy", ("rand",)),
     ("augment.magnitude", "augment.policy", ("rand",)),
@@ -433,10 +436,11 @@ def _check_optimizer(config: RunConfig, arch: Architecture) -> None:
         return
     if config.optim.kind != "muon":
         raise InputError(f"optim.muon_norm: of optim.kind=muon, not of {config.optim.kind}")
-    if arch.order == "pre" or arch.squeeze:
+    frozen = config.task in HEADS and getattr(config, HEADS[config.task]).norm == "frozen"
+    if arch.order == "pre" or arch.squeeze or arch.norm == "none" or frozen:
         raise InputError(
             "optim.muon_norm: for nets whose convolutions are all followed by batch norm\n"
-            "Leave it out with order pre or squeeze-and-excitation."
+            "Leave it out with order pre, squeeze-and-excitation, and norms none and frozen."
         )
 
 
@@ -461,11 +465,13 @@ def _check_alone(config: RunConfig, images: int, processes: int) -> None:
             "Start it without torchrun, or compute features in each epoch: --set data.views=0"
         )
     heads = config.detector
-    of_rois = heads.neck == "c4" or (heads.version == 2 and not heads.one_stage)
-    if config.task in _OBJECTS and heads.norm == "batch" and of_rois:
+    second = heads.version == 2 and not heads.one_stage  # its heads have norms of their own
+    of_rois = heads.norm != "group" if second else heads.neck == "c4" and heads.norm == "batch"
+    if config.task in _OBJECTS and of_rois:
+        frozen = "" if second else ", or frozen, with --weights"
         raise InputError(
-            "detector.norm = batch: norms of these heads would count one process's RoIs alone\n"
-            "Take --set detector.norm=group, or frozen, with --weights."
+            f"detector.norm = {heads.norm}: norms of these heads would count one process's RoIs "
+            f"alone\nTake --set detector.norm=group{frozen}, or train in one process."
         )
     if images < 2 * processes:
         raise InputError(
