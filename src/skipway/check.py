@@ -146,6 +146,8 @@ class Report:
     """Images of each class by split, without those that cannot be read: int64 [classes]."""
     input_size: int | None
     """Side in pixels that training would choose for its input; None where no image is left."""
+    queries: bool = False
+    """Whether each image is to find others of its class, as with vectors."""
 
     @property
     def ok(self) -> bool:
@@ -158,6 +160,7 @@ class Report:
             self._missing("missing_in_train", ["train"], True),
             self._leaks(),
             self._conflicts(),
+            self._without_pairs(),
             self._missing("missing_elsewhere", [n for n in self.counts if n != "train"], False),
             self._duplicates(),
             self._uneven(),
@@ -336,6 +339,16 @@ class Report:
         text = f"Uneven classes in train, {ratio}: accuracy tells mostly of the large ones."
         return Finding("uneven", False, len(ends), text, items)
 
+    def _without_pairs(self) -> Finding:
+        """Splits at which `train --task embed` stops."""
+        names = [n for n, of in self.counts.items() if n != "train" and of.max(initial=0) < 2]
+        names = names if self.queries else []
+        text = (
+            f"{' and '.join(names)}: no two images of one class, so there is nothing to find. Hold "
+            "out more images, for instance --val 0.3, or none: --val none."
+        )
+        return Finding("no_pair", True, len(names), text, ({"split": name} for name in names))
+
     def _small_classes(self) -> Finding:
         counts = self.counts["train"]
         few = np.flatnonzero((counts > 0) & (counts < FEW))
@@ -367,10 +380,15 @@ class Report:
         return Finding("small_image", False, n, text, items)
 
 
-def check(data: DataSet, threads: int, tick: Callable[[], None] | None = None) -> Report:
+def check(
+    data: DataSet,
+    threads: int,
+    tick: Callable[[], None] | None = None,
+    queries: bool = False,
+) -> Report:
     """Read every image of a data set once and say what is wrong with it.
 
-    `tick` is called once for each image, by one of the threads.
+    `tick` is called once for each image, by one of the threads. queries: as of `Report`.
     """
 
     def examine(source: ImageLike, name: str) -> Look:
@@ -384,7 +402,7 @@ def check(data: DataSet, threads: int, tick: Callable[[], None] | None = None) -
         scans[name] = scan(split, threads, examine, looks[name].add)
     counts = readable_counts(data, scans)
     size = _input_size(data.splits["train"])
-    return Report(data, looks, scans, find_copies(data, scans), counts, size)
+    return Report(data, looks, scans, find_copies(data, scans), counts, size, queries)
 
 
 def _input_size(split: Split) -> int | None:
@@ -415,6 +433,8 @@ def _shown(kind: str, item: dict[str, Any]) -> str:
         return _few([f"{harmless(i['name'])} ({harmless(i['class'])})" for i in item["images"]])
     if kind == "small_image":
         return f"{harmless(item['name'])}: {item['width']:,} x {item['height']:,}"
+    if kind == "no_pair":
+        return str(item["split"])
     if "images" in item:
         return f"{harmless(item['class'])}: {item['images']:,}"
     return f"{item['split']}: {harmless(item['class'])}"

@@ -73,7 +73,8 @@ def check_data(
     quiet = as_json or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         bar = progress.add_task("", total=sum(map(len, opened.splits.values())))
-        report = check(opened, threads, lambda: progress.advance(bar))
+        embeds = config.task == "embed"
+        report = check(opened, threads, lambda: progress.advance(bar), embeds)
     if as_json:
         emit(report.to_json())
     else:
