@@ -383,7 +383,8 @@ def test_a_metric_needs_validation(data: Path, tmp_path: Path, given: dict[str, 
     assert not (tmp_path / "run").exists()
 
 
-FROZEN = PLATEAU | {
+OF_PLATEAU = ("schedule.factor", "schedule.plateau_patience")
+FROZEN = {key: value for key, value in PLATEAU.items() if key not in OF_PLATEAU} | {
     "schedule.kind": "constant", "schedule.stop_patience": None, "schedule.length": "3 epochs",
     "model.freeze": 3, "model.unfreeze": ["1 epoch", "5 steps"], "exact_norm": True,
     "model.name": "auto",
