@@ -406,6 +406,11 @@ def test_what_is_as_usual_is_not_refused() -> None:
     make_plan("digits", {"embedder.loss": "proxy-anchor", "schedule.milestones": []})
 
 
+def test_muon_keeps_norms_of_what_makes_vectors() -> None:
+    given = {"task": "embed", "optim.kind": "muon", "optim.muon_norm": True}
+    assert make_plan("digits", given).config.optim.muon_norm
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

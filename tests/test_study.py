@@ -93,7 +93,7 @@ def test_of_few_seeds_a_published_deviation_is_taken() -> None:
     four = Finding(name="x", values=(8.6, 8.7, 8.8, 8.7), known_deviation=0.16)
     assert four.interval == pytest.approx((8.7 - 0.1568, 8.7 + 0.1568), abs=1e-4)
     apart = Finding(name="x", values=(9.6, 8.0, 8.65), known_deviation=0.16)
-    assert apart.interval == pytest.approx((8.75 - 0.9109, 8.75 + 0.9109), abs=1e-3)
+    assert apart.interval == replace(apart, known_deviation=None).interval
     five = replace(four, values=(*four.values, 8.7))
     assert five.interval == replace(five, known_deviation=None).interval
 

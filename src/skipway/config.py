@@ -343,8 +343,8 @@ class RunConfig(Slice):
     """Images a step; under torchrun those of each process."""
     accumulate: int = Field(1, ge=1)
     """Parts in which a step goes through a batch, for one that would not fit into memory: at most
-    batch_size / accumulate images at once, rounded up, of a shorter or longer batch too. Batch norm
-    sees one part at a time."""
+    batch_size / accumulate images at once, rounded up, of a shorter or longer batch too, and one
+    more where a single image would be left. Batch norm sees one part at a time."""
     loss: Literal["ce", "bce", "focal", "ce+dice"] = "ce"
     """ce: cross-entropy. bce: a logistic loss for each class, the mean of them (2110.00476).
     focal: cross-entropy times (1 - p)^focal_gamma (1708.02002). ce+dice: of segmentation, with the

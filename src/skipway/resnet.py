@@ -394,7 +394,7 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
     """Batch norms in training normalise by the batch as ever, and do not count it: another forward
     pass of it does. They save as many tensors for the backward pass, so that statistics stay in
     use, at momentum 0."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
     kept = [(m.momentum, m.num_batches_tracked) for m in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

@@ -134,7 +134,8 @@ class Run:
         """What training saw of the images that were scored, as a clause."""
         if self.leaked:
             return f"{self.leaked:,} of which training saw too"
-        if dig(self.record, "config", "data", "preflight") is False:
+        looked = dig(self.record, "config", "data", "preflight") is not False
+        if not looked and dig(self.record, "config", "data", "resident") is not True:
             return "which were not compared with those that training saw"
         return "which training did not see"
 

@@ -89,9 +89,9 @@ class Finding:
             return self.sampled
         if not self.drawn:
             return (self.mean, self.mean) if self.values else None
-        if self.known_deviation is not None and 1 <= self.n < _KNOWN:
-            own = self.deviation if self.deviation is not None and self.n > 2 else 0.0
-            half = 1.96 * max(self.known_deviation, own) / math.sqrt(self.n)
+        apart = self.n > 2 and (self.deviation or 0.0) > (self.known_deviation or 0.0)
+        if self.known_deviation is not None and 1 <= self.n < _KNOWN and not apart:
+            half = 1.96 * self.known_deviation / math.sqrt(self.n)
             return self.mean - half, self.mean + half
         if self.deviation is None:
             return None

@@ -436,7 +436,8 @@ def _check_optimizer(config: RunConfig, arch: Architecture) -> None:
         return
     if config.optim.kind != "muon":
         raise InputError(f"optim.muon_norm: of optim.kind=muon, not of {config.optim.kind}")
-    frozen = config.task in HEADS and getattr(config, HEADS[config.task]).norm == "frozen"
+    normed = config.task not in _WHOLE  # heads with norms of their own
+    frozen = normed and getattr(config, HEADS[config.task]).norm == "frozen"
     if arch.order == "pre" or arch.squeeze or arch.norm == "none" or frozen:
         raise InputError(
             "optim.muon_norm: for nets whose convolutions are all followed by batch norm\n"
@@ -468,10 +469,14 @@ def _check_alone(config: RunConfig, images: int, processes: int) -> None:
     second = heads.version == 2 and not heads.one_stage  # its heads have norms of their own
     of_rois = heads.norm != "group" if second else heads.neck == "c4" and heads.norm == "batch"
     if config.task in _OBJECTS and of_rois:
-        frozen = "" if second else ", or frozen, with --weights"
+        advice = "Take --set detector.norm=group, or train in one process."
+        if second and config.model.weights is not None:  # whose norms are what they are
+            advice = "Train in one process, without torchrun."
+        elif not second:
+            advice = "Take --set detector.norm=group, or frozen, with --weights."
         raise InputError(
             f"detector.norm = {heads.norm}: norms of these heads would count one process's RoIs "
-            f"alone\nTake --set detector.norm=group{frozen}, or train in one process."
+            f"alone\n{advice}"
         )
     if images < 2 * processes:
         raise InputError(

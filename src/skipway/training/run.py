@@ -23,6 +23,7 @@ import torch
 
 from skipway.card import Card, parse_card
 from skipway.config import RunConfig, flag_of, plain, resolve
+from skipway.data.feed import telling_of_a_killed_worker
 from skipway.errors import InputError, harmless
 from skipway.training import checkpoint, finder
 from skipway.training.callbacks import Audience, Callback
@@ -155,7 +156,7 @@ def find_rate(
         if steps < finder.FEWEST:
             raise InputError(f"--steps {steps}: a test needs {finder.FEWEST} at least")
         training = Setup(plan, progress, time.perf_counter(), world, trial=None)
-        with world.answering():
+        with world.answering(), telling_of_a_killed_worker():
             found = finder.range_test(training.loop, low, high, steps, plan.config.seed)
         muon = None
         if optim.kind == "muon" and found.suggested is not None:

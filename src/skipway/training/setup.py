@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway.architecture import count
-from skipway.data.feed import Feed
+from skipway.data.feed import Feed, telling_of_a_killed_worker
 from skipway.errors import InputError, harmless
 from skipway.machine import free_memory, keep_freed_memory, peak_memory
 from skipway.recipes import recipe
@@ -204,7 +204,8 @@ class Setup:
             minutes = self.config.schedule.minutes
             loop = self._loop(copy.deepcopy(self.trained), thawed=True)
             try:
-                pace = pace_of(loop, self.feeds, trial.within(minutes))
+                with telling_of_a_killed_worker():
+                    pace = pace_of(loop, self.feeds, trial.within(minutes))
             except InputError as error:
                 alone = self.world.size > 1 and not isinstance(error, Diverged)
                 if minutes is not None or trial.only or alone:
