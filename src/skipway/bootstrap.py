@@ -109,6 +109,7 @@ def known_percentiles(
 
 
 FEWEST = 5
+"""Images that have what is measured, of which an interval can be told."""
 
 
 # Two models on the same images

@@ -21,7 +21,7 @@ from skipway.report.values import dig, mapping, number, objects
 OVERFITTED = 0.05
 """By which more is right in training than may be in validation, where it overfits."""
 FEW = 20
-"""Images from which on it says something that all answers are one."""
+"""Images, of fewer of which it says nothing that all answers are one."""
 LITTLE = 0.2
 """Of the way from guessing to no mistake at all; less of it is little learned."""
 CALIBRATED = 0.03

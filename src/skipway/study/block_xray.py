@@ -65,7 +65,7 @@ _ALIKE = (
     f"{IMAGES:,} of the 10,000 test images",
     "the plain net is the residual one without its shortcuts, where the paper has a VGG",
     "where a plain block changes the shape, option A's shortcut stands in for it",
-    *trainings.NORMED,
+    *trainings.NOT_CAFFES,
 )
 _DELETED = f"then each block is deleted in turn, on {IMAGES:,} test images."
 SCALES = (

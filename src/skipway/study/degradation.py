@@ -58,7 +58,7 @@ SCALES = (
             "16 px in place of 32, so a quarter of the work",
             "800 steps in place of 64,000, at a rate of 0.02 in place of 0.1, at which deep nets "
             "of either kind begin late",
-            *trainings.NORMED,
+            *trainings.NOT_CAFFES,
         ),
         seeds=3,
         minutes=75,

@@ -3,8 +3,8 @@
 ``OUT/NAME/SCALE/`` holds ``plan.json`` (what was asked for), ``cells/KEY.json`` (results),
 ``study.json`` (the outcome, all of it raw) and its plots; whoever ran it may add ``remarks.txt``,
 which is shown with the numbers. ``work/KEY/`` is what cells are computed in, of which nothing is
-needed once their file is there. KEY is a hash of all that decides a
-result, so cells of several machines can be copied into one folder.
+needed once their file is there. KEY is a hash of all that decides a result, so cells of several
+machines can be copied into one folder.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ PAPER: Mapping[str, Any] = {"recipe": "he2015-cifar", "data.val": "none"}
 """2015, section 4.2, on all training images."""
 SLOW_START: Mapping[str, Any] = {"schedule.warmup": "400 steps", "schedule.warmup_lr": 0.01}
 """The same section, of 110 layers."""
-NORMED = (
+NOT_CAFFES = (
     "batch norm sees all 128 images of a batch, where the paper's two GPUs saw 64 each, and is "
     "tested with running averages",
     "momentum as PyTorch has it, which scales the whole step by the rate, where Caffe scales the "
@@ -39,7 +39,7 @@ NORMED = (
 )
 """Deviations of all of them."""
 LEFT_OPEN = "all 50,000 training images, where the paper leaves open whether its 45,000 or all"
-ALIKE = (*NORMED, LEFT_OPEN)
+ALIKE = (*NOT_CAFFES, LEFT_OPEN)
 """Those of the paper's own schedule."""
 HALVED = "trained in bfloat16, with float32 weights"
 """Another, of some."""
