@@ -1,7 +1,7 @@
 """A Hugging Face hub on this machine that speaks as much as its client asks for.
 
-After the hub's documented API: model info, resolve, repository creation, preupload, LFS batch and
-commit.
+After the hub's documented API: model info, tree, resolve, repository creation, preupload, LFS
+batch and commit.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.hub.repositories.get(repo)
         if files is None:
             self.absent("RepoNotFound")
+        elif parts[0] == "api" and parts[4:5] == ["tree"]:
+            file = {"type": "file", "oid": "0" * 40}
+            self.json([file | {"path": name, "size": len(data)} for name, data in files.items()])
         elif parts[0] == "api":
             if len(parts) > 4 and parts[5] not in ("main", COMMIT):
                 self.absent("RevisionNotFound")
@@ -178,6 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
                     self.hub.committed[value["path"]] = base64.b64decode(value["content"])
                 elif entry["key"] == "lfsFile":
                     self.hub.committed[value["path"]] = self.hub.uploaded[value["oid"]]
+                elif entry["key"] == "deletedFile":
+                    del self.hub.repositories["/".join(parts[2:4])][value["path"]]
             url = f"{self.hub.url}/{parts[2]}/{parts[3]}/commit/{COMMIT}"
             self.json({"success": True, "commitOid": COMMIT, "commitUrl": url})
         else:

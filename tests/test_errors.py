@@ -103,6 +103,21 @@ def test_a_missing_part_says_what_brings_it() -> None:
     assert len(str(error).splitlines()) <= 3
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (ImportError("libx.so.12: cannot open"), "needs a package, which cannot be imported: libx"),
+        (ImportError("cannot import name 'y' from 'x'", name="x"), "'x', which cannot be imported"),
+    ],
+)
+def test_a_part_that_is_there_and_broken_is_not_called_missing(
+    broken: ImportError, said: str
+) -> None:
+    text = str(missing_part("train", "train", broken))
+    assert said in text
+    assert "not installed" not in text
+
+
 def test_a_part_of_ours_that_is_missing_is_our_fault() -> None:
     for name in ("skipway.no_such_room", "skipway"):
         broken = ImportError("no", name=name)

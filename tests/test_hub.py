@@ -70,7 +70,12 @@ def test_an_earlier_download_serves_where_no_hub_answers(
         load_model("hf:some/net@main")
         load_model("hf:some/net")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    assert same(load_model(f"hf:some/net@{COMMIT}")[0], net, 64)
+    for name in (f"hf:some/net@{COMMIT}", "hf:some/net"):
+        again, card, _ = load_model(name)
+        assert same(again, net, 64)
+        assert card is not None
+        assert card.provenance["weights"] == f"hf:some/net@{COMMIT}"
+    assert "cannot be reached" in refusal(lambda: load_model("hf:some/net@v2"))
     assert "an earlier download is used" in caplog.text
     text = refusal(lambda: load_model("hf:some/other"))
     assert text.startswith("hf:some/other: 127.0.0.1:9 cannot be reached")
@@ -112,6 +117,20 @@ def test_what_goes_wrong_leaves_nothing_behind(
     assert halves(tmp_path / "cache") == []
     hub.fault = ""
     assert same(load_model("hf:some/net")[0], net, 64)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_hub_in_trouble_does_not_hide_an_earlier_download(
+    tmp_path: Path, hub: Hub, status: int
+) -> None:
+    net = ours(tmp_path / "w.safetensors", small())
+    convert(tmp_path / "w.safetensors", "timm", tmp_path / "m")
+    hub.repositories["some/net"] = held(tmp_path / "m")
+    load_model("hf:some/net")
+    hub.fault, hub.status = "deaf", status
+    assert same(load_model("hf:some/net")[0], net, 64)
+    hub.status = 404
+    assert "no such repository" in refusal(lambda: load_model("hf:some/net"))
 
 
 def test_names_that_lead_nowhere(tmp_path: Path, hub: Hub) -> None:

@@ -6,6 +6,10 @@ import contextlib
 import dataclasses
 import functools
 import io
+import os
+import struct
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import ValidationError
 from torchvision.transforms import v2
 
@@ -204,6 +208,47 @@ def test_values_that_sixteen_bits_would_lose_are_refused(values: list[list[float
         decode(data, name="depth.tif")
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_eight_bits_are_not_taken_for_sixteen(kind: type) -> None:
+    """Which would be a nearly black picture, and an answer without a word."""
+    image = Image.fromarray(np.arange(256).reshape(16, 16).astype(kind))
+    for source in (image, encoded(image, "TIFF")):
+        with pytest.raises(DecodeError, match="nearly black"):
+            decode(source)
+    assert decode(Image.fromarray(np.zeros((2, 2), kind))).max() == 0
+    dark = Image.fromarray(np.full((2, 2), 255, np.uint16))  # says that it has 16 bits
+    for kind_of_file in ("PNG", "TIFF", "PPM"):
+        assert decode(encoded(dark, kind_of_file)).max() == 255
+
+
+def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow gives PostScript to Ghostscript, whatever the file is called."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n"
+    )
+    with contextlib.suppress(OSError), Image.open(path) as image:
+        image.load()
+    assert (tmp_path / "started").exists()  # it would
+    (tmp_path / "started").unlink()
+    for read in (decode, verify, header_size):
+        with pytest.raises(DecodeError, match="not an image that can be read"):
+            read(path)
+    assert not (tmp_path / "started").exists()
+
+
+def test_warnings_of_others_stay_on() -> None:
+    before = list(warnings.filters)
+    data = encoded(Image.fromarray(noise(8, 8)), "PNG")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(decode, [data] * 400))
+    assert list(warnings.filters) == before
+
+
 # --- decode: EXIF -----------------------------------------------------------------------------
 
 # Exif 2.3, tag 0x0112: the visual side of the stored row 0 and of the stored column 0.
@@ -254,11 +299,34 @@ def test_broken_exif_is_no_reason_to_refuse_a_picture() -> None:
     start = good.index(b"Exif\0\0") + 6
     for damage in (b"\xff" * 8, b"MM\0*\xff\xff\xff\xff", b"II*\0\0\0\0\0"):
         broken = good[:start] + damage + good[start + 8 :]
-        assert decode(broken).shape in ((16, 24, 3), (24, 16, 3))
+        assert decode(broken).shape == (16, 24, 3)
+        assert header_size(broken) == (16, 24)
     exif[0x0112] = 99
     odd = encoded(Image.fromarray(noise(16, 24)), "PNG", exif=exif)
     np.testing.assert_array_equal(decode(odd), noise(16, 24))
     assert header_size(odd) == (16, 24)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "count", "value"),
+    [
+        pytest.param(0x011A, 2, 3, b"72\0\0", id="a resolution in ASCII"),
+        pytest.param(0x0100, 9, 1, b"\xff\xff\xff\xff", id="a negative width"),
+    ],
+)
+def test_another_entry_that_is_odd_does_not_lay_a_picture_on_its_side(
+    tag: int, kind: int, count: int, value: bytes
+) -> None:
+    """Cameras write such, and Pillow fails on writing them again."""
+    turned = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    odd = struct.pack("<HHI", tag, kind, count) + value
+    entries = sorted([turned, odd], key=lambda entry: struct.unpack("<H", entry[:2]))
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + b"".join(entries) + b"\0\0\0\0"
+    data = encoded(Image.fromarray(noise(16, 24)), "PNG", exif=exif)
+    with Image.open(io.BytesIO(data)) as image, pytest.raises(Exception):  # noqa: B017, PT011
+        ImageOps.exif_transpose(image)
+    np.testing.assert_array_equal(decode(data), np.rot90(noise(16, 24), -1))
+    assert header_size(data) == (24, 16)
 
 
 # --- decode: damage ---------------------------------------------------------------------------

@@ -692,6 +692,20 @@ def test_push_sends_weights_and_a_model_card(tmp_path: Path, hub: Hub, form: str
     assert "README.md was there before" in again.out
 
 
+@pytest.mark.parametrize("form", ["skipway", "timm"])
+def test_push_leaves_nothing_of_another_form(tmp_path: Path, hub: Hub, form: str) -> None:
+    """It would say how a peer is to read weights that are not there any more."""
+    path = pushable(tmp_path)
+    own = {"train.py": b"", "old/config.json": b"{}"}
+    before = {"config.json": b"{}", "preprocessor_config.json": b"{}", "README.md": b"mine"}
+    hub.repositories["me/pets"] = own | before
+    assert call("push", path, "hf:me/pets", "--to", form).code == 0
+    there = hub.repositories["me/pets"] | hub.committed
+    peers = {"config.json"} if form == "timm" else set()
+    assert set(there) == {*own, "README.md", "model.safetensors", *peers}
+    assert there["README.md"] == b"mine"
+
+
 def failed(answer: Answer) -> str:
     assert answer.code == 2
     assert 1 <= len(answer.error) <= 3

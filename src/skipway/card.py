@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from pydantic import (
 
 from skipway.architecture import ARCHITECTURES, Architecture, name_of
 from skipway.errors import InputError, harmless, plain_words
-from skipway.files import atomic_write
+from skipway.files import atomic_write, is_hub_name
 from skipway.heads import HEADS, DetectorConfig, EmbedderConfig, SegmenterConfig
 from skipway.images import Preprocess
 
@@ -169,6 +170,60 @@ def read_card(path: str | os.PathLike[str]) -> Card | None:
             raise InputError(f"{harmless(path)}: cannot be read: {harmless(error)}") from None
     text = read_header(path).get("__metadata__", {}).get(METADATA_KEY)
     return None if text is None else parse_card(text, str(path))
+
+
+def without_places(card: Card) -> Card:
+    """The card with the last part of each path in place of the whole: what is published tells
+    nothing of the folders of who trained."""
+    recipe, provenance = card.recipe, dict(card.provenance)
+    update: dict[str, Any] = {
+        "metrics": tuple(
+            m.model_copy(update={"data": last_part(m.data) or "data"}) for m in card.metrics
+        )
+    }
+    if recipe:
+        update["recipe"] = recipe | {"data_path": last_part(str(recipe.get("data_path", "")))}
+        for group, key in (("model", "weights"), ("distill", "model")):
+            settings = recipe.get(group)
+            if isinstance(settings, dict) and isinstance(settings.get(key), str):
+                update["recipe"][group] = settings | {key: last_part(str(settings[key]))}
+    if isinstance(command := provenance.get("command"), str):
+        provenance["command"] = _without_folders(command)
+    calibrated = provenance.get("calibrated")
+    if isinstance(calibrated, dict) and isinstance(calibrated.get("data"), str):
+        provenance["calibrated"] = calibrated | {"data": last_part(str(calibrated["data"]))}
+    return card.model_copy(update=update | {"provenance": provenance})
+
+
+def _without_folders(command: str) -> str:
+    """A command with the last part of each path in place of the whole."""
+    before = ""
+
+    def told(found: re.Match[str]) -> str:
+        nonlocal before
+        word = found[0]
+        quote = word[0] if word[0] in "'\"" else ""
+        bare = word.strip(quote or None)
+        sets = before == "--set" or bare.startswith("--set=")
+        before = bare
+        names = re.match(r"(--[\w-]+=)?([a-z_.]+=)?" if sets else r"(--[\w-]+=)?", bare)
+        start = names[0] if names else ""
+        value = bare[len(start) :]
+        inner = value[0] if value[:1] in ("'", '"') else ""
+        return f"{quote}{start}{inner}{last_part(value.strip(inner or None))}{inner}{quote}"
+
+    return _WORD.sub(told, command)
+
+
+_WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
+"""Of a command line."""
+
+
+def last_part(text: str) -> str:
+    """The last part of a path; other text, a hub's name among it, as it is."""
+    if is_hub_name(text):
+        return text
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
 
 
 def header_bytes(header: dict[str, Any]) -> bytes:

@@ -8,10 +8,8 @@ saved anew, at another size or quality, is another file.
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import textwrap
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
 from rich.cells import cell_len, set_cell_size
 
 from skipway.data import DataSet, Split
@@ -34,7 +31,7 @@ from skipway.data.preflight import (
 )
 from skipway.data.split import image_sizes
 from skipway.errors import harmless
-from skipway.images import DecodeError, ImageLike, header_size, verify
+from skipway.images import DecodeError, ImageLike, header, opened, verify
 
 Array = npt.NDArray[Any]
 
@@ -77,8 +74,7 @@ def look(source: ImageLike, name: str) -> Look:
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
         size = pixels.shape[0], pixels.shape[1]
     else:
-        quiet = warnings.catch_warnings(action="ignore")  # Pillow's notes, as in `images`
-        with quiet, Image.open(io.BytesIO(source)) as image:
+        with opened(source, name) as image:
             mode, wide = image.mode, image.mode.startswith(("I", "F"))
             if image.format in ("PNG", "TIFF"):  # colours of 16 bits, which Pillow cuts to 8
                 wide |= any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
@@ -88,9 +84,7 @@ def look(source: ImageLike, name: str) -> Look:
             with contextlib.suppress(Exception):
                 # a JPEG of the format MPO holds previews, and no animation
                 found["animated"] = image.format != "MPO" and getattr(image, "is_animated", False)
-            with contextlib.suppress(Exception):
-                found["rotated"] = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-            size = header_size(image, name)
+            size, found["rotated"] = header(image, name)
     return Look(size, mode, frozenset(key for key, there in found.items() if there))
 
 

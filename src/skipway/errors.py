@@ -44,9 +44,12 @@ def missing_part(command: str, extra: str, error: ImportError) -> InputError:
     """
     if error.name is not None and error.name.partition(".")[0] == "skipway":
         raise error
+    why = "is not installed"
+    if not isinstance(error, ModuleNotFoundError):  # it is there, and something of it is broken
+        why = f"cannot be imported: {harmless(error)[:200]}"
+    package = f"the package {error.name!r}" if error.name else "a package"
     return InputError(
-        f"{command} needs the package {error.name!r}, which is not installed.\n"
-        f"Install it with: pip install 'skipway[{extra}]'"
+        f"{command} needs {package}, which {why}.\nInstall it with: pip install 'skipway[{extra}]'"
     )
 
 

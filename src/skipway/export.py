@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway.answers import softmax
-from skipway.card import METADATA_KEY, Card
+from skipway.card import METADATA_KEY, Card, without_places
 from skipway.data import open_split
 from skipway.data.forms.folders import SUFFIXES, walk
 from skipway.errors import GateNotMet, InputError, harmless, missing_part
@@ -28,6 +28,7 @@ from skipway.images import DecodeError, ImageLike, Preprocess
 from skipway.predictor import (
     INPUT,
     OUTPUT,
+    NotFinite,
     Predictor,
     is_onnx,
     load,
@@ -62,7 +63,7 @@ class Parity:
     """Whose images."""
     images: int
     score: float
-    """Largest difference of a probability."""
+    """Largest difference of a probability, as users are told it: calibrated."""
     logit: float
     """Largest difference of a logit."""
     relative: float
@@ -160,7 +161,8 @@ def _places(model: str | os.PathLike[str]) -> tuple[str | Path, Path]:
 def compare(reference: Predictor, exported: Predictor, inputs: Array, source: str = "") -> Parity:
     """Both on the same inputs [N, C, H, W], in batches of each size of `BATCHES`.
 
-    The last batch is filled with the first images where N is no multiple.
+    The last batch is filled with the first images where N is no multiple. Outputs of `exported`
+    that are not finite are no error, but differences of NaN, which no bound is met by.
     """
     score = logit = largest = 0.0
     changed: set[int] = set()
@@ -168,11 +170,15 @@ def compare(reference: Predictor, exported: Predictor, inputs: Array, source: st
     for size in BATCHES:
         for low in range(0, len(inputs), size):
             index = np.arange(low, low + size) % len(inputs)
-            a, b = (p.run(inputs[index]).astype(np.float64) for p in (reference, exported))
-            scores = softmax(a)
+            a = reference.run(inputs[index]).astype(np.float64)
+            try:
+                b = exported.run(inputs[index]).astype(np.float64)
+            except NotFinite:
+                b = np.full_like(a, np.nan)
+            scores, others = (softmax(p.calibrated(x)) for p, x in ((reference, a), (exported, b)))
             largest = max(largest, float(np.abs(a).max()))
-            logit = max(logit, float(np.abs(a - b).max()))
-            score = max(score, float(np.abs(scores - softmax(b)).max()))
+            logit = float(np.maximum(logit, np.abs(a - b).max()))  # of NaN and a number NaN
+            score = float(np.maximum(score, np.abs(scores - others).max()))
             changed |= {int(i) for i in index[a.argmax(1) != b.argmax(1)]}
             saturated |= {int(i) for i in index[scores.max(axis=1) >= 1 - LIMIT]}
     relative = logit / max(largest, 1.0)
@@ -303,7 +309,8 @@ def fold(net: ResNet) -> ResNet:
 def to_onnx(net: ResNet, card: Card, store: Store = "float32") -> onnx.ModelProto:
     """The network as an ONNX model with the card in its metadata; see `export`.
 
-    It is the same for the same network and versions, and names no file of this computer.
+    It is the same for the same network and versions, and names no folder of this computer: the card
+    in it is `without_places`.
     """
     height, width = card.preprocess.size
     folded = fold(net)
@@ -325,7 +332,7 @@ def to_onnx(net: ResNet, card: Card, store: Store = "float32") -> onnx.ModelProt
         _halve(model, net, folded)
     model.ir_version = IR
     model.producer_name, model.producer_version = "skipway", __version__
-    model.metadata_props.add(key=METADATA_KEY, value=card.to_json())
+    model.metadata_props.add(key=METADATA_KEY, value=without_places(card).to_json())
     return model
 
 

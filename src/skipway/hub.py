@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -166,7 +168,7 @@ def _fetch_hugging_face(name: str) -> Fetched:
     )
 
     def refusal(error: Exception) -> InputError:
-        absent = status(error) in (401, 403, 404) or type(error) is FileNotFoundError
+        absent = status(error) in _REFUSALS or type(error) is FileNotFoundError
         instead = (
             f"\nCheck the name at {api.endpoint}/{repo}, or give a weight file, or a folder with "
             "config.json and model.safetensors, in its place."
@@ -178,7 +180,8 @@ def _fetch_hugging_face(name: str) -> Fetched:
     try:
         info = api.model_info(repo, revision=revision, files_metadata=True, timeout=20)
     except Exception as error:  # the client raises all kinds of errors
-        cached = None if status(error) else _cached(package, repo, revision)
+        refused = status(error) in _REFUSALS
+        cached = None if refused else _cached(package, repo, revision)
         if cached is None:
             raise refusal(error) from None
         log.warning("%s: %s; an earlier download is used", name, _why(error, host_of(api)))
@@ -212,9 +215,19 @@ def _download(package: ModuleType, api: Any, repo: str, info: Any) -> tuple[Path
 
 
 def _cached(package: ModuleType, repo: str, revision: str | None) -> Path | None:
-    """The weights where an earlier download left them, for when the hub cannot be reached."""
-    for file in PEER_FILES:
-        found = package.try_to_load_from_cache(repo, file, revision=revision)
+    """The weights where an earlier download left them, for when the hub cannot be reached: of the
+    revision, or where none is asked for the latest that was downloaded."""
+    revisions = [revision]
+    if revision is None:  # they were downloaded by their commits, which no branch points at
+        with contextlib.suppress(package.CacheNotFound):
+            known = package.scan_cache_dir().repos
+            there = [
+                x for r in known if (r.repo_id, r.repo_type) == (repo, "model") for x in r.revisions
+            ]
+            latest = sorted(there, key=lambda x: -x.last_modified)
+            revisions += [x.commit_hash for x in latest]
+    for one, file in itertools.product(revisions, PEER_FILES):
+        found = package.try_to_load_from_cache(repo, file, revision=one)
         if isinstance(found, str):
             return Path(found)
     return None
@@ -227,6 +240,10 @@ def _licence(readme: Path) -> str | None:
     front = re.match(r"---\n(.*?)\n---", readme.read_text("utf-8", "replace"), re.DOTALL)
     found = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
     return found[1].strip("'\"") if found else None
+
+
+_REFUSALS = (401, 403, 404)
+"""Answers of a hub by which there is nothing for this user; of others an earlier download helps."""
 
 
 def status(error: Exception) -> int | None:

@@ -17,12 +17,13 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skipway.errors import InputError, harmless
@@ -32,6 +33,17 @@ Array = npt.NDArray[Any]
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | Array
 Channels = Literal[1, 3, 4]
 Resize = Literal["crop", "letterbox", "squash", "fit"]
+
+FORMATS = (
+    *("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000"),
+    *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else []),
+)
+"""What is read, by Pillow's names. It knows others, among them EPS, for which it starts a program
+on what the file says."""
+
+# Pillow's notes on odd but readable files. Filters are the whole process's: changing them around
+# each image, in several threads, would in the end leave all warnings off.
+warnings.filterwarnings("ignore", module=r"PIL\b")
 
 
 class DecodeError(InputError):
@@ -87,6 +99,28 @@ def header(source: ImageLike, name: str | None = None) -> tuple[tuple[int, int],
         return image.size if swapped else image.size[::-1], turned
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What shows an image as it was taken, by EXIF's orientation."""
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A decoded image as EXIF says that it is shown.
+
+    Pillow's own `exif_transpose` also writes the EXIF anew, which fails where any other entry of it
+    is damaged, after it has turned the image.
+    """
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
 def _orientation(image: Image.Image) -> int:
     """1 to 8 as EXIF has it; 1, as it is shown, where there is none that can be read."""
     with contextlib.suppress(Exception):
@@ -111,11 +145,9 @@ def opened(
             return
         data = source if isinstance(source, bytes) else _read(source, name)
         held = f" ({len(data):,} bytes)"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
-            with Image.open(io.BytesIO(data)) as image:
-                format_name = image.format or "image"
-                yield image
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            format_name = image.format or "image"
+            yield image
     except DecodeError:
         raise
     except UnidentifiedImageError:
@@ -166,10 +198,9 @@ def _pixels(image: Image.Image, channels: Channels, name: str) -> Array:
     image.load()
     if 0 in image.size:
         raise DecodeError(f"{name}: an image of {image.width} x {image.height} pixels")
-    with contextlib.suppress(Exception):  # unreadable EXIF says nothing about rotation
-        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _spread16(_sixteen(image, name), channels)
+    image = upright(image)
     if image.mode == "La":
         image = image.convert("LA")  # the only conversion that Pillow has for it
     if channels == 4:
@@ -185,12 +216,19 @@ def _pixels(image: Image.Image, channels: Channels, name: str) -> Array:
 
 
 def _sixteen(image: Image.Image, name: str) -> Array:
-    """Modes I;16, I and F as uint16 [H, W, 1], refused where that would lose values."""
-    values = np.asarray(image)
+    """Modes I;16, I and F as uint16 [H, W, 1], refused where that would lose values, and where
+    nothing but their size says how many bits they have."""
+    values = np.asarray(upright(image))
     if values.min() < 0 or values.max() > 65535 or (values != np.floor(values)).any():
         raise DecodeError(
             f"{name}: mode {image.mode} with values other than whole 0..65535; "
             "convert it to 8 or 16 bits"
+        )
+    of_16_bits = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
+    if not of_16_bits and 0 < values.max() <= 255:
+        raise DecodeError(
+            f"{name}: mode {image.mode} with values of 8 bits, which as 16 bits would be nearly "
+            "black; convert it to 8 or 16 bits"
         )
     return values.astype(np.uint16)[:, :, None]
 

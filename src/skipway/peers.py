@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, Field, JsonValue, PositiveInt, ValidationError
 
@@ -79,6 +79,10 @@ def as_torchvision(arch: Architecture) -> Architecture:
     )
 
 
+_Classes = Annotated[int, Field(gt=0, le=1_000_000)]
+"""How many: each is given a name, before the weights are looked at."""
+
+
 class _ResNetConfig(BaseModel):
     """The part of transformers' ``ResNetConfig`` that decides the network and its classes."""
 
@@ -91,7 +95,7 @@ class _ResNetConfig(BaseModel):
     hidden_act: Literal["relu"] = "relu"
     downsample_in_first_stage: Literal[False] = False
     downsample_in_bottleneck: bool = False
-    num_labels: PositiveInt | None = None
+    num_labels: _Classes | None = None
     id2label: dict[int, str] | None = None
 
     def architecture(self, classes: int) -> Architecture:
@@ -436,7 +440,7 @@ class _PretrainedCfg(BaseModel):
     interpolation: Interpolation = "bicubic"
     crop_pct: float = Field(0.875, gt=0)
     crop_mode: Literal["center", "squash"] = "center"
-    num_classes: PositiveInt | None = None
+    num_classes: _Classes | None = None
     label_names: list[str] | dict[int, str] | None = None
     license: str = ""
 
@@ -463,7 +467,7 @@ class _TimmConfig(BaseModel):
     """timm's ``config.json``; older ones have `pretrained_cfg`'s fields on the first level."""
 
     architecture: str
-    num_classes: PositiveInt | None = None
+    num_classes: _Classes | None = None
     model_args: dict[str, Any] = {}
     label_names: list[str] | dict[int, str] | None = None
     pretrained_cfg: _PretrainedCfg

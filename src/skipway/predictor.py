@@ -33,6 +33,10 @@ log = logging.getLogger("skipway")
 Array = npt.NDArray[Any]
 
 
+class NotFinite(InputError):
+    """A model whose outputs are no finite numbers."""
+
+
 class Engine(Protocol):
     """Runs a model: float32 [B, C, H, W] to logits [B, K]."""
 
@@ -79,10 +83,11 @@ class Predictor:
         """Logits, float32 [B, K], from what the card's preprocessing gave: float32 [B, C, H, W].
 
         They are the network's own; `calibrated` makes them those that probabilities come from.
+        Raises NotFinite.
         """
         logits = self._engine(x)
         if not np.isfinite(logits).all():
-            raise InputError(f"{harmless(self.origin)}: its outputs are not finite numbers")
+            raise NotFinite(f"{harmless(self.origin)}: its outputs are not finite numbers")
         return logits
 
     def calibrated(self, logits: Array) -> Array:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from skipway.architecture import Architecture
-from skipway.card import Card, Measured
+from skipway.card import Card, Measured, last_part, without_places
 from skipway.dialects import spell
 from skipway.errors import InputError, harmless
 from skipway.files import PEER_FILES, atomic_folder, atomic_write, check_new, is_hub_name
@@ -50,8 +50,10 @@ def convert(
     config.json and model.safetensors, for huggingface preprocessor_config.json too. skipway: one
     .safetensors with its card, whatever the model was kept in. Safetensors hold Skipway's card in
     each form. Peers know no temperature: the classifier is divided by the card's, for the same
-    probabilities. `out`: None names it after the model, in the present folder. Whole or not at all.
-    Raises InputError where `out` exists and where the peer has no such network or preprocessing.
+    probabilities. Where half a border is no whole pixel, each crops its own way, one pixel off
+    (`Preprocess.odd_border`). `out`: None names it after the model, in the present folder. Whole
+    or not at all. Raises InputError where `out` exists and where the peer has no such network or
+    preprocessing.
     """
     net, card = _opened(model, form)
     path = Path(out) if out is not None else _default(model, form)
@@ -167,8 +169,9 @@ def push(
 ) -> Pushed:
     """Send a model to ``hf:USER/NAME`` with a model card, in one commit; makes the repository.
 
-    The token is huggingface_hub's own: HF_TOKEN, or what ``hf auth login`` keeps. Raises
-    InputError where there is none, where it does not allow it, and where the hub is not reached.
+    What another form left there, which would say wrong things of this model, goes. The token is
+    huggingface_hub's own: HF_TOKEN, or what ``hf auth login`` keeps. Raises InputError where
+    there is none, where it does not allow it, and where the hub is not reached.
     """
     repo, revision = repository(name)
     if revision is not None or not name.startswith("hf:"):
@@ -193,61 +196,14 @@ def push(
             api.upload_folder(
                 repo_id=repo,
                 folder_path=folder,
+                delete_patterns=list(_OF_PEERS),  # those of another form, which would mislead it
                 commit_message=f"{harmless(card.model)}, written by Skipway {__version__}",
             )
     return Pushed(str(url), files, kept)
 
 
-def without_places(card: Card) -> Card:
-    """The card with the last part of each path in place of the whole: what is published tells
-    nothing of the folders of who trained."""
-    recipe, provenance = card.recipe, dict(card.provenance)
-    update: dict[str, Any] = {
-        "metrics": tuple(m.model_copy(update={"data": _data_name(m)}) for m in card.metrics)
-    }
-    if recipe:
-        update["recipe"] = recipe | {"data_path": _last(str(recipe.get("data_path", "")))}
-        for group, key in (("model", "weights"), ("distill", "model")):
-            settings = recipe.get(group)
-            if isinstance(settings, dict) and isinstance(settings.get(key), str):
-                update["recipe"][group] = settings | {key: _last(str(settings[key]))}
-    if isinstance(command := provenance.get("command"), str):
-        provenance["command"] = _without_folders(command)
-    calibrated = provenance.get("calibrated")
-    if isinstance(calibrated, dict) and isinstance(calibrated.get("data"), str):
-        provenance["calibrated"] = calibrated | {"data": _last(str(calibrated["data"]))}
-    return card.model_copy(update=update | {"provenance": provenance})
-
-
-def _without_folders(command: str) -> str:
-    """A command with the last part of each path in place of the whole."""
-    before = ""
-
-    def told(found: re.Match[str]) -> str:
-        nonlocal before
-        word = found[0]
-        quote = word[0] if word[0] in "'\"" else ""
-        bare = word.strip(quote or None)
-        sets = before == "--set" or bare.startswith("--set=")
-        before = bare
-        names = re.match(r"(--[\w-]+=)?([a-z_.]+=)?" if sets else r"(--[\w-]+=)?", bare)
-        start = names[0] if names else ""
-        value = bare[len(start) :]
-        inner = value[0] if value[:1] in ("'", '"') else ""
-        return f"{quote}{start}{inner}{_last(value.strip(inner or None))}{inner}{quote}"
-
-    return _WORD.sub(told, command)
-
-
-_WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
-"""Of a command line."""
-
-
-def _last(text: str) -> str:
-    """The last part of a path; other text, a hub's name among it, as it is."""
-    if is_hub_name(text):
-        return text
-    return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
+_OF_PEERS = ("config.json", "preprocessor_config.json")
+"""What timm and transformers read beside the weights."""
 
 
 @contextmanager
@@ -371,7 +327,7 @@ def _metrics_table(metrics: list[Measured]) -> str:
 
 def _data_name(metric: Measured) -> str:
     """The data set's own name: a path would tell of the folders of who measured."""
-    return _last(metric.data) or "data"
+    return last_part(metric.data) or "data"
 
 
 def _plain(text: str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from skipway.card import Card
+from skipway.card import Card, last_part
 from skipway.data import DataSet, Split, open_data, open_split
 from skipway.errors import InputError, harmless
 from skipway.predictor import Predictor
@@ -112,7 +112,8 @@ def default_split(
         return held[0], []
     if held is not None:
         return None, ["nothing was held out; these images were trained on"]
-    if card.provenance.get("data") is not None and card.recipe.get("data_path") == data:
+    known = card.provenance.get("data") is not None
+    if known and card.recipe.get("data_path") in (data, last_part(data)):  # ONNX has the latter
         note = "the images are not those of training; where there are no splits, those that are "
         return None, [f"{note}scored may have been trained on"]
     return None, []

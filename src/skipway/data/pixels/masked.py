@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from skipway.data.preflight import content_digest
 from skipway.data.split import Names, Split
 from skipway.errors import harmless
-from skipway.images import DecodeError, opened
+from skipway.images import DecodeError, opened, upright
 
 Array = npt.NDArray[Any]
 
@@ -47,8 +47,7 @@ def mask_image(data: bytes, name: str) -> Iterator[Image.Image]:
         if any(codec.startswith("ppm") for codec, _ in written):  # Pillow stretches their values
             raise NoMask(f"{name}: a PGM of other than 8 or 16 bits; use PNG", "mask-mode")
         image.load()
-        with contextlib.suppress(Exception):  # unreadable EXIF says nothing about rotation
-            ImageOps.exif_transpose(image, in_place=True)
+        image = upright(image)
         if image.mode == "1":
             image = image.convert("L").point([0] + [1] * 255)
         elif image.mode in ("LA", "PA"):
