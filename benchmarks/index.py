@@ -224,6 +224,9 @@ def of_equal(result: Any) -> Iterator[Row]:
     yield row("parts equal to the bit", equal[0], n=equal[1], bar=equal[1])
 
 
+STREET = ("--width", "0.5", "--crop", "240", "--batch-size", "4", "--minutes", "44")
+"""How a net for streets is kept small enough for one core and an hour."""
+
 BENCHMARKS = {
     "startup": Benchmark("`skipway --help` answers at once", 1, of_startup, "startup.py"),
     "digits": Benchmark("the demo's accuracy and time", 3, of_digits, "digits.py"),
@@ -258,6 +261,14 @@ BENCHMARKS = {
         "scaling.py",
         ("--data", "{data}"),
         (("--photos", "{photos}"),),
+    ),
+    "scaling_processes": Benchmark(
+        "images/s by processes",
+        8,
+        of_scaling,
+        "scaling.py",
+        ("--data", "{data}", "--parts", "processes"),
+        result="scaling",
     ),
     "probes_overhead": Benchmark(
         "what the statistics of the signal through depth cost", 5, of_probes, "probes_overhead.py"
@@ -350,7 +361,10 @@ BENCHMARKS = {
         40,
         of_finetune,
         "finetune.py",
-        ("--data", "{few}", "--weights", "{run}", "--out", "runs/finetune-{at}"),
+        (
+            *("--data", "{few}", "--weights", "{run}", "--size", "160"),
+            *("--out", "runs/finetune-{at}"),
+        ),
     ),
     **{
         f"{name.replace('-', '_')}_{seed}": Benchmark(
@@ -361,13 +375,14 @@ BENCHMARKS = {
             (
                 *("--case", name, "--data", place, "--seed", str(seed)),
                 *("--out", f"runs/{name}-{seed}-{{at}}"),
+                *more,
             ),
             result="small_data",
         )
-        for name, what, place in (
-            ("blood-cells", "boxes", "{boxes}"),
-            ("nuclei", "masks", "{masks}"),
-            ("street", "classes of pixels", "{pixels}"),
+        for name, what, place, more in (
+            ("blood-cells", "boxes", "{boxes}", ("--minutes", "32")),
+            ("nuclei", "masks", "{masks}", ()),
+            ("street", "classes of pixels", "{pixels}", STREET),
         )
         for seed in (0, 1, 2)
     },
@@ -376,7 +391,15 @@ BENCHMARKS = {
         20,
         of_detection_speed,
         "detect_speed.py",
-        ("--boxes", "{boxes}", "--masks", "{masks}"),
+        ("--boxes", "{boxes}", "--masks", "{masks}", "--rounds", "3"),
+    ),
+    "detect_speed_masks": Benchmark(
+        "training Mask R-CNN alone, with nothing read ahead: images/s against torchvision",
+        10,
+        of_detection_speed,
+        "detect_speed.py",
+        ("--masks", "{masks}", "--rounds", "3", "--workers", "0"),
+        result="detect_speed",
     ),
     "detector_layers": Benchmark(
         "RoIAlign and the RPN's head, forward and backward, against torchvision's layers",
@@ -389,7 +412,10 @@ BENCHMARKS = {
         90,
         of_detection_schedule,
         "detect_schedule.py",
-        ("--data", "{boxes}", "--out", "runs/detect-schedule-{at}"),
+        (
+            *("--data", "{boxes}", "--out", "runs/detect-schedule-{at}", "--seed", "0"),
+            *("--epochs", "8", "--size", "256"),
+        ),
     ),
     "folder_and_zip": Benchmark(
         "a folder and its zip give equal results",

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from index import BENCHMARKS
+
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- results: made by benchmarks/table.py -->", "<!-- end of results -->"
 FIRST = (
@@ -407,9 +409,30 @@ def table_of(shown: list[tuple[str, str, str]]) -> str:
     return "\n".join(lines)
 
 
+def short_of() -> str:
+    """The bars that committed results do not meet, and what else is to be known of some, as
+    Markdown."""
+    missed = {}
+    for name, benchmark in BENCHMARKS.items():
+        path = ROOT / "results" / f"{benchmark.result or name}.json"
+        for row in benchmark.rows(json.loads(path.read_text())) if path.exists() else ():
+            if row["met"] is False:
+                figure = row["ours"] if row["ratio"] is None else row["ratio"]
+                missed[path.stem, row["case"]] = f"{row['case']}: {figure:g}, bar {row['bar']:g}"
+    notes = {path.stem: json.loads(path.read_text()).get("note") for path in results()}
+    lines = [f"- `{stem}`: {said}." for (stem, _), said in missed.items()]
+    lines += [f"- `{stem}`: {note.rstrip('.')}." for stem, note in notes.items() if note]
+    return "\n".join(lines)
+
+
+def results() -> list[Path]:
+    """The files of committed measurements."""
+    return sorted((ROOT / "results").glob("*.json"))
+
+
 def machines() -> str:
     """What the measurements were made on."""
-    found = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))]
+    found = [json.loads(path.read_text()) for path in results()]
     parts = [part for one in found for part in (one, *one.get("cases", {}).values())]
     stamps = [part["machine"] for part in parts if "machine" in part]
     processors = " and ".join(dict.fromkeys(machine["cpu"] for machine in stamps))
@@ -432,9 +455,14 @@ def document() -> str:
     return f"""# What was measured
 
 Made by `python benchmarks/table.py` from the files in [results/](../results/), which hold the
-command, the commit, the machine and the spread of each figure. {machines()}
+command, the machine and the spread of each figure, and of benchmarks the commit of the day when it
+was written down: `-dirty` says that the tree held more than the commit. {machines()}
 
 {table_of(rows())}
+
+## Bars that are missed, and notes
+
+{short_of()}
 """
 
 

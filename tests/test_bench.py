@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shlex
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,38 @@ def test_each_benchmark_is_there_and_its_committed_result_is_read(name: str) -> 
             assert set(row) == {"case", "ours", "peer", "ratio", "n", "spread", "bar", "met"}
             if row["bar"] is not None:
                 assert row["met"] in (True, False)
+
+
+def settings(words: Sequence[str]) -> dict[str, list[str]]:
+    """Options with their values, but for those that say where something is."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            found[word] = values = []
+        else:
+            values.append(word)
+    places = {"--data", "--photos", "--boxes", "--masks", "--timm", "--weights", "--out"}
+    return {option: values for option, values in found.items() if option not in places}
+
+
+def recorded() -> Iterator[tuple[str, str]]:
+    """The name and the command of each committed result, or case of one."""
+    for path in sorted((ROOT / "results").glob("*.json")):
+        result = json.loads(path.read_text())
+        for row in [result] if "command" in result else result["cases"].values():
+            yield path.stem, row["command"]
+
+
+@pytest.mark.parametrize(("result", "command"), list(recorded()))
+def test_what_is_published_can_be_made_again(result: str, command: str) -> None:
+    """By `bench`, with the settings that it was made with."""
+    _, file, *words = shlex.split(command)
+    ways = [
+        settings(benchmark.arguments)
+        for name, benchmark in BENCHMARKS.items()
+        if (benchmark.result or name) == result and f"benchmarks/{benchmark.file}" == file
+    ]
+    assert settings(words) in ways
 
 
 def test_every_benchmark_is_in_the_table() -> None:
