@@ -575,4 +575,4 @@ def test_large_groups_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "x.parquet", image_table())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install 'skipway[tables]'" in error_of(lambda: open_data(path))
+    assert "pip install '.[tables]'" in error_of(lambda: open_data(path))

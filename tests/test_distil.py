@@ -240,8 +240,6 @@ def test_evaluation_is_the_tasks_own() -> None:
     with torch.inference_mode():
         assert np.array_equal(distilled.predict(net, batch), task.predict(net, batch))
     assert type(distilled.evaluator()) is type(task.evaluator())
-    image = frames(1)[0]
-    assert np.array_equal(distilled.augment(image, 1, None)[0], task.augment(image, 1, None)[0])
 
 
 # --- what cannot be a teacher -----------------------------------------------------------------

@@ -426,13 +426,13 @@ def test_a_restart_takes_up_its_own_run_alone(
 def test_a_recipes_batch_is_that_of_all_processes(data: Path) -> None:
     given = {"recipe": "he2015-cifar", "model.name": "resnet20"}
     alone = make_plan(str(data), given)
-    shared = make_plan(str(data), given, World(0, 2, 0, 2))
+    shared = make_plan(str(data), given, World(0, 2, 2))
     assert alone.config.batch_size == 128
     assert shared.config.batch_size == 64
     assert shared.config.optim.lr == alone.config.optim.lr == 0.1
     (choice,) = [c for c in shared.choices if c.key == "batch_size"]
     assert choice.reason == "128 of the recipe, over 2 processes"
-    asked = make_plan(str(data), given | {"batch_size": 32}, World(0, 2, 0, 2))
+    asked = make_plan(str(data), given | {"batch_size": 32}, World(0, 2, 2))
     assert asked.config.batch_size == 32
 
 

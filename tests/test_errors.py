@@ -99,7 +99,7 @@ def test_a_missing_part_says_what_brings_it() -> None:
     error = missing_part("train", "train", caught.value)
     assert isinstance(error, InputError)
     assert "'no_such_package_anywhere'" in str(error)
-    assert "pip install 'skipway[train]'" in str(error)
+    assert "pip install '.[train]'" in str(error)
     assert len(str(error).splitlines()) <= 3
 
 

@@ -572,7 +572,7 @@ def test_a_part_that_is_not_installed_is_named(run: Path, tmp_path: Path) -> Non
     told = spawn("export", run, env=environment(PYTHONPATH=str(tmp_path)))
     assert told.code == 2
     assert "onnxscript" in told.err
-    assert "skipway[export]" in told.err
+    assert "'.[export]'" in told.err
     assert not (run / "model.onnx").exists()
 
 

@@ -160,7 +160,7 @@ def test_names_that_lead_nowhere(tmp_path: Path, hub: Hub) -> None:
 def test_without_the_hubs_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     text = refusal(lambda: read_state("hf:some/net"))
-    assert "pip install 'skipway[hub]'" in text
+    assert "pip install '.[hub]'" in text
 
 
 # --- torchvision ---------------------------------------------------------------------------------

@@ -314,7 +314,7 @@ for act in (
     try:
         act()
     except InputError as error:
-        assert "skipway[detect]" in str(error), error
+        assert "'.[detect]'" in str(error), error
     else:
         raise AssertionError
 assert "torch" not in sys.modules

@@ -562,7 +562,7 @@ def test_without_torch_it_is_said_what_to_install(places: Path, command: str) ->
     )  # fmt: skip
     assert done.returncode == 2
     assert "m.safetensors needs the package 'torch', which is not installed" in done.stderr
-    assert "pip install 'skipway[train]'" in done.stderr
+    assert "pip install '.[train]'" in done.stderr
 
 
 def test_its_task_is_told_by_its_content(places: Path, tmp_path: Path) -> None:

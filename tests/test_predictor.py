@@ -553,7 +553,7 @@ def test_weight_files_name_what_the_base_install_lacks(run: Path) -> None:
     )
     assert done.returncode == 1
     assert f"{run} needs the package 'torch'" in done.stderr
-    assert "skipway[train]" in done.stderr
+    assert "'.[train]'" in done.stderr
 
 
 def test_a_shipped_model_says_what_for_torch_is_needed() -> None:

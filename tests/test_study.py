@@ -646,7 +646,7 @@ def test_what_is_not_installed_is_named(
     assert answer.code == 2
     assert answer.error == [
         f"skipway: study needs the package '{lacks}', which is not installed.",
-        "Install it with: pip install 'skipway[train]'",
+        "In Skipway's own folder: pip install '.[train]'",
     ]
     assert call("study", "list", "--out", tmp_path).code == 0
 

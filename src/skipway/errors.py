@@ -49,7 +49,8 @@ def missing_part(command: str, extra: str, error: ImportError) -> InputError:
         why = f"cannot be imported: {harmless(error)[:200]}"
     package = f"the package {error.name!r}" if error.name else "a package"
     return InputError(
-        f"{command} needs {package}, which {why}.\nInstall it with: pip install 'skipway[{extra}]'"
+        f"{command} needs {package}, which {why}.\n"
+        f"In Skipway's own folder: pip install '.[{extra}]'"
     )
 
 

@@ -303,7 +303,7 @@ def _usage(card: Card, repo: str, form: HubForm) -> str:
     call = _loading(card, "skipway", repo, hub=True)
     ours += _block(f"import skipway\n{call}\nmodel('image.jpg')")
     if form == "skipway":
-        return f"With [Skipway](https://pypi.org/project/skipway/):\n\n{ours}"
+        return f"With Skipway:\n\n{ours}"
     imports = {"timm": "import timm", "huggingface": "import transformers"}[form]
     theirs = _block(f"{imports}\n{_loading(card, form, repo, hub=True)}")
     library = {"timm": "timm", "huggingface": "transformers"}[form]

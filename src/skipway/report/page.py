@@ -192,7 +192,9 @@ def _reproduce(run: Run) -> Html | None:
         ("this page by", f"skipway {__version__}"),
     ]
     parts = [
-        code_line(f"pip install 'skipway[train]=={version}'") if version else None,
+        code_line(f"pip install '.[train]'  # of Skipway {version}, in its own folder")
+        if version
+        else None,
         code_line(str(command)) if command else None,
         tag("p", promise),
         fact_list(told),

@@ -45,21 +45,6 @@ class Evaluator(Protocol):
 class Task(Protocol):
     """One kind of work for a network."""
 
-    def build(self, architecture: Architecture) -> nn.Module:
-        """A network with this task's head, newly initialised."""
-        ...
-
-    def augment(self, image: Any, target: Any, key: Key | None) -> tuple[Any, Any]:
-        """One decoded image and its target made ready together; no key: as in evaluation.
-
-        Runs in the workers.
-        """
-        ...
-
-    def collate(self, samples: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-        """What `augment` gave, as the images and targets of one batch."""
-        ...
-
     def to_input(self, batch: Batch, key: Key | None) -> Batch:
         """The batch as model input, on the device: the numeric and the batched part of
         augmentation; no key: as in evaluation."""
@@ -81,6 +66,21 @@ class Task(Protocol):
 
 class ImageTask(Task, Protocol):
     """A task on images as they are read, not on what was computed of them."""
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """A network with this task's head, newly initialised."""
+        ...
+
+    def augment(self, image: Any, target: Any, key: Key | None) -> tuple[Any, Any]:
+        """One decoded image and its target made ready together; no key: as in evaluation.
+
+        Runs in the workers.
+        """
+        ...
+
+    def collate(self, samples: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+        """What `augment` gave, as the images and targets of one batch."""
+        ...
 
     @property
     def preprocess(self) -> Preprocess:

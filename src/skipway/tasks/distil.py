@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skipway.architecture import Architecture
 from skipway.data import Key
 from skipway.data.feed import Batch
 from skipway.errors import InputError, harmless
@@ -85,15 +84,6 @@ class Distilled:
         self.task, self.teacher = task, teacher
         self.weight, self.temperature = weight, temperature
         self._constants: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def build(self, architecture: Architecture) -> nn.Module:
-        return self.task.build(architecture)
-
-    def augment(self, image: Any, target: Any, key: Key | None) -> tuple[Any, Any]:
-        return self.task.augment(image, target, key)
-
-    def collate(self, samples: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-        return self.task.collate(samples)
 
     def to_input(self, batch: Batch, key: Key | None) -> Batch:
         return self.task.to_input(batch, key)

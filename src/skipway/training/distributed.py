@@ -48,9 +48,8 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
-    """Among those of this machine."""
     local_size: int = 1
+    """Of this machine."""
 
     @property
     def first(self) -> bool:
@@ -152,7 +151,7 @@ def joined() -> Iterator[World]:
             f"{str(error).splitlines()[0][:150]}\n"
             "Give torchrun another --master-port, or --rdzv-endpoint, or look for one that died."
         ) from error
-    yield World(rank, size, local, here)
+    yield World(rank, size, here)
     dist.destroy_process_group()  # not after an error: it would wait for those that are gone
 
 

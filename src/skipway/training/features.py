@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skipway.architecture import Architecture
 from skipway.config import RunConfig
 from skipway.data import Key
 from skipway.data.feed import Batch, Feed, batches
@@ -70,15 +69,6 @@ class OnFeatures:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-
-    def build(self, architecture: Architecture) -> nn.Module:
-        return head(self.task.build(architecture))
-
-    def augment(self, image: Any, target: Any, key: Key | None) -> tuple[Any, Any]:
-        return self.task.augment(image, target, key)
-
-    def collate(self, samples: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-        return self.task.collate(samples)
 
     def to_input(self, batch: Batch, key: Key | None) -> Batch:
         return batch
