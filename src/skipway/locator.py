@@ -20,7 +20,7 @@ from skipway.detections import Detections, Kind, pixels_of
 from skipway.drawing import drawn
 from skipway.errors import InputError, harmless
 from skipway.images import DecodeError, Geometry, ImageLike, decode, write_png
-from skipway.predictor import on_device
+from skipway.predictor import in_precision, on_device, ready_torch
 from skipway.tasks.detect import DetectionEvaluator, detections
 
 Array = npt.NDArray[Any]
@@ -156,12 +156,9 @@ def load_locator(
 
     from skipway.weights import load_detector
 
-    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
-    if threads is not None:
-        torch.set_num_threads(threads)
+    ready_torch(threads)
     net, card = load_detector(model)
-    net = on_device(net, device)
-    half = torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
+    net, half = on_device(net, device), in_precision(device, precision)
 
     @torch.inference_mode()
     def run(inputs: Sequence[Array]) -> list[dict[str, Any]]:

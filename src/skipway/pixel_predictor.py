@@ -21,7 +21,7 @@ from skipway.data.pixels import MaskedSplit
 from skipway.drawing import painted, palette
 from skipway.errors import InputError, harmless
 from skipway.images import DecodeError, ImageLike, decode, write_png
-from skipway.predictor import on_device
+from skipway.predictor import in_precision, on_device, ready_torch
 from skipway.tasks.maps import decided, strips
 from skipway.tasks.segment import SegmentationEvaluator
 
@@ -275,17 +275,14 @@ def load_pixel_predictor(
     """
     from skipway.weights import load_segmenter
 
-    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
-    if threads is not None:
-        torch.set_num_threads(threads)
+    ready_torch(threads)
     segmenter, card = load_segmenter(model)
     if card.preprocess.resize not in ("fit", "squash"):
         raise InputError(
             f"{harmless(model)}: its card prepares images by {card.preprocess.resize}, and the "
             "class of each pixel needs all of an image: by fit or squash"
         )
-    net = on_device(segmenter, device)
-    half = torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
+    net, half = on_device(segmenter, device), in_precision(device, precision)
 
     @torch.inference_mode()
     def run(inputs: Array) -> Tensor:

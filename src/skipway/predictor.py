@@ -313,19 +313,24 @@ def open_network(source: str | os.PathLike[str], threads: int | None = None) -> 
     Where it came without one, the card says so in ``provenance["assumed"]``, and what else was
     assumed is logged. threads: of torch, None leaves them as they are. Raises InputError.
     """
-    import torch
-
     from skipway.weights import load_model
 
-    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
-    if threads is not None:
-        torch.set_num_threads(threads)
+    ready_torch(threads)
     net, card, report = load_model(source)
     if card is None:
         for line in report.lines():
             log.warning("%s", line)
         card = _bare_card(net.arch)
     return net, card
+
+
+def ready_torch(threads: int | None) -> None:
+    """Torch as models are run in it: so many threads, None leaves them, and small numbers as 0."""
+    import torch
+
+    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def torch_predictor(
@@ -353,13 +358,19 @@ def on_device(net: nn.Module, device: str) -> nn.Module:
         raise InputError(f"--device {harmless(device)}: {reason}") from None
 
 
+def in_precision(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """bf16 as a context, nothing for float32."""
+    import torch
+
+    return torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
+
+
 def torch_engine(net: nn.Module, device: str, precision: str) -> Engine:
     """What runs a module that takes one batch in torch; see `load`. Raises InputError for a device
     that is not there."""
     import torch
 
-    net = on_device(net, device)
-    half = torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
+    net, half = on_device(net, device), in_precision(device, precision)
 
     @torch.inference_mode()
     def engine(x: Array) -> Array:

@@ -16,7 +16,14 @@ import numpy.typing as npt
 from skipway.card import Card
 from skipway.errors import InputError, harmless, missing_part, nearest
 from skipway.images import DecodeError, ImageLike
-from skipway.predictor import Engine, open_network, task_of, torch_engine, torch_source
+from skipway.predictor import (
+    Engine,
+    open_network,
+    ready_torch,
+    task_of,
+    torch_engine,
+    torch_source,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -178,13 +185,9 @@ def load_embedder(
 
 def _open_learned(source: str | os.PathLike[str], threads: int | None) -> tuple[EmbeddingNet, Card]:
     """A network for vectors, in evaluation mode, with its card."""
-    import torch
-
     from skipway.weights import load_embedding
 
-    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
-    if threads is not None:
-        torch.set_num_threads(threads)
+    ready_torch(threads)
     return load_embedding(source)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from skipway import heatmap
 from skipway.answers import Score, softmax
 from skipway.explain.covering import Squares
-from skipway.explain.explanation import Explanation, checked_stage, class_index
+from skipway.explain.explanation import Explanation, as_input, checked_stage, class_index
 from skipway.images import ImageLike, Preprocess, decode
 from skipway.predictor import Predictor
 
@@ -140,10 +140,7 @@ class Explainer:
     def __call__(self, source: ImageLike, k: int | None = None) -> Explanation:
         """Of class `k`, None of the most probable. Raises DecodeError."""
         preprocess, classes = self.predictor.card.preprocess, self.predictor.classes
-        image = decode(source, 3)
-        own = image if preprocess.channels == 3 else decode(source, preprocess.channels)
-        framed, geometry = preprocess.frame(own)
-        x = preprocess.normalise(framed)
+        image, geometry, x = as_input(preprocess, source)
         scores = softmax(self.predictor.calibrated(self.predictor.run(x[None])))[0]
         best = int(scores.argmax())
         k = best if k is None else k

@@ -12,9 +12,18 @@ import numpy.typing as npt
 from skipway import heatmap
 from skipway.answers import Score
 from skipway.errors import InputError, harmless, nearest
-from skipway.images import Geometry
+from skipway.images import Geometry, ImageLike, Preprocess, decode
 
 Array = npt.NDArray[Any]
+
+
+def as_input(preprocess: Preprocess, source: ImageLike) -> tuple[Array, Geometry, Array]:
+    """An image as it is shown, [H, W, 3], where it goes in the model's input, and that, float32
+    [C, h, w]. Raises DecodeError."""
+    image = decode(source, 3)
+    own = image if preprocess.channels == 3 else decode(source, preprocess.channels)
+    framed, geometry = preprocess.frame(own)
+    return image, geometry, preprocess.normalise(framed)
 
 
 @dataclass(frozen=True)

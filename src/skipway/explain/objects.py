@@ -14,7 +14,6 @@ in place of random masks, and of the same class in place of similar probabilitie
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,11 +24,9 @@ from skipway import heatmap
 from skipway.answers import Score
 from skipway.card import Card
 from skipway.drawing import drawn
-from skipway.errors import missing_part
 from skipway.explain.covering import Windows
-from skipway.explain.explanation import Explanation, checked_stage, class_index
-from skipway.images import ImageLike, decode
-from skipway.predictor import on_device
+from skipway.explain.explanation import Explanation, as_input, checked_stage, class_index
+from skipway.images import ImageLike
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,10 +165,7 @@ class ObjectExplainer:
         be there. Raises DecodeError.
         """
         preprocess, classes = self.card.preprocess, self.card.classes
-        image = decode(source, 3)
-        own = image if preprocess.channels == 3 else decode(source, preprocess.channels)
-        framed, geometry = preprocess.frame(own)
-        x = preprocess.normalise(framed)
+        image, geometry, x = as_input(preprocess, source)
         (found,) = run(self.net, x[None])
         those = (
             np.arange(len(found["labels"])) if k is None else np.flatnonzero(found["labels"] == k)
@@ -214,26 +208,3 @@ def _framed(box: Array, label: int, size: tuple[int, int]) -> Callable[[Array], 
         return drawn(panel, scaled[None], [""], [label], side=max(height, width))
 
     return mark
-
-
-def open_object_explainer(
-    model: str | os.PathLike[str],
-    squares: tuple[int | None, int | None] | None,
-    stage: str | None,
-    threads: int | None,
-    device: str,
-) -> ObjectExplainer:
-    """See `open_explainer`; squares: window and stride of occlusion, None is by gradients."""
-    try:
-        import torch
-
-        from skipway.weights import load_detector
-    except ImportError as error:
-        raise missing_part("explain of a detector", "train", error) from None
-    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
-    if threads is not None:
-        torch.set_num_threads(threads)
-    loaded, card = load_detector(model)
-    net: Any = on_device(loaded, device)
-    look: ObjectLook = ObjectCam(net, stage) if squares is None else ObjectOcclusion(net, *squares)
-    return ObjectExplainer(net, card, os.fspath(model), look)

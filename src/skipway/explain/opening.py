@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import enum
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skipway.errors import InputError, harmless, missing_part
 from skipway.explain.classes import Explainer, GradCam, Occlusion, Of
+from skipway.loading import needing_torch
 from skipway.predictor import (
     Predictor,
     load,
+    on_device,
     open_network,
+    ready_torch,
     task_of,
     torch_predictor,
     torch_source,
@@ -51,18 +54,9 @@ def open_explainer(
     """
     squares = (window, stride) if method is Method.occlusion else None
     task = task_of(model)
-    if task in ("detect", "instance"):
-        from skipway.explain.objects import open_object_explainer
-
-        return open_object_explainer(model, squares, stage, threads, device)
-    if task == "segment":
-        from skipway.explain.pixels import open_pixel_explainer
-
-        return open_pixel_explainer(model, squares, stage, threads, device)
-    if task == "embed":
-        from skipway.explain.vectors import open_vector_explainer
-
-        return open_vector_explainer(model, squares, stage, threads, device)
+    if task != "classify":
+        with needing_torch(model):
+            return _of_task(task, model, squares, stage, threads, device)
     if squares is not None:
         predictor = _classifier(load(model, threads, device))
         return Explainer(predictor, Occlusion(predictor, window, stride, of))
@@ -77,6 +71,42 @@ def open_explainer(
     except ImportError as error:
         raise missing_part("--method grad-cam", "train", error) from None
     return Explainer(predictor, GradCam(net, stage))
+
+
+def _of_task(
+    task: str,
+    model: str | os.PathLike[str],
+    squares: tuple[int | None, int | None] | None,
+    stage: str | None,
+    threads: int | None,
+    device: str,
+) -> ObjectExplainer | PixelExplainer | VectorExplainer:
+    """Of all but classifiers. squares: window and stride of occlusion, None is by gradients."""
+    from skipway import weights
+    from skipway.explain import objects, pixels, vectors
+
+    ways: dict[str, tuple[Any, Any, Any, Any]] = {
+        "segment": (
+            *(weights.load_segmenter, pixels.PixelExplainer),
+            *(pixels.PixelCam, pixels.PixelOcclusion),
+        ),
+        "embed": (
+            *(weights.load_embedding, vectors.VectorExplainer),
+            *(vectors.VectorCam, vectors.VectorOcclusion),
+        ),
+    }
+    of_objects = (
+        *(weights.load_detector, objects.ObjectExplainer),
+        *(objects.ObjectCam, objects.ObjectOcclusion),
+    )
+    load_network, explainer, by_gradients, by_covering = ways.get(task, of_objects)
+    ready_torch(threads)
+    loaded, card = load_network(model)
+    net = on_device(loaded, device)
+    look = by_gradients(net, stage) if squares is None else by_covering(net, *squares)
+    found: ObjectExplainer | PixelExplainer | VectorExplainer
+    found = explainer(net, card, os.fspath(model), look)
+    return found
 
 
 def _classifier(predictor: Predictor) -> Predictor:

@@ -9,7 +9,6 @@ the same pixels, as squares cover the input.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,11 +19,9 @@ from PIL import Image, ImageFilter
 from skipway import heatmap
 from skipway.answers import Score
 from skipway.card import Card
-from skipway.errors import missing_part
 from skipway.explain.covering import Windows
-from skipway.explain.explanation import Explanation, checked_stage, class_index
-from skipway.images import ImageLike, decode
-from skipway.predictor import on_device
+from skipway.explain.explanation import Explanation, as_input, checked_stage, class_index
+from skipway.images import ImageLike
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,10 +143,7 @@ class PixelExplainer:
         from skipway.tasks.maps import class_map
 
         preprocess, classes = self.card.preprocess, self.card.classes
-        image = decode(source, 3)
-        own = image if preprocess.channels == 3 else decode(source, preprocess.channels)
-        framed, geometry = preprocess.frame(own)
-        x = preprocess.normalise(framed)
+        image, geometry, x = as_input(preprocess, source)
         logits = logits_of(self.net, x[None])[0]
         labels = class_map(logits, geometry.size)  # as `predict` tells them
         shares = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
@@ -180,26 +174,3 @@ def _outlined(pixels: Array) -> Callable[[Array], Array]:
         return marked
 
     return mark
-
-
-def open_pixel_explainer(
-    model: str | os.PathLike[str],
-    squares: tuple[int | None, int | None] | None,
-    stage: str | None,
-    threads: int | None,
-    device: str,
-) -> PixelExplainer:
-    """See `open_explainer`; squares: window and stride of occlusion, None is by gradients."""
-    try:
-        import torch
-
-        from skipway.weights import load_segmenter
-    except ImportError as error:
-        raise missing_part("explain of a segmenter", "train", error) from None
-    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
-    if threads is not None:
-        torch.set_num_threads(threads)
-    loaded, card = load_segmenter(model)
-    net: Any = on_device(loaded, device)
-    look: PixelLook = PixelCam(net, stage) if squares is None else PixelOcclusion(net, *squares)
-    return PixelExplainer(net, card, os.fspath(model), look)

@@ -22,11 +22,9 @@ import numpy.typing as npt
 from skipway import heatmap
 from skipway.answers import Score
 from skipway.card import Card
-from skipway.errors import missing_part
 from skipway.explain.covering import Windows
-from skipway.explain.explanation import Explanation, checked_stage
-from skipway.images import ImageLike, decode
-from skipway.predictor import on_device
+from skipway.explain.explanation import Explanation, as_input, checked_stage
+from skipway.images import ImageLike
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,10 +128,7 @@ class VectorExplainer:
         """Of the cosine to `like`, a unit vector, and what the image of that is called; None is the
         image's own. Raises DecodeError."""
         preprocess = self.card.preprocess
-        image = decode(source, 3)
-        own = image if preprocess.channels == 3 else decode(source, preprocess.channels)
-        framed, geometry = preprocess.frame(own)
-        x = preprocess.normalise(framed)
+        image, geometry, x = as_input(preprocess, source)
         vector = vectors_of(self.net, x[None])[0]
         target = vector if like is None else like
         cosine = float(np.dot(vector.astype(np.float64), target))
@@ -152,26 +147,3 @@ def _short(name: str | None) -> str:
     """The file's name alone, cut."""
     last = os.path.basename(name or "") or "another image"
     return last if len(last) <= 60 else last[:59] + "…"
-
-
-def open_vector_explainer(
-    model: str | os.PathLike[str],
-    squares: tuple[int | None, int | None] | None,
-    stage: str | None,
-    threads: int | None,
-    device: str,
-) -> VectorExplainer:
-    """See `open_explainer`; squares: window and stride of occlusion, None is by gradients."""
-    try:
-        import torch
-
-        from skipway.weights import load_embedding
-    except ImportError as error:
-        raise missing_part("explain of a network for vectors", "train", error) from None
-    torch.set_flush_denormal(True)  # before the thread pools start: they inherit it
-    if threads is not None:
-        torch.set_num_threads(threads)
-    loaded, card = load_embedding(model)
-    net: Any = on_device(loaded, device)
-    look: VectorLook = VectorCam(net, stage) if squares is None else VectorOcclusion(net, *squares)
-    return VectorExplainer(net, card, os.fspath(model), look)

@@ -22,8 +22,8 @@ NAME = "tables"
 TITLE = "What the networks weigh, and what they cost"
 SOURCE = "He et al. 2015 (1512.03385), Tables 1 to 3 and 6; He et al. 2016 (1603.05027), Table 4"
 CLAIM = (
-    "The networks have the parameters and multiply-adds that the papers print, and shortcuts "
-    "without projections add none of either."
+    "The networks have the parameters and multiply-adds that the papers print, that of 1001 layers "
+    "only without those of batch norm; shortcuts without projections add none of either."
 )
 STORY = (
     "Depth alone does not make a network expensive. A residual network of 152 layers takes fewer "
