@@ -82,21 +82,21 @@ def _of_task(
     device: str,
 ) -> ObjectExplainer | PixelExplainer | VectorExplainer:
     """Of all but classifiers. squares: window and stride of occlusion, None is by gradients."""
-    from skipway import weights
     from skipway.explain import objects, pixels, vectors
+    from skipway.weights import load_detector, load_embedding, load_segmenter
 
     ways: dict[str, tuple[Any, Any, Any, Any]] = {
         "segment": (
-            *(weights.load_segmenter, pixels.PixelExplainer),
+            *(load_segmenter, pixels.PixelExplainer),
             *(pixels.PixelCam, pixels.PixelOcclusion),
         ),
         "embed": (
-            *(weights.load_embedding, vectors.VectorExplainer),
+            *(load_embedding, vectors.VectorExplainer),
             *(vectors.VectorCam, vectors.VectorOcclusion),
         ),
     }
     of_objects = (
-        *(weights.load_detector, objects.ObjectExplainer),
+        *(load_detector, objects.ObjectExplainer),
         *(objects.ObjectCam, objects.ObjectOcclusion),
     )
     load_network, explainer, by_gradients, by_covering = ways.get(task, of_objects)
