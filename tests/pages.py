@@ -148,9 +148,12 @@ def metrics(epochs: int = 40, blocks: int = 9) -> list[dict]:
             "images_per_second": 1200 + 60 * rng.random(),
             "waiting": 0.03 + 0.01 * rng.random(),
             "memory_mib": 900.0 + 4 * epoch,
-            "gradient_norms": {
-                name: (0.5 + rng.random()) * 0.4 * math.exp(-epoch / 15 - 0.1 * i)
-                for i, name in enumerate(names)
+            "signal": {
+                "gradient_norm": {
+                    name: (0.5 + rng.random()) * 0.4 * math.exp(-epoch / 15 - 0.1 * i)
+                    for i, name in enumerate(names)
+                },
+                "dead_channels": {name: 0.0 for name in names if name != "fc"},
             },
         }
         for epoch in range(1, epochs + 1)

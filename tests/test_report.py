@@ -40,6 +40,7 @@ from skipway.cli import app
 from skipway.errors import InputError
 from skipway.report import write_report
 from skipway.report.plot import linear
+from skipway.report.signal import STATISTICS
 
 
 def test_page_is_self_contained_and_navigable(tmp_path):
@@ -84,7 +85,8 @@ def test_every_string_from_outside_is_escaped_and_harmless(tmp_path):
     run = tmp_path / "run"
     rows = metrics()
     for row in rows:
-        row["gradient_norms"] = {k + HOSTILE: v for k, v in row["gradient_norms"].items()}
+        for statistic, by_part in row["signal"].items():
+            row["signal"][statistic] = {part + HOSTILE: v for part, v in by_part.items()}
     made = poisoned(record())
     assert HOSTILE in made["config"]["model"]["name"]
     made["config"]["loss"] = f"hinge{HOSTILE}"
@@ -492,10 +494,11 @@ def test_a_training_loss_of_another_kind_without_validation(tmp_path):
 
 
 values = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
+parts = st.dictionaries(st.text(max_size=9), values, max_size=9)
 row = st.fixed_dictionaries(
     {},
     optional=dict.fromkeys(("lr", "train_loss", "val_loss", "images_per_second"), values)
-    | {"gradient_norms": st.dictionaries(st.text(max_size=9), values, max_size=9)},
+    | {"signal": st.dictionaries(st.sampled_from(list(STATISTICS)), parts, max_size=4)},
 )
 
 
@@ -507,10 +510,12 @@ def test_any_numbers_make_plots_that_stay_in_their_frame(tmp_path_factory, rows,
         | {"val_accuracy": 0.5}
         for r in rows
     ]
-    rows.append({"gradient_norms": {f"layer1.{i}": 10.0 ** (i % 7 - 5) for i in range(blocks)}})
+    steep = {f"layer1.{i}": 10.0 ** (i % 7 - 5) for i in range(blocks)}
+    rows.append({"signal": dict.fromkeys(STATISTICS, steep)})
     for r in rows:
-        r["gradient_norms"] = {
-            k: abs(v) for k, v in r.get("gradient_norms", {}).items() if not math.isnan(v)
+        r["signal"] = {
+            statistic: {k: abs(v) for k, v in by_part.items() if not math.isnan(v)}
+            for statistic, by_part in r.get("signal", {}).items()
         }
     page = read(make_run(tmp_path_factory.mktemp("run"), rows=rows))
     for path in page.all("path"):

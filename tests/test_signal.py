@@ -283,17 +283,11 @@ def test_findings_stand_first(tmp_path: Path) -> None:
     assert "Frozen: conv1 to layer1.2." in "".join(item.itertext())
 
 
-def test_runs_of_before_show_their_gradients(tmp_path: Path) -> None:
-    rows = [{"epoch": e, "gradient_norms": {"conv1": 1.0, "fc": 2.0}} for e in (1, 2)]
-    page = parsed(signal(run_of(tmp_path, rows)))
-    assert [figure.findtext("h3") for figure in page.findall(".//figure")] == ["Gradient"]
-
-
 @pytest.mark.parametrize("junk", [None, 7, "x", [], [1], {}, {"a": 1}, {"gradient_norm": 3}, True])
 def test_nothing_to_show_is_no_section(tmp_path: Path, junk: Any) -> None:
     assert signal(run_of(tmp_path, [])) is None
     assert signal(run_of(tmp_path, [{"epoch": 1, "signal": junk}])) is None
-    assert findings([{"epoch": 1, "signal": junk, "gradient_norms": junk}]) in ([], [])
+    assert findings([{"epoch": 1, "signal": junk}]) in ([], [])
 
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e"

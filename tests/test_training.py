@@ -578,12 +578,6 @@ def test_training_does_not_wait_for_the_disk(
     assert len(checkpoint.saved(tmp_path)) == 1
 
 
-def test_a_checkpoint_of_an_earlier_form_is_called_that(tmp_path: Path) -> None:
-    torch.save({"loop": 1}, tmp_path / "step-1")
-    with pytest.raises(InputError, match="a checkpoint of an earlier Skipway"):
-        checkpoint.load(tmp_path / "step-1")
-
-
 @pytest.fixture(scope="module")
 def whole_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     loop = make_loop(tiny(), ema=0.9)

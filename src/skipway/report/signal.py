@@ -77,8 +77,7 @@ class _Look:
 def _looks(rows: Sequence[Mapping[str, Any]]) -> list[_Look]:
     found = []
     for row in rows:
-        # Runs of before the other statistics recorded the gradients alone.
-        kept = mapping(row.get("signal")) or {"gradient_norm": row.get("gradient_norms")}
+        kept = mapping(row.get("signal"))
         values = {key: _values(key, kept.get(key)) for key in STATISTICS if mapping(kept.get(key))}
         if values:
             found.append(_Look(number(row.get("epoch")) or 0, values))

@@ -147,7 +147,7 @@ def logged(run: Path) -> dict[str, Any]:
     """
     record = _record(run)
     rows = [json.loads(line) for line in _lines(run)]
-    rows = [{k: v for k, v in row.items() if k not in _HEAVY} for row in rows]
+    rows = [{k: v for k, v in row.items() if k != "signal"} for row in rows]
     result, classes = record.get("result"), len(record["data"]["classes"])
     seconds = sum(row["seconds"] for row in rows) if result is None else result["seconds"]
     return {
@@ -161,9 +161,6 @@ def logged(run: Path) -> dict[str, Any]:
         "seconds": seconds,
         "environment": _environments(record),
     }
-
-
-_HEAVY = {"signal", "gradient_norms"}
 
 
 def _lines(run: Path) -> list[str]:

@@ -119,8 +119,6 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"{harmless(path)}: cannot be read: {error.strerror}") from None
     start = len(_MAGIC) + _DIGEST
     digest, payload = data[len(_MAGIC) : start], memoryview(data)[start:]
-    if data.startswith(b"PK"):
-        raise InputError(f"{harmless(path)}: a checkpoint of an earlier Skipway; train anew")
     if not data.startswith(_MAGIC):
         raise _damaged(path, "it does not begin as one")
     if hashlib.blake2b(payload, digest_size=_DIGEST).digest() != digest:

@@ -240,8 +240,7 @@ class Loop:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if "schedule" in state:  # a run that began without could not need it
-            self.schedule.load_state(state["schedule"])
+        self.schedule.load_state(state["schedule"])
         self.tally = Tally(**state["tally"])
         self.signal.load_state(state["signal"])
         cpu, gpu = state["generators"][self.world.rank]

@@ -226,7 +226,7 @@ class Trainer(Setup):
         self.began -= self.spent["elapsed"]
         self.saved_at = self.loop.step
         self.saved_when = time.monotonic()
-        self.unscored = state.get("unscored", False)
+        self.unscored = state["unscored"]
         if self.world.first:
             cut_rows(self.run_path, self.loop.step - self.unscored)
         self.progress.say(f"going on at step {self.loop.step:,}")
