@@ -707,6 +707,65 @@ def test_a_palette_that_contradicts_the_values(tmp_path: Path) -> None:
     })  # fmt: skip
 
 
+def with_palette(file: Path, labels: np.ndarray, *colours_of: tuple[int, int, int]) -> None:
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette([value for colour in colours_of for value in colour])
+    image.save(file)
+
+
+def test_a_palette_that_contradicts_a_mask_of_one_class(tmp_path: Path) -> None:
+    """Alone its colour may be one for viewing; not beside a palette that contradicts."""
+    root = write(tmp_path, classes=FILES["columns"])
+    alone, other = (root / "train/masks" / f"{stem}.png" for stem in ("t1", "t2"))
+    with_palette(alone, np.zeros((8, 11)), COLOURS[2])
+    assert mask_problems(str(root)) == []
+    with_palette(other, np.eye(8, 11) > 0, COLOURS[1], COLOURS[0])
+    found = mask_problems(str(root))
+    assert [(p.kind, p.file) for p in found] == [("palette", str(f)) for f in (alone, other)]
+    assert "value 0 has the colour #00008e in its palette" in found[0].what
+
+
+def test_palettes_of_their_own_where_no_file_names_the_classes(tmp_path: Path) -> None:
+    """As tools write that make colours smaller: the same value is another class in each mask."""
+    maps = {s: {k: np.where(m == IGNORED, 0, m) for k, m in MAPS[s].items()} for s in MAPS}
+    root = write(tmp_path, maps, classes=None, draw=lambda m: m.astype(np.uint8))
+    files = {file.stem: file for file in root.glob("*/masks/*.png")}
+    for stem in ("t0", "t2", "v0"):  # the others stay grey
+        with_palette(files[stem], maps["val" if stem == "v0" else "train"][stem], *COLOURS)
+    assert mask_problems(str(root)) == []
+    ramp = Image.open(files["t3"]).convert("P")  # Pillow's palette of greys
+    assert ramp.mode == "P"
+    ramp.save(files["t3"])
+    (problem,) = mask_problems(str(root))
+    assert problem.file == str(files["t3"])
+    with_palette(files["t3"], np.zeros((8, 11)), COLOURS[0], (9, 9, 9))  # a value that is not there
+    assert mask_problems(str(root)) == []
+    for stem, labels, palette in (
+        ("t1", maps["train"]["t1"], (COLOURS[1], COLOURS[0], COLOURS[2])),
+        ("v1", np.zeros((7, 9)), (COLOURS[1],)),
+    ):
+        with_palette(files[stem], labels, *palette)
+    found = mask_problems(str(root))
+    assert [(p.kind, p.file) for p in found] == [("palette", str(files[s])) for s in ("t1", "v1")]
+    assert found[0].what.startswith(
+        "value 0 has the colour #804080 in its palette, #4682b4 in other masks; save the masks in "
+        "RGB and name colours in class_dict.csv"
+    )
+    rest = open_pixels(str(root), on_bad="skip")
+    assert stems(masked(rest)) == ["t0", "t2", "t3"]
+    (root / "classes.json").write_text(json.dumps(CLASSES))  # the values are right, then
+    assert mask_problems(str(root)) == []
+
+
+def test_palettes_of_greys_alike_are_no_problem(tmp_path: Path) -> None:
+    maps = {s: {k: np.where(m == IGNORED, 0, m) for k, m in MAPS[s].items()} for s in MAPS}
+    root = write(tmp_path, maps, classes=None, draw=lambda m: m.astype(np.uint8))
+    for file in root.glob("*/masks/*.png"):
+        Image.open(file).convert("P").save(file)
+    assert mask_problems(str(root)) == []
+    assert_reads(open_pixels(str(root)), maps)
+
+
 def test_a_class_that_is_not_learned_in_any_form(tmp_path: Path) -> None:
     """By value, in grey written as RGB, and by colour."""
     grey = lambda labels: np.repeat(values(labels)[..., None], 3, 2)  # noqa: E731

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.data.pixels import layouts
-from skipway.data.pixels.checking import KINDS, Looked, check, look_at
+from skipway.data.pixels.checking import KINDS, Looked, check, look_at, usual_colours
 from skipway.data.pixels.layouts import Form, Layout
 from skipway.data.pixels.legend import VOC, Legend, find_legend, found_in
 from skipway.data.pixels.masked import MaskedSplit
@@ -212,8 +212,9 @@ def _gathered(path: str, given: Sequence[str] | None) -> _Content:
     problems: list[Problem] = []
     notes = [*layout.notes, *_said(main)]
     splits = {}
+    usual = usual_colours(looked[name] for name in order if declared[name] is None)
     for name in order:
-        one = check(looked[name], declared[name] or main, classes)
+        one = check(looked[name], declared[name] or main, classes, usual)
         problems += one.problems
         before = "" if name == "all" else f"{name}: "
         notes += [before + note for note in one.notes]
