@@ -876,6 +876,99 @@ def test_one_value_is_no_task(tmp_path: Path) -> None:
     assert "one class only ('0', by the training masks)" in error_of(lambda: open_pixels(str(root)))
 
 
+Draw = Callable[[int], Image.Image]
+
+
+def blobs(seed: int, codes: list[int], side: int = 128, n: int = 40) -> Image.Image:
+    """Discs of random codes on one another."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    labels = np.zeros((side, side), np.uint8)
+    for _ in range(n):
+        middle, radius = rng.integers(0, side, 2), rng.integers(2, 16)
+        near = (y - middle[0]) ** 2 + (x - middle[1]) ** 2 < radius**2
+        labels[near] = rng.choice(codes)
+    return Image.fromarray(labels)
+
+
+def of_maps(root: Path, draw: Draw, n: int = 4) -> Path:
+    for i in range(n):
+        mask = draw(i)
+        picture(root / "images" / f"{i}.png", (mask.height, mask.width))
+        (root / "masks").mkdir(exist_ok=True)
+        mask.save(root / "masks" / f"{i}.png")
+    return root
+
+
+def through_jpeg(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=75)
+    return Image.open(buffer).copy()
+
+
+SMOOTHED: dict[str, Draw] = {
+    "enlarged": lambda i: blobs(i, [255], 64, 6).resize((150, 150), Image.Resampling.BILINEAR),
+    "shrunk": lambda i: blobs(i, [255]).resize((80, 80), Image.Resampling.BILINEAR),
+    "bicubic": lambda i: blobs(i, [255]).resize((80, 80), Image.Resampling.BICUBIC),
+    "of five": lambda i: blobs(i, [50, 100, 150, 200]).resize((90, 90), Image.Resampling.BILINEAR),
+    "through JPEG": lambda i: through_jpeg(blobs(i, [255])),
+}
+
+
+@pytest.mark.parametrize("case", SMOOTHED)
+def test_smoothed_masks_that_no_file_describes(tmp_path: Path, case: str) -> None:
+    root = of_maps(tmp_path, SMOOTHED[case])
+    found = [p for p in mask_problems(str(root)) if p.kind == "unknown-value"]
+    assert len(found) == 4
+    for problem in found:
+        assert "is no class of the training masks" in problem.what
+        assert "as after JPEG, or a resize that is not to the nearest. If it is a" in problem.what
+    every = {"classes": [str(value) for value in range(255)], "ignore_index": 255}
+    (root / "classes.json").write_text(json.dumps(every))  # as said: each is a class
+    assert len(open_pixels(str(root), val="none").classes) == 255
+
+
+MANY_CLASSES: dict[str, Draw] = {
+    "19": lambda i: blobs(i, [*range(19)]),
+    "150": lambda i: blobs(i, [*range(150)], 256, 150),
+    "small": lambda i: blobs(i, [*range(34)], 128, 120).resize((32, 32), Image.Resampling.NEAREST),
+    "rare": lambda i: blobs(i, [7] * 80 + [11] * 60 + [23] * 40 + [*range(34)], 128, 80),
+    "noise": lambda i: Image.fromarray(scene(i, 20, 50, 40) % 200),
+}
+
+
+@pytest.mark.parametrize("case", MANY_CLASSES)
+def test_many_classes_that_no_file_names(tmp_path: Path, case: str) -> None:
+    root = of_maps(tmp_path, MANY_CLASSES[case])
+    values_of = {v for f in root.glob("masks/*") for v in np.unique(np.asarray(Image.open(f)))}
+    assert open_pixels(str(root), val="none").classes == tuple(map(str, sorted(values_of)))
+
+
+def test_instances_of_16_bits_that_no_file_describes(tmp_path: Path) -> None:
+    def draw(i: int, stuff: int = 7) -> Image.Image:
+        labels = np.full((40, 40), stuff, np.uint16)
+        labels[:20] = 0
+        for k in range(6):
+            labels[4 * k : 4 * k + 3, 5:9] = 26000 + 6 * i + k
+        return Image.fromarray(labels)
+
+    found = mask_problems(str(of_maps(tmp_path, draw)))
+    assert [p.kind for p in found[:4]] == ["wide-value"] * 4
+    assert "26000 is no class of the training masks" in found[0].what
+    assert found[0].what.endswith("not classes. If it is a class, write classes.json")
+    text = error_of(lambda: open_pixels(str(of_maps(tmp_path, lambda i: draw(i, 0)))))
+    assert "24 values in the masks look like no class" in text
+    assert "others: 0." in text
+
+
+def test_values_that_look_smoothed_and_are_classes_of_a_model(tmp_path: Path) -> None:
+    root = of_maps(tmp_path, SMOOTHED["shrunk"])
+    names = [str(value) for value in range(255)]
+    assert open_pixels(str(root), val="none", classes=names).classes == tuple(names)
+    text = error_of(lambda: open_pixels(str(root), classes=("0", "255")))
+    assert "is no class of the training masks" in text
+
+
 # --- a model's classes ------------------------------------------------------------------------
 
 

@@ -55,8 +55,9 @@ KINDS = {
 
 _COLOURS = 4096
 """Colours of a mask that are told apart; one with more is no drawing of classes."""
-_MANY = 8
-"""Unknown values, of few pixels, from which on a mask looks as if it had been smoothed."""
+MANY = 8
+"""Values that are no class, of few pixels, from which on masks look as if they had been
+smoothed."""
 
 
 class Drawn(NamedTuple):
@@ -353,13 +354,14 @@ def _told(looked: Looked, i: int, unknown: Array, coding: Coding, legend: Legend
     if others:
         text += f"; {count(others, f'other {named.split()[0]}')} too"
     kind = "unknown-colour" if coloured else "wide-value" if value > IGNORED else "unknown-value"
+    found = not coloured and value in legend.left
     if kind == "wide-value":
         text += "; 16 bits often hold instances, not classes"
-    elif others >= _MANY and 4 * drawn.counts[unknown].sum() < drawn.counts.sum():
+    elif found or (others >= MANY and 4 * drawn.counts[unknown].sum() < drawn.counts.sum()):
         text += "; as after JPEG, or a resize that is not to the nearest"
     elif value == IGNORED and not coloured:
         text += f"; if it is not to be judged, write {IGNORE_255} in classes.json"
-    return Fault(kind, text)
+    return Fault(kind, f"{text}. If it is a class, write classes.json" if found else text)
 
 
 IGNORE_255 = '{"classes": …, "ignore_index": 255}'

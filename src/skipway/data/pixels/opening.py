@@ -20,6 +20,7 @@ from skipway.data.pixels.checking import KINDS, Looked, check, look_at, usual_co
 from skipway.data.pixels.layouts import Form, Layout
 from skipway.data.pixels.legend import VOC, Legend, find_legend, found_in
 from skipway.data.pixels.masked import MaskedSplit
+from skipway.data.pixels.smoothing import no_classes
 from skipway.data.problems import Problem, left_out, refusal
 from skipway.data.split import (
     DataSet,
@@ -233,13 +234,21 @@ def _undeclared(
 ) -> Legend:
     """The legend of masks that no file describes: of those of training, for a model of all."""
     taken = [training] if training and given is None else list(looked)
-    return found_in(set().union(*(looked[name].values() for name in taken)), given)
+    values = set().union(*(looked[name].values() for name in taken))
+    return found_in(values, given, no_classes(looked[name] for name in taken))
 
 
 def _check_classes(path: str, classes: Sequence[str], legend: Legend) -> None:
     """Raise InputError where there are too few classes, or too many."""
     if len(classes) > IGNORED:
         raise InputError(f"{harmless(path)}: {len(classes):,} classes; {IGNORED} at most")
+    if len(classes) < 2 and legend.left:
+        raise InputError(
+            f"{harmless(path)}: {len(legend.left):,} values in the masks look like no class, as "
+            "after JPEG,\na resize that is not to the nearest, or as the numbers of instances; "
+            f"others: {harmless(', '.join(classes)) or 'none'}.\n"
+            "Mend the masks, or name the values that are classes in classes.json."
+        )
     if len(classes) == 1:
         only = repr(harmless(classes[0]))
         raise InputError(
