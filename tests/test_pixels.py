@@ -803,6 +803,20 @@ def test_lists_of_voc_that_name_what_is_not_there(tmp_path: Path) -> None:
     assert stems(masked(open_pixels(str(root), on_bad="skip"))) == ["2007_000000"]
 
 
+def test_trainval_without_what_val_has_and_names_that_end_in_numbers(tmp_path: Path) -> None:
+    root = voc(tmp_path)
+    sets = root / "ImageSets/Segmentation"
+    (sets / "train.txt").unlink()
+    for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+        file = root / folder / f"2007_000000{suffix}"
+        file.rename(file.with_name(f"2007 0{suffix}"))
+    (sets / "trainval.txt").write_text("2007 0\n2007_000001\n2007_000002  1\n")
+    found = open_pixels(str(root))
+    assert stems(masked(found)) == ["2007 0", "2007_000002"]
+    assert stems(masked(found, "val")) == ["2007_000001"]
+    assert any("without the names in val.txt (1)" in note for note in found.notes)
+
+
 def test_an_empty_list_of_voc_cannot_be_left_out(tmp_path: Path) -> None:
     root = voc(tmp_path)
     (root / "ImageSets/Segmentation/train.txt").write_text("\n")
