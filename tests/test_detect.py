@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,29 @@ def test_boxes_and_masks_go_where_the_pixels_go(data: st.DataObject) -> None:
     assert target.masks.shape == (1, *frame.shape[:2])
     assert (target.masks[0] != bright).sum() < 0.2 * bright.sum()
     assert target.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("times", [2, 3, 4, 6])
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["diagonal", "row"])
+def test_thin_objects_keep_their_masks(kind: str, width: int, times: int) -> None:
+    """Shrunk below a pixel's half they would be boxes without a mask."""
+    side = 60 * times
+    mask = np.zeros((side, side), bool)
+    at = np.arange(side - width + 1)
+    for k in range(width):
+        mask[(at, at + k) if kind == "diagonal" else (7 * times + k, at)] = True
+    image = np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255
+    thin = replace(objects([[0, 0, side, side]], [1], mask.shape), shapes=(runs_of(mask),))
+    preprocess = PREPROCESS.model_copy(update={"size": (60, 60)})
+    asked = Detect(preprocess, AugmentConfig(scale=(1, 1)), MASKS, 3)
+    _, target = asked.augment(image, thin, Key(0, 0, 0))
+    assert target.masks is not None
+    rows, columns = np.nonzero(target.masks[0])
+    assert len(set(columns)) >= 58  # all along
+    off = rows - (columns if kind == "diagonal" else 7)
+    assert np.abs(off).max() <= 1 + (width > times)
+    assert len(rows) <= 60 * (1 + -(-width // times))  # and no thicker than it was
 
 
 def test_alternate_mirrors_each_image_in_every_other_epoch() -> None:

@@ -121,6 +121,32 @@ def test_lists_of_voc(tmp_path: Path) -> None:
         open_objects(str(root))
 
 
+def test_trainval_without_what_val_has(tmp_path: Path) -> None:
+    """It is train where there is no train.txt, and holds val."""
+    root = voc_with_sets(tmp_path)
+    sets = root / "ImageSets" / "Main"
+    (sets / "train.txt").unlink()
+    (sets / "trainval.txt").write_text("a\nb\nc\n")
+    (sets / "test.txt").write_text("a\n")
+    found = open_objects(str(root))
+    names = {split: list(one.names) for split, one in found.splits.items()}
+    assert names == {"train": ["a.png", "c.png"], "val": ["b.png"], "test": ["a.png"]}
+    note = "trainval.txt is train, as there is no train.txt, without the names in val.txt (1)"
+    assert f"train: {note}" in found.notes
+
+
+def test_names_that_end_as_lists_of_one_class_do(tmp_path: Path) -> None:
+    scenes = {"img 0": SCENE["a"], "img 1": SCENE["b"], "img": SCENE["c"]}
+    root = write_voc(tmp_path, scenes, NAMES)
+    sets = root / "ImageSets" / "Main"
+    sets.mkdir(parents=True)
+    (sets / "train.txt").write_text("img 0\nimg 1\n")
+    (sets / "val.txt").write_text("img 0 -1\nimg  1\n")
+    found = open_objects(str(root))
+    assert list(found.splits["train"].names) == ["img 0.png", "img 1.png"]
+    assert list(found.splits["val"].names) == ["img 0.png", "img.png"]
+
+
 def test_layouts_of_voc(tmp_path: Path) -> None:
     write_voc(tmp_path / "whole", SCENE, NAMES)
     found = open_objects(str(tmp_path / "whole"), val="none")
@@ -258,9 +284,10 @@ def test_difficult_objects_count_as_crowd(tmp_path: Path) -> None:
     assert annotated(found).target(0).crowd.tolist() == [True, False]
     (note,) = (note for note in found.notes if "difficult" in note)
     assert note == (
-        "difficult objects are neither learned nor judged, as COCO's crowds (1); figures are "
-        "COCO's, not VOC's"
+        "difficult objects are no targets, as COCO's crowds (1): in training their place counts as "
+        "background, and they are not judged; figures are COCO's, not VOC's"
     )
+    assert found.counts("train") == {"cat": 1, "dog": 1}  # of two cats
     plain = open_objects(str(write_voc(tmp_path / "plain", SCENE, NAMES)), val="none")
     assert not any("difficult" in note for note in plain.notes)
 
@@ -334,6 +361,29 @@ def test_yolo_polygons_are_masks(tmp_path: Path) -> None:
         open_objects(str(root), masks=True)
 
 
+def test_yolo_keypoints_are_left_out(tmp_path: Path) -> None:
+    """Of labels of poses the box alone is read, which is not that around the keypoints."""
+    root = write_yolo(tmp_path, SCENE, NAMES)
+    boxes = annotated(open_objects(str(root), val="none")).table.boxes.tolist()
+    with (root / "data.yaml").open("a") as file:
+        file.write("kpt_shape: [2, 3]\n")
+    for name in ("a", "b"):
+        file = root / f"labels/train/{name}.txt"
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join(f"{line} 0.3 0.3 2 0 0 0" for line in lines))
+    found = open_objects(str(root), val="none")
+    assert annotated(found).table.boxes.tolist() == boxes
+    assert "train: keypoints are left out, their boxes are kept (3)" in found.notes
+    with pytest.raises(InputError, match=r"annotation 1 \(images/train/a.png\): no mask"):
+        open_objects(str(root), masks=True)
+    (root / "labels/train/b.txt").write_text("0 0.5 0.5 0.1 0.1")  # without them
+    assert len(annotated(open_objects(str(root), val="none")).table) == 3
+    (root / "labels/train/b.txt").write_text("0 0.5 0.5 0.1 0.1 0.3 0.3")
+    (found_one,) = problems(str(root))
+    assert (found_one.kind, found_one.annotation) == ("no-box", 1)
+    assert found_one.what == "6 numbers: a box has 4, with its keypoints 10"
+
+
 def test_layouts_of_yolo(tmp_path: Path) -> None:
     root = write_yolo(tmp_path / "data", SCENE, NAMES)
     yaml = root / "data.yaml"
@@ -390,6 +440,8 @@ BAD_YAML = [
     ("names: [cat, dog]\ntrain: nowhere", "train: no such folder or file: 'nowhere'"),
     ("names: [cat, dog]\ntrain: {a: b}", "train: no such folder or file"),
     ("names: [cat, dog]\ntrain: images/train\nval: nowhere", "val: no such"),
+    ("names: [cat, dog]\ntrain: images/train\nkpt_shape: 17", "kpt_shape is '17', not as"),
+    ("names: [cat, dog]\ntrain: images/train\nkpt_shape: [17, x]", "kpt_shape is"),
     ("names: [cat, dog]\ntrain: images/train/a.png", "not a list of images"),
 ]
 

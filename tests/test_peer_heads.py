@@ -298,6 +298,25 @@ def test_settings_of_the_heads_come_with_the_weights(tmp_path: Path) -> None:
         load_start(detector()[0], *read_state(path))
 
 
+def test_the_epsilon_of_frozen_norms_comes_along_where_they_stay_frozen(tmp_path: Path) -> None:
+    """Under any heads; and is no one's setting where other norms are asked for."""
+    data = str(cells(tmp_path / "cells"))
+    net, config = detector(**FROZEN)
+    path = str(saved(tmp_path / "a.safetensors", "detect", net, detector=config))
+
+    def planned(**given: Any) -> tuple[str, float | None]:
+        keys = {f"detector.{key}": value for key, value in given.items()}
+        made = make_plan(data, {"task": "detect", "model.weights": path} | keys).config.detector
+        return made.norm, made.frozen_eps
+
+    assert planned() == ("frozen", 0.0)
+    assert planned(norm="batch") == ("batch", None)
+    for head in ("retinanet", "fcos"):
+        assert planned(head=head) == ("frozen", 0.0)
+        assert planned(head=head, norm="batch") == ("batch", None)
+    assert planned(head="fcos", norm="frozen", frozen_eps=1e-3) == ("frozen", 1e-3)
+
+
 @pytest.mark.parametrize(
     ("given", "chosen"),
     [

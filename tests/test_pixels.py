@@ -707,6 +707,65 @@ def test_a_palette_that_contradicts_the_values(tmp_path: Path) -> None:
     })  # fmt: skip
 
 
+def with_palette(file: Path, labels: np.ndarray, *colours_of: tuple[int, int, int]) -> None:
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette([value for colour in colours_of for value in colour])
+    image.save(file)
+
+
+def test_a_palette_that_contradicts_a_mask_of_one_class(tmp_path: Path) -> None:
+    """Alone its colour may be one for viewing; not beside a palette that contradicts."""
+    root = write(tmp_path, classes=FILES["columns"])
+    alone, other = (root / "train/masks" / f"{stem}.png" for stem in ("t1", "t2"))
+    with_palette(alone, np.zeros((8, 11)), COLOURS[2])
+    assert mask_problems(str(root)) == []
+    with_palette(other, np.eye(8, 11) > 0, COLOURS[1], COLOURS[0])
+    found = mask_problems(str(root))
+    assert [(p.kind, p.file) for p in found] == [("palette", str(f)) for f in (alone, other)]
+    assert "value 0 has the colour #00008e in its palette" in found[0].what
+
+
+def test_palettes_of_their_own_where_no_file_names_the_classes(tmp_path: Path) -> None:
+    """As tools write that make colours smaller: the same value is another class in each mask."""
+    maps = {s: {k: np.where(m == IGNORED, 0, m) for k, m in MAPS[s].items()} for s in MAPS}
+    root = write(tmp_path, maps, classes=None, draw=lambda m: m.astype(np.uint8))
+    files = {file.stem: file for file in root.glob("*/masks/*.png")}
+    for stem in ("t0", "t2", "v0"):  # the others stay grey
+        with_palette(files[stem], maps["val" if stem == "v0" else "train"][stem], *COLOURS)
+    assert mask_problems(str(root)) == []
+    ramp = Image.open(files["t3"]).convert("P")  # Pillow's palette of greys
+    assert ramp.mode == "P"
+    ramp.save(files["t3"])
+    (problem,) = mask_problems(str(root))
+    assert problem.file == str(files["t3"])
+    with_palette(files["t3"], np.zeros((8, 11)), COLOURS[0], (9, 9, 9))  # a value that is not there
+    assert mask_problems(str(root)) == []
+    for stem, labels, palette in (
+        ("t1", maps["train"]["t1"], (COLOURS[1], COLOURS[0], COLOURS[2])),
+        ("v1", np.zeros((7, 9)), (COLOURS[1],)),
+    ):
+        with_palette(files[stem], labels, *palette)
+    found = mask_problems(str(root))
+    assert [(p.kind, p.file) for p in found] == [("palette", str(files[s])) for s in ("t1", "v1")]
+    assert found[0].what.startswith(
+        "value 0 has the colour #804080 in its palette, #4682b4 in other masks; save the masks in "
+        "RGB and name colours in class_dict.csv"
+    )
+    rest = open_pixels(str(root), on_bad="skip")
+    assert stems(masked(rest)) == ["t0", "t2", "t3"]
+    (root / "classes.json").write_text(json.dumps(CLASSES))  # the values are right, then
+    assert mask_problems(str(root)) == []
+
+
+def test_palettes_of_greys_alike_are_no_problem(tmp_path: Path) -> None:
+    maps = {s: {k: np.where(m == IGNORED, 0, m) for k, m in MAPS[s].items()} for s in MAPS}
+    root = write(tmp_path, maps, classes=None, draw=lambda m: m.astype(np.uint8))
+    for file in root.glob("*/masks/*.png"):
+        Image.open(file).convert("P").save(file)
+    assert mask_problems(str(root)) == []
+    assert_reads(open_pixels(str(root)), maps)
+
+
 def test_a_class_that_is_not_learned_in_any_form(tmp_path: Path) -> None:
     """By value, in grey written as RGB, and by colour."""
     grey = lambda labels: np.repeat(values(labels)[..., None], 3, 2)  # noqa: E731
@@ -742,6 +801,20 @@ def test_lists_of_voc_that_name_what_is_not_there(tmp_path: Path) -> None:
     assert "no image nowhere" in found[1].what
     assert "lists 2007_000000 2 times" in found[2].what
     assert stems(masked(open_pixels(str(root), on_bad="skip"))) == ["2007_000000"]
+
+
+def test_trainval_without_what_val_has_and_names_that_end_in_numbers(tmp_path: Path) -> None:
+    root = voc(tmp_path)
+    sets = root / "ImageSets/Segmentation"
+    (sets / "train.txt").unlink()
+    for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+        file = root / folder / f"2007_000000{suffix}"
+        file.rename(file.with_name(f"2007 0{suffix}"))
+    (sets / "trainval.txt").write_text("2007 0\n2007_000001\n2007_000002  1\n")
+    found = open_pixels(str(root))
+    assert stems(masked(found)) == ["2007 0", "2007_000002"]
+    assert stems(masked(found, "val")) == ["2007_000001"]
+    assert any("without the names in val.txt (1)" in note for note in found.notes)
 
 
 def test_an_empty_list_of_voc_cannot_be_left_out(tmp_path: Path) -> None:
@@ -815,6 +888,99 @@ def test_masks_of_two_values_have_two_classes(
 def test_one_value_is_no_task(tmp_path: Path) -> None:
     root = write(tmp_path, classes=None, draw=np.zeros_like)
     assert "one class only ('0', by the training masks)" in error_of(lambda: open_pixels(str(root)))
+
+
+Draw = Callable[[int], Image.Image]
+
+
+def blobs(seed: int, codes: list[int], side: int = 128, n: int = 40) -> Image.Image:
+    """Discs of random codes on one another."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    labels = np.zeros((side, side), np.uint8)
+    for _ in range(n):
+        middle, radius = rng.integers(0, side, 2), rng.integers(2, 16)
+        near = (y - middle[0]) ** 2 + (x - middle[1]) ** 2 < radius**2
+        labels[near] = rng.choice(codes)
+    return Image.fromarray(labels)
+
+
+def of_maps(root: Path, draw: Draw, n: int = 4) -> Path:
+    for i in range(n):
+        mask = draw(i)
+        picture(root / "images" / f"{i}.png", (mask.height, mask.width))
+        (root / "masks").mkdir(exist_ok=True)
+        mask.save(root / "masks" / f"{i}.png")
+    return root
+
+
+def through_jpeg(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=75)
+    return Image.open(buffer).copy()
+
+
+SMOOTHED: dict[str, Draw] = {
+    "enlarged": lambda i: blobs(i, [255], 64, 6).resize((150, 150), Image.Resampling.BILINEAR),
+    "shrunk": lambda i: blobs(i, [255]).resize((80, 80), Image.Resampling.BILINEAR),
+    "bicubic": lambda i: blobs(i, [255]).resize((80, 80), Image.Resampling.BICUBIC),
+    "of five": lambda i: blobs(i, [50, 100, 150, 200]).resize((90, 90), Image.Resampling.BILINEAR),
+    "through JPEG": lambda i: through_jpeg(blobs(i, [255])),
+}
+
+
+@pytest.mark.parametrize("case", SMOOTHED)
+def test_smoothed_masks_that_no_file_describes(tmp_path: Path, case: str) -> None:
+    root = of_maps(tmp_path, SMOOTHED[case])
+    found = [p for p in mask_problems(str(root)) if p.kind == "unknown-value"]
+    assert len(found) == 4
+    for problem in found:
+        assert "is no class of the training masks" in problem.what
+        assert "as after JPEG, or a resize that is not to the nearest. If it is a" in problem.what
+    every = {"classes": [str(value) for value in range(255)], "ignore_index": 255}
+    (root / "classes.json").write_text(json.dumps(every))  # as said: each is a class
+    assert len(open_pixels(str(root), val="none").classes) == 255
+
+
+MANY_CLASSES: dict[str, Draw] = {
+    "19": lambda i: blobs(i, [*range(19)]),
+    "150": lambda i: blobs(i, [*range(150)], 256, 150),
+    "small": lambda i: blobs(i, [*range(34)], 128, 120).resize((32, 32), Image.Resampling.NEAREST),
+    "rare": lambda i: blobs(i, [7] * 80 + [11] * 60 + [23] * 40 + [*range(34)], 128, 80),
+    "noise": lambda i: Image.fromarray(scene(i, 20, 50, 40) % 200),
+}
+
+
+@pytest.mark.parametrize("case", MANY_CLASSES)
+def test_many_classes_that_no_file_names(tmp_path: Path, case: str) -> None:
+    root = of_maps(tmp_path, MANY_CLASSES[case])
+    values_of = {v for f in root.glob("masks/*") for v in np.unique(np.asarray(Image.open(f)))}
+    assert open_pixels(str(root), val="none").classes == tuple(map(str, sorted(values_of)))
+
+
+def test_instances_of_16_bits_that_no_file_describes(tmp_path: Path) -> None:
+    def draw(i: int, stuff: int = 7) -> Image.Image:
+        labels = np.full((40, 40), stuff, np.uint16)
+        labels[:20] = 0
+        for k in range(6):
+            labels[4 * k : 4 * k + 3, 5:9] = 26000 + 6 * i + k
+        return Image.fromarray(labels)
+
+    found = mask_problems(str(of_maps(tmp_path, draw)))
+    assert [p.kind for p in found[:4]] == ["wide-value"] * 4
+    assert "26000 is no class of the training masks" in found[0].what
+    assert found[0].what.endswith("not classes. If it is a class, write classes.json")
+    text = error_of(lambda: open_pixels(str(of_maps(tmp_path, lambda i: draw(i, 0)))))
+    assert "24 values in the masks look like no class" in text
+    assert "others: 0." in text
+
+
+def test_values_that_look_smoothed_and_are_classes_of_a_model(tmp_path: Path) -> None:
+    root = of_maps(tmp_path, SMOOTHED["shrunk"])
+    names = [str(value) for value in range(255)]
+    assert open_pixels(str(root), val="none", classes=names).classes == tuple(names)
+    text = error_of(lambda: open_pixels(str(root), classes=("0", "255")))
+    assert "is no class of the training masks" in text
 
 
 # --- a model's classes ------------------------------------------------------------------------

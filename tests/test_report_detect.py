@@ -323,6 +323,16 @@ def test_made_up_runs_have_what_real_ones_have(tmp_path, task):
     assert "At a score of" not in curve(page, "Platelets")[0]  # found, and never so surely
 
 
+def test_which_scores_count_is_said(tmp_path):
+    """What the detector leaves out below its own threshold was not looked for."""
+    config = task_record()["config"]
+    config["detector"] |= {"score_threshold": 0.2}
+    text = read(make_run(tmp_path, task_record(config=config), task_rows(), task_evaluation())).text
+    assert "nothing more is found above a score of 0.2." in text
+    assert "those found at IoU 0.5 above a score of 0.2." in text
+    assert "any score" not in text
+
+
 # --- in words -----------------------------------------------------------------------------------
 
 
@@ -361,7 +371,12 @@ def test_what_stands_out_is_told(tmp_path):
     for row in rows:
         row |= {"recall": 0.6, "n": 20}
     found = said(tmp_path, None, evaluated, {"ap": 0.2, "ap50": 0.6})
-    assert told(found, "40 % of the objects are found at no score at all") == "note"
+    assert told(found, "40 % of the objects are not found at a score that is kept.") == "note"
+    config = task_record()["config"]
+    config["detector"] |= {"head": "fcos", "score_threshold": 0.2}
+    known = said(tmp_path / "known", None, evaluated, {"ap": 0.2, "ap50": 0.6}, config=config)
+    assert told(known, "40 % of the objects are not found above a score of 0.2.") == "note"
+    assert told(known, "a lower detector.score_threshold may find more") == "note"
     assert told(found, "Only 60 objects were scored") == "note"
     assert told(found, "their boxes are loose: 60.0 % at IoU 0.5") == "note"
     for row in rows:

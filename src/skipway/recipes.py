@@ -251,7 +251,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "detect": Recipe(
         source="a detector from the beginning or from a backbone's weights on small data: AdamW "
-        "(1711.05101), cosine, averaged weights, scale jitter (2012.07177) of half the range",
+        "(1711.05101), cosine, averaged weights, scale jitter (2012.07177) of 0.7 to 1.4",
         expected="see the table of results in the README",
         tasks=("detect", "instance"),
         settings={

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from skipway.report.run import Run
+from skipway.report.values import dig, number
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,9 @@ def kinds(run: Run) -> list[Kind]:
 def main_kind(run: Run) -> Kind:
     """The first of `kinds`."""
     return kinds(run)[0]
+
+
+def kept(run: Run) -> str:
+    """Which scores count: detections below the detector's own threshold are not there."""
+    least = number(dig(run.record, "config", "detector", "score_threshold"))
+    return "at a score that is kept" if least is None else f"above a score of {least:g}"

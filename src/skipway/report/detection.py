@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from skipway.report.average_precision import kinds, main_kind
+from skipway.report.average_precision import kept, kinds, main_kind
 from skipway.report.commands import Line, loading, quoted
 from skipway.report.detection_course import course
 from skipway.report.detection_findings import in_words
@@ -143,7 +143,7 @@ def _curves(run: Run) -> Html | None:
     note = (
         f"Precision: of the {finds} that were found, the share that is right. Recall: of the "
         f"objects, the share that was found. Both at IoU {SURE:g}, as less and less certain finds "
-        "are counted; where a line ends, nothing more is found at any score. As COCO has it, "
+        f"are counted; where a line ends, nothing more is found {kept(run)}. As COCO has it, "
         "precision is the best at that recall or a higher one."
     )
     if len(found) > SHOWN_CURVES:
@@ -200,7 +200,7 @@ def _by_class(run: Run) -> Html | None:
     ]
     caption = (
         "AP: average precision over recall, the mean over IoU 0.5 to 0.95. AP50: at IoU 0.5 alone. "
-        "Recall: of the objects, those found at IoU 0.5 at any score. The worst comes first."
+        f"Recall: of the objects, those found at IoU 0.5 {kept(run)}. The worst comes first."
     )
     if any(ends(row.get(f"{first}_interval")) for row in rows):
         caption += " In brackets: 95 % intervals, by a bootstrap over images."

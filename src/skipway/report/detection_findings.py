@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from skipway.errors import harmless
-from skipway.report.average_precision import main_kind
+from skipway.report.average_precision import kept, main_kind
 from skipway.report.findings import (
     Finding,
     as_list,
@@ -30,7 +30,7 @@ WEAK = 0.15
 FEWEST = 10
 """Objects of a class, or of a size, from which something is told of it alone."""
 OVERLOOKED = 0.75
-"""Recall at IoU 0.5, at any score, below which objects are overlooked."""
+"""Recall at IoU 0.5, at any score that is kept, below which objects are overlooked."""
 LOOSE = 0.5
 """AP over AP50 below which boxes are loose."""
 
@@ -109,15 +109,15 @@ def _overlooked(run: Run) -> Iterator[Finding]:
     if recall < OVERLOOKED:
         yield Finding(
             "note",
-            f"{percent(1 - recall, 0)} of the objects are found at no score at all. Longer "
-            "training, a larger input or anchors of their sizes (detector.anchor_scales) would "
-            "find more; no threshold does.",
+            f"{percent(1 - recall, 0)} of the objects are not found {kept(run)}. Longer training, "
+            "a larger input, anchors of their sizes (detector.anchor_scales) or a lower "
+            "detector.score_threshold may find more; the --threshold of predict does not.",
         )
     elif recall >= 0.9:
         yield Finding(
             "good",
             f"Almost nothing is overlooked: {percent(recall)} of the objects are found at IoU 0.5 "
-            "at some score.",
+            f"{kept(run)}.",
         )
 
 

@@ -289,7 +289,7 @@ class Detect:
             for i, own in enumerate(kept.shapes):  # one by one: an image may be large
                 mask = decoded((own,), *size)[0]
                 levels = mask[:, :, None].astype(np.uint8) * 255
-                masks[i] = view.cut(levels, "bilinear")[:, :, 0] >= 128
+                masks[i] = _shown(view.cut(levels, "bilinear")[:, :, 0])
         if key is not None and self.augmentation.jitter:
             frame = jittered(frame, self.augmentation.jitter, key.uniform(6, JITTER))
         frame = view.mirror(frame)
@@ -371,6 +371,17 @@ def detections(
         )
     labels = arrays["labels"].astype(np.int64)
     return Detections(boxes.astype(np.float32), labels, arrays["scores"], masks)
+
+
+def _shown(levels: Array) -> Array:
+    """Where an object is in a view: bool of the shape of `levels`, uint8, its share of each pixel.
+
+    That is half a pixel or more. What is thinner than a pixel of the view has no such pixel, and
+    would be learned as a box of nothing: there half of the largest share is enough, which keeps it
+    in its place. torchvision takes the nearest pixel, by which most lines along the axes are lost.
+    """
+    most = int(levels.max(initial=0))
+    return levels >= (128 if most >= 128 else max(most / 2, 1))
 
 
 def _sides(boxes: Array) -> Array:

@@ -100,6 +100,7 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     for choose in CHOICES[opening.task]:
         chosen = choose(data, config(), world)
         choices += [choice for choice in chosen if choice.key.partition(".")[0] not in settled]
+    choices += _epsilon_of(str(weights), card, config())
     jitters = of_recipe.get("augment.jitter") and "augment.jitter" not in given
     if jitters and config().data.channels == 4:
         del settings["augment.jitter"]
@@ -646,6 +647,8 @@ def _heads_of(path: str, card: Card | None, config: RunConfig) -> list[Choice]:
         neck = asked.neck if "neck" in asked.model_fields_set else theirs.neck
         other = theirs.model_copy(update={which: head, "neck": neck})
         values = {name: value for name, value in values.items() if other.reads(name)}
+        if "norm" in asked.model_fields_set and asked.norm != "frozen":
+            del values["frozen_eps"]
     usual = type(theirs)(**{which: head})
     of = f"the heads of {harmless(path)}"
     return [Choice(f"{kind}.{which}", head, of)] + [
@@ -653,6 +656,17 @@ def _heads_of(path: str, card: Card | None, config: RunConfig) -> list[Choice]:
         for name, value in values.items()
         if value != getattr(usual, name)
     ]
+
+
+def _epsilon_of(path: str, card: Card | None, config: RunConfig) -> list[Choice]:
+    """The epsilon of frozen norms that come with the weights, whatever heads stand on them now."""
+    theirs, own = card.detector if card is not None else None, config.detector
+    if theirs is None or theirs.frozen_eps is None or config.task not in _OBJECTS:
+        return []
+    if own.norm != "frozen" or own.frozen_eps is not None:
+        return []
+    of = f"the norms of {harmless(path)}"
+    return [Choice("detector.frozen_eps", theirs.frozen_eps, of)]
 
 
 def _norm_of(card: Card | None) -> str:

@@ -28,7 +28,9 @@ class Objects:
     labels: Array
     """int64 [n]: positions in the classes."""
     crowd: Array
-    """bool [n]: many objects in one box, or an object not to be judged (VOC: difficult)."""
+    """bool [n]: many objects in one box, or an object not to be judged (VOC: difficult). In
+    training they are no targets and their place counts as background, which is torchvision's
+    way."""
     areas: Array
     """float32 [n], square pixels: of the mask where one is known, else of the box. That which COCO
     gives is taken unless it is larger than the box."""
@@ -139,8 +141,8 @@ class AnnotatedSplit(Split):
     counted: ClassVar[str] = "objects"
 
     def per_class(self, classes: int) -> Array:
-        """int64 [classes], crowds included."""
-        return np.bincount(self.table.labels, minlength=classes)
+        """int64 [classes], crowds left out, which are neither targets nor judged."""
+        return np.bincount(self.table.labels[~self.table.crowd], minlength=classes)
 
     def content(self) -> bytes:
         """32 bytes that are others once an object is another."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
 
 from skipway.data.forms.folders import is_image, split_name, walk
@@ -24,6 +26,7 @@ from skipway.data.texts import read_text
 from skipway.errors import InputError, harmless
 
 _CHALLENGE = re.compile(r"The VOC\d{4} Database")
+_MEMBER = re.compile(r"\s+-?[01]$")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -62,14 +65,40 @@ def read(root: Path, folders: dict[str, Path], masks: bool) -> dict[str, Listing
     sets = lists(root, "Main")
     if not sets:
         return {"all": _listing(annotations, images, sorted(annotations.glob("*.xml")))}
-    return {
-        split: _listing(file, images, [annotations / f"{name}.xml" for name in _lines(file)])
-        for split, file in sets.items()
-    }
+    known = {file.stem for file in annotations.glob("*.xml")}
+    listings = {}
+    for split, one in sets.items():
+        names, notes = one.read(known)
+        files = [annotations / f"{name}.xml" for name in names]
+        listings[split] = _listing(one.file, images, files)
+        listings[split].notes += notes
+    return listings
 
 
-def lists(root: Path, task: str) -> dict[str, Path]:
-    """The lists of the splits in ``ImageSets/TASK``; trainval is train where there is no train."""
+@dataclass(frozen=True)
+class NameList:
+    """A list of a split's names."""
+
+    file: Path
+    without: Path | None = None
+    """The list of val, where `file` is that of train and val together."""
+
+    def read(self, known: Container[str]) -> tuple[list[str], list[str]]:
+        """The names in it, those of `without` left out, and notes on that. known: names of the
+        files there are. Raises InputError for a list that cannot be read."""
+        names = _names(self.file, known)
+        if self.without is None:
+            return names, []
+        others = set(_names(self.without, known))
+        kept = [name for name in names if name not in others]
+        out = len(names) - len(kept)
+        text = f"{self.file.name} is train, as there is no train.txt"
+        return kept, [f"{text}, without the names in {self.without.name} ({out:,})"] if out else []
+
+
+def lists(root: Path, task: str) -> dict[str, NameList]:
+    """The lists of the splits in ``ImageSets/TASK``; trainval without val is train where there is
+    no train."""
     folder = root / "ImageSets" / task
     names = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
     found = {}
@@ -77,14 +106,16 @@ def lists(root: Path, task: str) -> dict[str, Path]:
         files = [folder / f"{stem}.txt" for stem in stems]
         there = [file for file in files if file.is_file()]
         if there:
-            found[split] = there[0]
+            found[split] = NameList(there[0])
+    if "train" in found and found["train"].file.stem == "trainval" and "val" in found:
+        found["train"] = NameList(found["train"].file, found["val"].file)
     return found
 
 
-def _lines(file: Path) -> list[str]:
+def _names(file: Path, known: Container[str]) -> list[str]:
     lines = map(str.strip, read_text(file).splitlines())
-    # The lists of one class have 1, 0 or -1 behind each name.
-    return [re.sub(r"\s+-?[01]$", "", line) for line in lines if line]
+    # The lists of one class have 1, 0 or -1 behind each name; other names may end so.
+    return [line if line in known else _MEMBER.sub("", line) for line in lines if line]
 
 
 def _listing(path: Path, images: Path, files: list[Path]) -> Listing:
@@ -134,8 +165,9 @@ def _listing(path: Path, images: Path, files: list[Path]) -> Listing:
         listing.notes.append(f"images without an xml are left out: {unnamed:,}")
     if difficult:
         listing.notes.append(
-            f"difficult objects are neither learned nor judged, as COCO's crowds ({difficult:,}); "
-            "figures are COCO's, not VOC's"
+            f"difficult objects are no targets, as COCO's crowds ({difficult:,}): in training "
+            "their place counts as background, and they are not judged; figures are COCO's, not "
+            "VOC's"
         )
     return listing
 

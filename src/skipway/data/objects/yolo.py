@@ -2,8 +2,8 @@
 
 ``images/…`` has its labels in ``labels/…``; other images have them beside them. A line is a class
 and a box (``0 0.5 0.5 0.2 0.1``: centre x, y, width, height) or a class and a polygon (``0 x1 y1 x2
-y2 x3 y3 …``), all in shares of the image's width and height. An image without a text file holds no
-object.
+y2 x3 y3 …``), all in shares of the image's width and height. Where the yaml has a ``kpt_shape``, a
+box and keypoints, which are left out. An image without a text file holds no object.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def read(path: Path, masks: bool) -> dict[str, Listing]:
     """The listings of the splits. Raises InputError where the yaml cannot be used."""
     data = _parsed(path)
     numbers, classes = _classes(path, data)
+    keypoints = _keypoints(path, data)
     found: dict[str, Listing] = {}
     taken: dict[tuple[str, ...], str] = {}
     for split in SPLITS:
@@ -57,7 +58,7 @@ def read(path: Path, masks: bool) -> dict[str, Listing]:
                 f"{harmless(path)}: {split}: no such folder or file: {_text(absent[0])}"
             )
         images = [name for place in places if place for name in _images(path, place)]
-        listing = _listing(path, images, numbers, classes, masks)
+        listing = _listing(path, images, numbers, classes, masks, keypoints)
         earlier = taken.setdefault(tuple(images), split)
         if earlier != split:
             listing.notes.append(f"warning: {split} and {earlier} are the same images")
@@ -114,6 +115,19 @@ def _classes(path: Path, data: dict[str, Any]) -> tuple[dict[int, int], list[str
     return {number: place[name.strip()] for number, name in by_number.items()}, classes
 
 
+def _keypoints(path: Path, data: dict[str, Any]) -> int:
+    """Numbers of the keypoints behind each box, 0 where there are none: ``kpt_shape`` says how many
+    keypoints, and how many numbers each has."""
+    shape = data.get("kpt_shape")
+    if not shape:
+        return 0
+    texts = shape if isinstance(shape, list) else []
+    sides = [int(t) for t in texts if isinstance(t, str) and t.isascii() and t.isdecimal()]
+    if len(texts) != 2 or len(sides) != 2:
+        raise InputError(f"{harmless(path)}: kpt_shape is {_text(shape)}, not as [17, 3]")
+    return sides[0] * sides[1]
+
+
 def _place(path: Path, data: dict[str, Any], entry: object) -> Path | None:
     """The folder or list of a split, None where it is not there."""
     if not isinstance(entry, str) or "\0" in entry:
@@ -155,10 +169,16 @@ def _label_file(image: str) -> str:
 
 
 def _listing(
-    path: Path, images: list[str], numbers: dict[int, int], classes: list[str], masks: bool
+    path: Path,
+    images: list[str],
+    numbers: dict[int, int],
+    classes: list[str],
+    masks: bool,
+    keypoints: int,
 ) -> Listing:
     root = path.parent
     found = Collected(masks)
+    posed = 0
     for name in images:
         label = root / _label_file(name)
         try:
@@ -171,13 +191,24 @@ def _listing(
             text = ""
         found.image(name, label)
         for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                _add(found, number, line.split(), numbers, masks)
-    return found.listing(path, root, classes, _corners, shares=True)
+            if tokens := line.split():
+                has_keypoints = keypoints > 0 and len(tokens) == 5 + keypoints
+                posed += has_keypoints
+                tokens = tokens[:5] if has_keypoints else tokens
+                _add(found, number, tokens, numbers, masks, keypoints)
+    listing = found.listing(path, root, classes, _corners, shares=True)
+    if posed:
+        listing.notes.append(f"keypoints are left out, their boxes are kept ({posed:,})")
+    return listing
 
 
 def _add(
-    found: Collected, number: int, tokens: list[str], numbers: dict[int, int], masks: bool
+    found: Collected,
+    number: int,
+    tokens: list[str],
+    numbers: dict[int, int],
+    masks: bool,
+    keypoints: int,
 ) -> None:
     label, fault = -1, None
     try:
@@ -188,7 +219,7 @@ def _add(
     if label < 0:
         what = f"class {harmless(tokens[0])[:20]!r} is not among the names of the yaml"
         fault = Fault("unknown-category", what)
-    polygon = len(tokens) > 6
+    polygon = len(tokens) > 6 and not keypoints
     try:
         values = [float(token) for token in tokens[1:]]
     except ValueError:
@@ -208,7 +239,9 @@ def _add(
         shape = [values] if masks else None
     elif values:
         kind = "broken-mask" if polygon else "no-box"
-        what = f"{len(values)} numbers: a box has 4, a polygon an even count from 6 on"
+        other = f"with its keypoints {4 + keypoints}" if keypoints else ""
+        other = other or "a polygon an even count from 6 on"
+        what = f"{len(values)} numbers: a box has 4, {other}"
         fault = fault or Fault(kind, what)
     elif fault is None:
         fault = Fault("no-box", "a class without a box")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ KINDS = {
     "wide-value": "masks of 16 bits with values that are no class",
     "unknown-colour": "masks with colours that are no class",
     "no-colours": "masks in colours that nothing names",
-    "palette": "masks whose palette contradicts their values",
+    "palette": "masks whose palette contradicts their values or other palettes",
     "unknown-class": "masks with classes that are not learned",
     "no-pixels": "masks with ignored pixels only",
     "no-images": "no image at all",
@@ -55,8 +55,9 @@ KINDS = {
 
 _COLOURS = 4096
 """Colours of a mask that are told apart; one with more is no drawing of classes."""
-_MANY = 8
-"""Unknown values, of few pixels, from which on a mask looks as if it had been smoothed."""
+MANY = 8
+"""Values that are no class, of few pixels, from which on masks look as if they had been
+smoothed."""
 
 
 class Drawn(NamedTuple):
@@ -68,7 +69,8 @@ class Drawn(NamedTuple):
     """int32 [v]: pixels of each."""
     coloured: bool
     palette: Array | None
-    """int32 [v]: the colour of each value, `packed`, where the mask has a palette."""
+    """int32 [v]: the colour of each value, `packed`, where the mask has a palette; -1 for values
+    beyond its end."""
 
     @property
     def grey(self) -> Array | None:
@@ -131,7 +133,8 @@ def _drawn(image: Image.Image) -> Drawn | Fault:
     palette = None
     if image.mode == "P":
         written = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        palette = packed(written[values.clip(max=len(written) - 1)])
+        codes = packed(written[values.clip(max=len(written) - 1)])
+        palette = np.where(values < len(written), codes, np.int32(-1))
     return Drawn(values, histogram[values], False, palette)
 
 
@@ -156,6 +159,22 @@ def look_at(root: Path, pairs: Pairs) -> Looked:
     return Looked(root, pairs, in_threads(lambda pair: look(root, *pair), names))
 
 
+def usual_colours(looked: Iterable[Looked]) -> Array:
+    """The colour that most palettes have for each value that occurs: int32 [256], `packed`, -1 for
+    what no palette has."""
+    found: dict[int, Counter[int]] = {}
+    for one in (one for split in looked for one in split.looks if isinstance(one, Look)):
+        if one.drawn.palette is not None:
+            pairs = zip(one.drawn.values.tolist(), one.drawn.palette.tolist(), strict=True)
+            for value, code in pairs:
+                found.setdefault(value, Counter())[code] += code >= 0
+    usual = np.full(256, -1, np.int32)
+    for value, codes in found.items():
+        code, masks = codes.most_common(1)[0]
+        usual[value] = code if masks else -1
+    return usual
+
+
 @dataclass
 class Checked:
     """What of a split can be used, and what cannot."""
@@ -168,19 +187,34 @@ class Checked:
     notes: list[str]
 
 
-def check(looked: Looked, legend: Legend, classes: Sequence[str]) -> Checked:
+def check(looked: Looked, legend: Legend, classes: Sequence[str], usual: Array) -> Checked:
     """Compare masks with the classes that are learned: what can be used, and every problem in the
-    rest."""
+    rest.
+
+    usual: `usual_colours` of all splits, which palettes must agree with where no file names the
+    classes.
+    """
     root, pairs = looked.root, looked.pairs
     coding = legend.coding(classes)
+    found = [
+        one if isinstance(one, Fault) else _places(one.drawn, coding, legend, usual)
+        for one in looked.looks
+    ]
+    if any(isinstance(places, Fault) and places.kind == "palette" for places in found):
+        # Then a colour of another class is no chance in masks of a single class either.
+        found = [
+            places
+            if isinstance(one, Fault) or isinstance(places, Fault)
+            else _contradicted(one.drawn, places, coding, legend, fewest=1) or places
+            for one, places in zip(looked.looks, found, strict=True)
+        ]
     counts: dict[int, Array] = {}
     faults: dict[int, Fault] = {}
     unknown: dict[int, Array] = {}
     """Which of the values in a mask stand for nothing."""
     of_class: dict[str, list[int]] = {}
     """Masks by a class in them that is not learned."""
-    for i, one in enumerate(looked.looks):
-        places = one if isinstance(one, Fault) else _places(one.drawn, coding, legend)
+    for i, (one, places) in enumerate(zip(looked.looks, found, strict=True)):
         if isinstance(places, Fault):
             faults[i] = places
             continue
@@ -233,7 +267,7 @@ def _by_colour(drawn: Drawn, coding: Coding) -> bool:
     return drawn.coloured and len(coding.colours) > 0
 
 
-def _places(one: Drawn, coding: Coding, legend: Legend) -> Array | Fault:
+def _places(one: Drawn, coding: Coding, legend: Legend, usual: Array) -> Array | Fault:
     """int16 [v]: what each value or colour stands for; a fault where that cannot be said."""
     if _by_colour(one, coding):
         return coding.of_colours(one.values)
@@ -246,20 +280,47 @@ def _places(one: Drawn, coding: Coding, legend: Legend) -> Array | Fault:
             "name, r, g and b",
         )
     places = coding.of_values(one.grey)
-    if one.palette is not None:
-        drawn = coding.of_colours(one.palette)
-        judged = places != IGNORED
-        odd = np.flatnonzero(judged & (drawn != places))
-        # A palette that is made for viewing, of greys or as another set's, has other colours too.
-        if len(odd) and judged.sum() > 1 and (drawn[judged] != UNKNOWN).all():
-            at = odd[0]
-            value, colour = int(one.values[at]), hex_of(int(one.palette[at]))
-            return Fault(
-                "palette",
-                f"value {value} has the colour {colour} in its palette, which {legend.source} "
-                "gives to another class; leave the colours out there, or save the masks in RGB",
-            )
-    return places
+    other = None if legend.declared else _of_its_own(one, places, usual)
+    return other or _contradicted(one, places, coding, legend, fewest=2) or places
+
+
+def _contradicted(
+    one: Drawn, places: Array, coding: Coding, legend: Legend, fewest: int
+) -> Fault | None:
+    """The fault of a palette with the colours of other classes, in a mask of `fewest` judged
+    values at least."""
+    judged = places != IGNORED
+    if one.palette is None or judged.sum() < fewest:
+        return None
+    drawn = coding.of_colours(one.palette)
+    odd = np.flatnonzero(judged & (drawn != places))
+    # A palette that is made for viewing, of greys or as another set's, has other colours too.
+    if not len(odd) or (drawn[judged] == UNKNOWN).any():
+        return None
+    value, colour = int(one.values[odd[0]]), hex_of(int(one.palette[odd[0]]))
+    return Fault(
+        "palette",
+        f"value {value} has the colour {colour} in its palette, which {legend.source} "
+        "gives to another class; leave the colours out there, or save the masks in RGB",
+    )
+
+
+def _of_its_own(one: Drawn, places: Array, usual: Array) -> Fault | None:
+    """The fault of a palette that differs from those of other masks: as tools make one for each
+    file, in which a value is a place in the colours of that file. Grey masks have no say."""
+    if one.palette is None:
+        return None
+    wanted = usual[one.values]
+    odd = np.flatnonzero((places != IGNORED) & (one.palette >= 0) & (one.palette != wanted))
+    if not len(odd):
+        return None
+    value, theirs = int(one.values[odd[0]]), hex_of(int(wanted[odd[0]]))
+    return Fault(
+        "palette",
+        f"value {value} has the colour {hex_of(int(one.palette[odd[0]]))} in its palette, "
+        f"{theirs} in other masks; save the masks in RGB and name colours in class_dict.csv, or "
+        "if values are classes name them in classes.json",
+    )
 
 
 def _class_in(drawn: Drawn, unnamed: Array, coding: Coding, legend: Legend) -> str | None:
@@ -293,13 +354,14 @@ def _told(looked: Looked, i: int, unknown: Array, coding: Coding, legend: Legend
     if others:
         text += f"; {count(others, f'other {named.split()[0]}')} too"
     kind = "unknown-colour" if coloured else "wide-value" if value > IGNORED else "unknown-value"
+    found = not coloured and value in legend.left
     if kind == "wide-value":
         text += "; 16 bits often hold instances, not classes"
-    elif others >= _MANY and 4 * drawn.counts[unknown].sum() < drawn.counts.sum():
+    elif found or (others >= MANY and 4 * drawn.counts[unknown].sum() < drawn.counts.sum()):
         text += "; as after JPEG, or a resize that is not to the nearest"
     elif value == IGNORED and not coloured:
         text += f"; if it is not to be judged, write {IGNORE_255} in classes.json"
-    return Fault(kind, text)
+    return Fault(kind, f"{text}. If it is a class, write classes.json" if found else text)
 
 
 IGNORE_255 = '{"classes": …, "ignore_index": 255}'

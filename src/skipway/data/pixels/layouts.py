@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Literal
 
 from skipway.data.forms.folders import is_image, split_name, walk
-from skipway.data.objects.voc import lists
+from skipway.data.objects.voc import NameList, lists
 from skipway.data.problems import Problem, count
-from skipway.data.texts import read_text
 from skipway.errors import InputError, harmless
 
 Form = Literal["masks", "VOC masks"]
@@ -37,11 +36,11 @@ _BESIDE = re.compile(r"[ _-]?(masks?|labels?|annot(ation)?s?)")
 
 @dataclass(frozen=True)
 class Place:
-    """The folders of one split, and the file that lists its images where there is one."""
+    """The folders of one split, and the list of its images where there is one."""
 
     images: Path
     masks: Path
-    listed: Path | None = None
+    listed: NameList | None = None
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,7 @@ def pairs_of(root: Path, place: Place) -> Pairs:
 
     wanted = [*by_stem, *(stem for stem in masks_by_stem if stem not in by_stem)]
     if place.listed is not None:
-        lines = map(str.strip, read_text(place.listed).splitlines())
-        wanted = [line for line in lines if line]
+        wanted, found.notes = place.listed.read(by_stem.keys() | masks_by_stem.keys())
     elif place.masks.name.lower() in _VOC_MASKS:  # most of its images are for detection
         wanted = list(masks_by_stem)
         bare = len(by_stem.keys() - masks_by_stem.keys())
@@ -167,7 +165,8 @@ def pairs_of(root: Path, place: Place) -> Pairs:
     for stem in dict.fromkeys(wanted):
         here, drawn = by_stem.get(stem, []), masks_by_stem.get(stem, [])
         if not here:
-            file = place.masks / drawn[0] if drawn else place.listed or place.masks
+            list_of_it = place.listed.file if place.listed else place.masks
+            file = place.masks / drawn[0] if drawn else list_of_it
             named = f"no image {'of this name' if drawn else harmless(stem)}"
             what = f"{named} in {harmless(place.images)}"
             problem(found.masks_out, file, "missing-image", what)
@@ -189,7 +188,7 @@ def pairs_of(root: Path, place: Place) -> Pairs:
         if n > 1:
             assert place.listed is not None
             what = f"lists {harmless(stem)} {n} times"
-            problem(found.images_out, place.listed, "image-twice", what)
+            problem(found.images_out, place.listed.file, "image-twice", what)
     return found
 
 

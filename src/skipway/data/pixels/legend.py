@@ -58,6 +58,8 @@ class Legend:
     """The file that says so, or what else does."""
     declared: bool = True
     """Else it is what the masks were found to hold."""
+    left: frozenset[int] = frozenset()
+    """Where it is not declared: values of the masks that look like no class."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -93,15 +95,20 @@ class Legend:
         return Coding(table, np.array(codes, np.int32), places)
 
 
-def found_in(values: set[int], classes: Sequence[str] | None) -> Legend:
-    """The legend where no file has one: each value is a class, called by its number, and 255 is
-    ignored unless it and one other value are all there is, or a model's classes have it."""
+def found_in(
+    values: set[int], classes: Sequence[str] | None, left: frozenset[int] = frozenset()
+) -> Legend:
+    """The legend where no file has one: each value is a class, called by its number, but for those
+    to be `left` out that no model's class is called by, and 255 is ignored unless it and one other
+    value are all there is, or a model's classes have it."""
+    left = left - {value for value in left if str(value) in (classes or ())}
+    values = values - left
     binary = len(values) == 2 and IGNORED in values
     is_class = binary or (classes is not None and str(IGNORED) in classes)
     ignored = () if is_class else (Entry("", IGNORED, ignored=True),)
     learned = sorted(values if is_class else values - {IGNORED})
     entries = tuple(Entry(str(value), value) for value in learned)
-    return Legend(entries + ignored, "the training masks", declared=False)
+    return Legend(entries + ignored, "the training masks", declared=False, left=left)
 
 
 def find_legend(folder: Path, root: Path) -> Legend | None:

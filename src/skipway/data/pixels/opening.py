@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.data.pixels import layouts
-from skipway.data.pixels.checking import KINDS, Looked, check, look_at
+from skipway.data.pixels.checking import KINDS, Looked, check, look_at, usual_colours
 from skipway.data.pixels.layouts import Form, Layout
 from skipway.data.pixels.legend import VOC, Legend, find_legend, found_in
 from skipway.data.pixels.masked import MaskedSplit
+from skipway.data.pixels.smoothing import no_classes
 from skipway.data.problems import Problem, left_out, refusal
 from skipway.data.split import (
     DataSet,
@@ -212,8 +213,9 @@ def _gathered(path: str, given: Sequence[str] | None) -> _Content:
     problems: list[Problem] = []
     notes = [*layout.notes, *_said(main)]
     splits = {}
+    usual = usual_colours(looked[name] for name in order if declared[name] is None)
     for name in order:
-        one = check(looked[name], declared[name] or main, classes)
+        one = check(looked[name], declared[name] or main, classes, usual)
         problems += one.problems
         before = "" if name == "all" else f"{name}: "
         notes += [before + note for note in one.notes]
@@ -232,13 +234,21 @@ def _undeclared(
 ) -> Legend:
     """The legend of masks that no file describes: of those of training, for a model of all."""
     taken = [training] if training and given is None else list(looked)
-    return found_in(set().union(*(looked[name].values() for name in taken)), given)
+    values = set().union(*(looked[name].values() for name in taken))
+    return found_in(values, given, no_classes(looked[name] for name in taken))
 
 
 def _check_classes(path: str, classes: Sequence[str], legend: Legend) -> None:
     """Raise InputError where there are too few classes, or too many."""
     if len(classes) > IGNORED:
         raise InputError(f"{harmless(path)}: {len(classes):,} classes; {IGNORED} at most")
+    if len(classes) < 2 and legend.left:
+        raise InputError(
+            f"{harmless(path)}: {len(legend.left):,} values in the masks look like no class, as "
+            "after JPEG,\na resize that is not to the nearest, or as the numbers of instances; "
+            f"others: {harmless(', '.join(classes)) or 'none'}.\n"
+            "Mend the masks, or name the values that are classes in classes.json."
+        )
     if len(classes) == 1:
         only = repr(harmless(classes[0]))
         raise InputError(
