@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from skipway.cli.shared import Json, Threads, app, emit
+from skipway.cli.shared import Json, Threads, app, bar, emit
 
 
 @app.command("check-data")
@@ -38,9 +37,6 @@ def check_data(
     values mean stands in classes.json, classes.txt or class_dict.csv. Data that train cannot even
     open gives 2.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from skipway.check import check
     from skipway.check_objects import ObjectReport, check_objects
     from skipway.check_pixels import PixelReport, check_pixels
@@ -68,13 +64,8 @@ def check_data(
             raise typer.Exit(1)
         return
     opened = open_data(data, config.data.val, config.seed, unseen=config.task == "embed")
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("reading"), BarColumn(24), MofNCompleteColumn())
-    quiet = as_json or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
-        bar = progress.add_task("", total=sum(map(len, opened.splits.values())))
-        embeds = config.task == "embed"
-        report = check(opened, threads, lambda: progress.advance(bar), embeds)
+    with bar("reading", sum(map(len, opened.splits.values())), as_json) as progress:
+        report = check(opened, threads, progress.advance, config.task == "embed")
     if as_json:
         emit(report.to_json())
     else:

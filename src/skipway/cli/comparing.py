@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipway.cli.shared import Json, app, emit
+from skipway.cli.shared import Json, app, emit, print_table
 from skipway.errors import harmless
 
 if TYPE_CHECKING:
@@ -68,14 +67,14 @@ def show_comparison(comparison: Comparison) -> None:
                 speed_in_words(run) or "–",
             )
         )
-    _columns(rows)
+    print_table(rows)
     if comparison.settings:
         print("\nsettings that differ")
         cut = [
             (harmless(key), *(_cut(harmless("–" if v is None else v)) for v in values))
             for key, values in comparison.settings
         ]
-        _columns([("", *comparison.runs), *cut])
+        print_table([("", *comparison.runs), *cut])
     print()
     for _, text in verdicts(comparison):
         print(harmless(text))
@@ -83,11 +82,3 @@ def show_comparison(comparison: Comparison) -> None:
 
 def _cut(text: str, width: int = 32) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows as columns of even width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())

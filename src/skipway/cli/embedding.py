@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from skipway.cli.shared import Device, Json, OnBad, Precision, Threads, Weights, app, emit
+from skipway.cli.shared import Device, Json, OnBad, Precision, Threads, Weights, app, bar, emit
 from skipway.cli.using import expand
 from skipway.errors import harmless
 
@@ -53,15 +53,6 @@ def embed(
 
     A parquet with path, label, split and vector. Started again after it was stopped it goes on.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     from skipway.embedding import load_embedder
     from skipway.embedding.index import Images, write_index
     from skipway.files import check_new
@@ -82,13 +73,7 @@ def embed(
     )
     for note in images.notes:
         print(f"note: {note}", file=sys.stderr)
-    console = Console(file=sys.stderr, highlight=False)
-    columns = (
-        TextColumn("embedding"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn()
-    )  # fmt: skip
-    quiet = as_json or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
-        bar = progress.add_task("", total=len(images))
+    with bar("embedding", len(images), as_json) as progress:
         try:
             written = write_index(
                 embedder,
@@ -98,12 +83,12 @@ def embed(
                 batch_size=batch_size,
                 threads=threads,
                 on_bad=on_bad.value,
-                tell=lambda done: progress.update(bar, completed=done),
-                warn=lambda text: console.print(text, markup=False, soft_wrap=True),
+                tell=progress.reach,
+                warn=progress.say,
             )
         except KeyboardInterrupt:
             if Path(f"{out}.parts").exists():
-                console.print("the same command goes on after the last whole part")
+                progress.say("the same command goes on after the last whole part")
             raise
     if as_json:
         emit(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skipway.errors import harmless
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 app = typer.Typer(
     name="skipway",
@@ -70,6 +74,43 @@ def skipway(
 def emit(value: Any) -> None:
     """One JSON value on one line on stdout."""
     print(json.dumps(value, ensure_ascii=True))
+
+
+class Bar:
+    """How far a command is, on a terminal; see `bar`."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._task = progress, progress.add_task("", total=total)
+
+    def advance(self, n: int = 1) -> None:
+        self._progress.advance(self._task, n)
+
+    def reach(self, done: int) -> None:
+        self._progress.update(self._task, completed=done)
+
+    def say(self, text: str) -> None:
+        """A line on stderr, above the bar where there is one."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int, quiet: bool) -> Iterator[Bar]:
+    """A bar on stderr while the block runs, gone after it; none where that is no terminal, or where
+    `quiet`."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(file=sys.stderr)
+    columns = (TextColumn(what), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        yield Bar(progress, total)
 
 
 def print_table(rows: Iterable[Sequence[str]]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from skipway.cli.evaluating import note
-from skipway.cli.shared import Device, Json, OnBad, Threads, Weights, app, emit, print_table
+from skipway.cli.shared import Device, Json, OnBad, Threads, Weights, app, bar, emit, print_table
 from skipway.errors import harmless, missing_part
 from skipway.xray import IMAGES
 
@@ -45,9 +44,6 @@ def xray(
         from skipway.xray.measuring import xray as look_into
     except ImportError as error:
         raise missing_part("xray", "train", error) from None
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from skipway.evaluation import open_labelled
     from skipway.machine import cores
 
@@ -61,16 +57,12 @@ def xray(
     if there < known:
         said = f"{there} of {known} classes are in the images"
         note(f"{said}: one fixed answer is right more often than 1 in {known}")
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("images"), BarColumn(24), MofNCompleteColumn())
-    quiet = as_json or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
-        bar = progress.add_task("", total=len(some))
+    with bar("images", len(some), as_json) as progress:
         found = look_into(
             net, predictor, some,
             threads=threads,
             on_bad=on_bad.value if on_bad else predictor.card.setting("data.on_bad", "error"),
-            seen=lambda n: progress.advance(bar, n),
+            seen=progress.advance,
         )  # fmt: skip
     note(*(f"skipped: {reason}" for reason in found.skipped))
     low, high = found.interval
