@@ -28,12 +28,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skipway import files
-from skipway.architecture import ARCHITECTURES, Architecture, architecture
+from skipway.architecture import ARCHITECTURES, Architecture, architecture, replaced
 from skipway.card import METADATA_KEY, Card, read_card
 from skipway.dialects import guess_architecture, translate
 from skipway.errors import InputError
 from skipway.files import atomic_write
 from skipway.images import Preprocess
+from skipway.peers import TIMM_NAMES, timm_row
 from skipway.resnet import ResNet
 from skipway.weights import (
     create_model,
@@ -326,11 +327,91 @@ def test_the_shortcut_is_found_from_the_keys(shortcut: str) -> None:
     assert fitting(state) == ("resnet34", arch)
 
 
-def test_a_network_that_is_no_row_is_not_guessed() -> None:
-    assert fitting(small().state_dict()) is None
+@pytest.mark.parametrize("name", TIMM_NAMES)
+def test_timms_networks_are_found_with_or_without_a_row(name: str) -> None:
+    arch = replaced(timm_row(name), num_classes=7)
+    with torch.device("meta"):
+        state = ResNet(arch).state_dict()
+    guess = fitting(state)
+    assert guess is not None
+    # blurs have no tensors
+    assert replaced(guess[1], source="") == replaced(arch, antialias=False, source="")
+
+
+@pytest.mark.parametrize("name", ["resnet18d", "seresnext26d_32x4d"])
+def test_a_network_that_is_no_row_is_read_by_its_parts(tmp_path: Path, name: str) -> None:
+    oracle, path = lively(timm.create_model(name, num_classes=3)), tmp_path / "w.pth"
+    torch.save({"n_averaged": torch.tensor(2)} | oracle.state_dict(), path)
+    net, card, report = load_model(path)
+    assert card is None
+    assert same(net, oracle, 64)
+    assert "note: no card: taken for b" in str(report)
+    assert "units (2, 2, 2, 2), no row of the table, after its tensors' names" in str(report)
+
+
+def test_of_a_network_for_small_images_the_size_is_theirs(tmp_path: Path) -> None:
+    assert fitting(small().state_dict()) == ("custom", replaced(small().arch, source=""))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnetv2_50x1_bit", "resnetrs50", "ecaresnet26t", "skresnet18", "hrnet_w18_small"]
+)
+def test_a_network_of_other_parts_is_not_guessed(name: str) -> None:
+    with torch.device("meta"):
+        assert fitting(timm.create_model(name, num_classes=2).state_dict()) is None
     assert fitting({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}) is None
-    group_norm = timm.create_model("resnetv2_50x1_bit", num_classes=2)
-    assert fitting(group_norm.state_dict()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "not_said"),
+    [
+        ("resnet18", "no blur before sub-sampling assumed", "max-pool"),
+        ("resnet18_cifar", "no max-pool behind the 3x3 stem assumed", "blur"),
+    ],
+)
+def test_what_no_tensor_shows_is_noted_as_assumed(
+    tmp_path: Path, name: str, said: str, not_said: str
+) -> None:
+    save_weights(tmp_path / "w", ResNet(architecture(name)), None)
+    text = str(load_model(tmp_path / "w")[2])
+    assert f"note: {said}: nets with it look alike" in text
+    assert not_said not in text
+
+
+def headed(head: nn.Module, key: str = "fc") -> tuple[nn.Module, dict[str, Tensor]]:
+    """A third party's ResNet-18 with another head, and its state dict."""
+    oracle = torchvision.models.resnet18()
+    oracle.fc = head
+    state = lively(oracle).state_dict()
+    return oracle, {f"{key}{k[2:]}" if k.startswith("fc.") else k: t for k, t in state.items()}
+
+
+@pytest.mark.parametrize("key", ["fc", "linear"])
+def test_a_classifier_behind_dropout_is_taken(tmp_path: Path, key: str) -> None:
+    oracle, state = headed(nn.Sequential(nn.Dropout(), nn.Linear(512, 7)), key)
+    torch.save(state, tmp_path / "w.pth")
+    net, _, report = load_model(tmp_path / "w.pth")
+    assert net.arch.num_classes == 7
+    assert same(net, oracle, 64)
+    assert "note: fc.1 taken for the classifier" in str(report)
+    tuned = create_model("resnet18", weights=tmp_path / "w.pth")
+    assert same(tuned, oracle, 64)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.Linear(512, 16), nn.ReLU(), nn.Linear(16, 7)),
+        nn.Sequential(nn.BatchNorm1d(512), nn.Linear(512, 7)),
+        nn.Sequential(nn.Flatten(), nn.Linear(512, 7, bias=False)),
+    ],
+)
+def test_other_heads_are_refused_by_their_names(tmp_path: Path, head: nn.Module) -> None:
+    torch.save(headed(head)[1], tmp_path / "w.pth")
+    text = refusal(lambda: load_model(tmp_path / "w.pth"))
+    assert "lacks fc.weight, fc.bias; predicting needs every tensor" in text
+    first = next(key for key in head.state_dict())
+    assert f"of a classifier it has fc.{first}" in text
 
 
 PREFIXES = ["module.", "_orig_mod.", "model.", "backbone.", "ema.", "net."]

@@ -265,7 +265,7 @@ def _disagreement(
         where, here, strange = "Only in", difference.missing, difference.strange
         there = [file.names[k] for k in sorted(difference.extra, key=lambda k: k not in strange)]
     guess = guess_architecture(file)
-    advice = f"; the file fits {guess[0]}" if guess else ""
+    advice = f"; the file fits {guess[0]}" if guess and guess[0] != "custom" else ""
     return InputError(
         f"{file.origin}: {problem}{advice}.\n"
         f"{where} the file: {_few(there)}\n{where} the network: {_few(here)}"
@@ -508,8 +508,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
     """What `read_state` takes as a network ready to use (eval mode), its card if any, the report.
 
     The architecture is the card's, or without a card what `guess_architecture` finds; the report
-    notes what was assumed. Raises InputError where card and tensors disagree, where no row fits and
-    where a tensor is absent.
+    notes what was assumed. Raises InputError where card and tensors disagree, where no network fits
+    and where a tensor is absent.
     """
     state, card = read_state(path)
     if card is not None and card.task != "classify":
@@ -536,18 +536,32 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
                 "See the known ones with: skipway models"
             )
         name, arch = guess
-        notes.append(f"no card: taken for {name} after its tensors' names and shapes")
-        if arch.shortcut in ("A", "A-split"):
-            notes.append(f"shortcut {arch.shortcut} assumed: A, A-split and plain look alike")
-        if arch.block == "bottleneck":
-            notes.append(f"stride in the {arch.stride_in} assumed: 3x3 and 1x1 look alike")
+        taken = (
+            f"{arch.block} units {arch.depths}, no row of the table," if name == "custom" else name
+        )
+        notes.append(f"no card: taken for {taken} after its tensors' names and shapes")
+        notes += _assumed(arch)
     with torch.random.fork_rng(devices=[]):
         net = _build(arch)
     report = load_weights(net, state, minimum=1.0)
     if report.made_anew:
         absent = _few(key for key, _ in report.made_anew)
-        raise InputError(f"{file.origin}: lacks {absent}; predicting needs every tensor")
+        heads = [file.names[key] for key in file.tensors if key.startswith("fc.")]
+        there = f"; of a classifier it has {_few(heads)}" if heads else ""
+        raise InputError(f"{file.origin}: lacks {absent}; predicting needs every tensor{there}")
     return net.eval(), card, dataclasses.replace(report, notes=report.notes + tuple(notes))
+
+
+def _assumed(arch: Architecture) -> Iterator[str]:
+    """What of a network was assumed, as names and shapes of tensors do not show it."""
+    if arch.shortcut in ("A", "A-split"):
+        yield f"shortcut {arch.shortcut} assumed: A, A-split and plain look alike"
+    if arch.block == "bottleneck":
+        yield f"stride in the {arch.stride_in} assumed: 3x3 and 1x1 look alike"
+    if arch.stem_stride > 1:
+        yield "no blur before sub-sampling assumed: nets with it look alike"
+    elif arch.stem == "cifar":
+        yield "no max-pool behind the 3x3 stem assumed: nets with it look alike"
 
 
 def load_detector(path: str | os.PathLike[str]) -> tuple[nn.Module, Card]:
