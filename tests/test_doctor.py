@@ -21,6 +21,7 @@ from commands import QUICK, call, draw
 from skipway import doctor
 from skipway.architecture import Architecture
 from skipway.card import Card
+from skipway.cli.doctoring import as_value, finding, lines
 from skipway.data import open_split
 from skipway.doctor import bench as searching
 from skipway.doctor.bench import Bench, _moments
@@ -202,6 +203,60 @@ def test_what_is_right_is_called_right(tmp_path: Path, fields: dict[str, Any]) -
     assert traits == own + others
 
 
+@pytest.mark.parametrize("fields", [BASIC, NECK], ids=["basic", "bottleneck"])
+@pytest.mark.parametrize(("share", "seed"), [(0.1, 0), (0.15, 1), (0.2, 2), (0.2, 3)])
+def test_what_is_right_stays_right_where_labels_are_wrong(
+    tmp_path: Path, fields: dict[str, Any], share: float, seed: int
+) -> None:
+    """With the network's own answers as labels no other reading can be better; with noise some
+    are, by chance."""
+    truth = make(tmp_path, fields)
+    rng = np.random.default_rng(seed)
+    images = sorted(truth.data.glob("*/*.png"))
+    for i in rng.choice(N, round(share * N), replace=False):
+        others = [name for name in CLASSES if name != images[i].parent.name]
+        images[i].rename(truth.data / str(rng.choice(others)) / images[i].name)
+    found = doctor.check(truth.write(tmp_path / "w.safetensors"), str(truth.data))
+    assert found.assumed.accuracy == pytest.approx(1 - share, abs=1e-9)
+    assert found.verdict == "right"
+    assert not any(f.state == "wrong" for f in found.findings)
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "timm"])
+def test_class_names_that_were_assumed_are_those_of_the_data(tmp_path: Path, kind: str) -> None:
+    truth = make(tmp_path, BASIC)
+    file, mended = truth.write(tmp_path / "w.safetensors", shortcut="A-split"), tmp_path / "m"
+    state, card = read_state(file)
+    assert card is not None
+    names = [f"LABEL_{i}" if kind == "huggingface" else str(i) for i in range(len(CLASSES))]
+    assumed = {"classes": names, "provenance": {"assumed": ["classes", "preprocess"]}}
+    save_weights(file, state, Card.model_validate(card.model_dump() | assumed))
+    answer = call("check-weights", file, "--on", truth.data, "--json", "--out", mended)
+    assert answer.code == 1, answer.err
+    assert answer.value["diagnosed"]["accuracy"] == 1
+    card = read_state(mended)[1]
+    assert card is not None
+    assert card.classes == CLASSES
+    assert card.classes_known
+    assert card.provenance["assumed"] == ["preprocess"]
+
+
+def test_an_order_of_classes_that_was_not_asked_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = make(tmp_path, BASIC)
+    file = truth.write(tmp_path / "w.safetensors", classes=("dog", "ant", "bee", "cat"))
+    found = doctor.check(file, str(truth.data), 32)
+    assert found.names == CLASSES
+    assert as_value(found)["class_order_asked"] is True
+    assert "class order" not in "\n".join(lines(found))
+    monkeypatch.setattr(searching, "A_CLASS", 9)
+    found = doctor.check(file, str(truth.data), 32)
+    assert found.order is None
+    assert as_value(found)["class_order_asked"] is False
+    assert "class order    not asked: it needs 9 images a class, 36 in all" in lines(found)
+
+
 @pytest.mark.slow
 def test_without_a_card_what_was_assumed_is_judged(tmp_path: Path) -> None:
     fields = dataclasses.asdict(wide()) | {"num_classes": len(CLASSES), "shortcut": "none"}
@@ -306,6 +361,15 @@ def test_a_value_called_wrong_is_not_called_undecided(
     assert colour.comparison is not None
     assert colour.comparison.n == N
     assert colour.comparison.low > 0
+    # of the many normalisations the nearest alone are compared
+    pixels = next(f for f in found if f.trait == "normalisation")
+    compared = {pixels.rival, *pixels.undecided}
+    assert len(pixels.untried) >= 3
+    assert compared.isdisjoint(pixels.untried)
+    assert pixels.found not in pixels.untried
+    assert finding(pixels).endswith(f"; {len(pixels.untried)} further values not compared")
+    assert not colour.untried
+    assert "not compared" not in finding(colour)
 
 
 def test_how_far_it_is_is_told_on_stderr(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,8 +207,9 @@ def test_a_wrong_hash_leaves_nothing_behind(
     text = refusal(lambda: load_model("torchvision:resnet18"))
     assert "incomplete or not what was published" in text
     assert f"{hub.url}/{published[1]}" in text
-    assert f"skipway predict {published[1]} IMAGE" in text
-    assert os.listdir(tmp_path / "torch" / "checkpoints") == []
+    checkpoints = tmp_path / "torch" / "checkpoints"
+    assert f"put it into {checkpoints}/: then torchvision:resnet18 is read from there" in text
+    assert os.listdir(checkpoints) == []
     hub.fault = ""
     path = tmp_path / "torch" / "checkpoints" / published[1]
     load_model("torchvision:resnet18")
@@ -226,6 +228,19 @@ def test_where_torchvisions_host_does_not_answer(
     text = refusal(lambda: load_model("torchvision:resnet18"))
     assert "127.0.0.1:9 cannot be reached" in text
     assert "Where there is a network, download http://127.0.0.1:9/" in text
+
+
+def test_torchvisions_file_put_where_the_advice_says_is_read_with_its_classes(
+    tmp_path: Path, hub: Hub, published: tuple[torch.nn.Module, str]
+) -> None:
+    content = hub.plain.pop(published[1])
+    text = refusal(lambda: load_model("torchvision:resnet18"))
+    found = re.search(r"put it into (.*)/: then", text)
+    assert found is not None
+    (Path(found[1]) / published[1]).write_bytes(content)
+    _, card, _ = load_model("torchvision:resnet18")
+    assert card is not None
+    assert card.classes[0] == "tench"
 
 
 def test_all_of_torchvisions_names_have_weights_that_we_know() -> None:

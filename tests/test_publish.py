@@ -361,6 +361,45 @@ def test_the_old_form_of_microsofts_file(tmp_path: Path) -> None:
     agree(card.preprocess, other["pixel_values"][0], image, 2.0)
 
 
+@pytest.mark.parametrize("stated", [False, True])
+def test_timms_network_in_transformers_wrapper(tmp_path: Path, stated: bool) -> None:
+    given: dict[str, Any] = {"pretrained_cfg": {"input_size": [3, 160, 160]}} if stated else {}
+    config = transformers.TimmWrapperConfig(architecture="resnet18", num_labels=3, **given)
+    oracle = transformers.TimmWrapperForImageClassification(config).eval()
+    oracle.save_pretrained(tmp_path)
+    assert '"model_args": null' in (tmp_path / "config.json").read_text()
+    net, card, report = load_model(tmp_path)
+    assert card is not None
+    assert card.provenance["assumed"] == ["classes"]
+    assert card.preprocess.size == ((160, 160) if stated else (224, 224))
+    assert report.ignored == ()
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(net(x), oracle(x).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_nulls_of_transformers_fast_processors(tmp_path: Path) -> None:
+    config = transformers.ResNetConfig(depths=[1], hidden_sizes=[8], layer_type="basic")
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
+    theirs = {
+        "crop_pct": 0.875, "crop_size": None, "data_format": "channels_first", "device": None,
+        "default_to_square": False, "do_center_crop": None, "do_convert_rgb": None,
+        "do_normalize": None, "do_rescale": True, "do_resize": True, "image_mean": None,
+        "image_processor_type": "ConvNextImageProcessorFast", "image_std": None,
+        "input_data_format": None, "resample": 3, "rescale_factor": 0.00392156862745098,
+        "return_tensors": None, "size": {"shortest_edge": 224},
+    }  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(theirs))
+    card = load_model(tmp_path)[1]
+    assert card is not None
+    assert card.preprocess == Preprocess(
+        size=(224, 224), short_side=256, odd_border="down", interpolation="bicubic",
+        mean=(0.0,) * 3, std=(1.0,) * 3,
+    )  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(theirs | {"do_resize": None}))
+    assert "preprocessor_config.json: do_resize" in refusal(lambda: load_model(tmp_path))
+
+
 @pytest.mark.parametrize(
     "cfg",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import errno
 import functools
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -26,12 +28,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skipway import files
-from skipway.architecture import ARCHITECTURES, Architecture, architecture
+from skipway.architecture import ARCHITECTURES, Architecture, architecture, replaced
 from skipway.card import METADATA_KEY, Card, read_card
 from skipway.dialects import guess_architecture, translate
 from skipway.errors import InputError
 from skipway.files import atomic_write
 from skipway.images import Preprocess
+from skipway.peers import TIMM_NAMES, timm_row
 from skipway.resnet import ResNet
 from skipway.weights import (
     create_model,
@@ -324,11 +327,91 @@ def test_the_shortcut_is_found_from_the_keys(shortcut: str) -> None:
     assert fitting(state) == ("resnet34", arch)
 
 
-def test_a_network_that_is_no_row_is_not_guessed() -> None:
-    assert fitting(small().state_dict()) is None
+@pytest.mark.parametrize("name", TIMM_NAMES)
+def test_timms_networks_are_found_with_or_without_a_row(name: str) -> None:
+    arch = replaced(timm_row(name), num_classes=7)
+    with torch.device("meta"):
+        state = ResNet(arch).state_dict()
+    guess = fitting(state)
+    assert guess is not None
+    # blurs have no tensors
+    assert replaced(guess[1], source="") == replaced(arch, antialias=False, source="")
+
+
+@pytest.mark.parametrize("name", ["resnet18d", "seresnext26d_32x4d"])
+def test_a_network_that_is_no_row_is_read_by_its_parts(tmp_path: Path, name: str) -> None:
+    oracle, path = lively(timm.create_model(name, num_classes=3)), tmp_path / "w.pth"
+    torch.save({"n_averaged": torch.tensor(2)} | oracle.state_dict(), path)
+    net, card, report = load_model(path)
+    assert card is None
+    assert same(net, oracle, 64)
+    assert "note: no card: taken for b" in str(report)
+    assert "units (2, 2, 2, 2), no row of the table, after its tensors' names" in str(report)
+
+
+def test_of_a_network_for_small_images_the_size_is_theirs(tmp_path: Path) -> None:
+    assert fitting(small().state_dict()) == ("custom", replaced(small().arch, source=""))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnetv2_50x1_bit", "resnetrs50", "ecaresnet26t", "skresnet18", "hrnet_w18_small"]
+)
+def test_a_network_of_other_parts_is_not_guessed(name: str) -> None:
+    with torch.device("meta"):
+        assert fitting(timm.create_model(name, num_classes=2).state_dict()) is None
     assert fitting({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}) is None
-    group_norm = timm.create_model("resnetv2_50x1_bit", num_classes=2)
-    assert fitting(group_norm.state_dict()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "not_said"),
+    [
+        ("resnet18", "no blur before sub-sampling assumed", "max-pool"),
+        ("resnet18_cifar", "no max-pool behind the 3x3 stem assumed", "blur"),
+    ],
+)
+def test_what_no_tensor_shows_is_noted_as_assumed(
+    tmp_path: Path, name: str, said: str, not_said: str
+) -> None:
+    save_weights(tmp_path / "w", ResNet(architecture(name)), None)
+    text = str(load_model(tmp_path / "w")[2])
+    assert f"note: {said}: nets with it look alike" in text
+    assert not_said not in text
+
+
+def headed(head: nn.Module, key: str = "fc") -> tuple[nn.Module, dict[str, Tensor]]:
+    """A third party's ResNet-18 with another head, and its state dict."""
+    oracle = torchvision.models.resnet18()
+    oracle.fc = head
+    state = lively(oracle).state_dict()
+    return oracle, {f"{key}{k[2:]}" if k.startswith("fc.") else k: t for k, t in state.items()}
+
+
+@pytest.mark.parametrize("key", ["fc", "linear"])
+def test_a_classifier_behind_dropout_is_taken(tmp_path: Path, key: str) -> None:
+    oracle, state = headed(nn.Sequential(nn.Dropout(), nn.Linear(512, 7)), key)
+    torch.save(state, tmp_path / "w.pth")
+    net, _, report = load_model(tmp_path / "w.pth")
+    assert net.arch.num_classes == 7
+    assert same(net, oracle, 64)
+    assert "note: fc.1 taken for the classifier" in str(report)
+    tuned = create_model("resnet18", weights=tmp_path / "w.pth")
+    assert same(tuned, oracle, 64)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.Linear(512, 16), nn.ReLU(), nn.Linear(16, 7)),
+        nn.Sequential(nn.BatchNorm1d(512), nn.Linear(512, 7)),
+        nn.Sequential(nn.Flatten(), nn.Linear(512, 7, bias=False)),
+    ],
+)
+def test_other_heads_are_refused_by_their_names(tmp_path: Path, head: nn.Module) -> None:
+    torch.save(headed(head)[1], tmp_path / "w.pth")
+    text = refusal(lambda: load_model(tmp_path / "w.pth"))
+    assert "lacks fc.weight, fc.bias; predicting needs every tensor" in text
+    first = next(key for key in head.state_dict())
+    assert f"of a classifier it has fc.{first}" in text
 
 
 PREFIXES = ["module.", "_orig_mod.", "model.", "backbone.", "ema.", "net."]
@@ -400,6 +483,105 @@ def test_averaged_weights_are_preferred_and_named(tmp_path: Path, key: str) -> N
     net, _, report = load_model(path)
     assert same(net, oracle, 32)
     assert f"averaged (EMA) weights taken, from {key!r}" in str(report)
+
+
+def trained20() -> tuple[ResNet, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """ResNet-20 with what a training script keeps beside it, momentum filled."""
+    net = tiny20()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[2, 4])
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return net, optimizer, scheduler
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_of_torchvisions_training_script(tmp_path: Path, zipped: bool) -> None:
+    """references/classification/train.py keeps its settings as a Namespace."""
+    net, optimizer, scheduler = trained20()
+    args = argparse.Namespace(lr=0.1, device="cuda", output_dir=Path("out"), mean=np.ones(3))
+    checkpoint = {
+        "model": net.state_dict(), "optimizer": optimizer.state_dict(),
+        "lr_scheduler": scheduler.state_dict(), "epoch": 89, "args": args,
+        "model_ema": {"n_averaged": torch.tensor(5)}
+        | {f"module.{key}": tensor for key, tensor in net.state_dict().items()},
+    }  # fmt: skip
+    path = tmp_path / "checkpoint.pth"
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
+    loaded, _, report = load_model(path)
+    assert same(loaded, net, 32)
+    assert "averaged (EMA) weights taken, from 'model_ema'" in str(report)
+
+
+def test_checkpoints_of_timms_saver(tmp_path: Path) -> None:
+    net, optimizer, _ = trained20()
+    saver = timm.utils.CheckpointSaver(
+        model=net, optimizer=optimizer, args=argparse.Namespace(model="resnet20", aa=None, lr=0.1),
+        model_ema=timm.utils.ModelEmaV3(net), checkpoint_dir=str(tmp_path),
+    )  # fmt: skip
+    saver.save_checkpoint(3, metric=np.float64(0.9))
+    path = tmp_path / "last.pth.tar"
+    assert b"argparse" in path.read_bytes()
+    loaded, _, report = load_model(path)
+    assert same(loaded, net, 32)
+    assert "averaged (EMA) weights taken, from 'state_dict_ema'" in str(report)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.bool_, np.str_])
+@pytest.mark.parametrize("core", ["numpy._core", "numpy.core"])
+def test_numbers_of_numpy_beside_the_weights(tmp_path: Path, kind: Any, core: str) -> None:
+    net, path = tiny20(), tmp_path / "a.pt"
+    torch.save(
+        {"net": net.state_dict(), "acc": kind(1)}, path, _use_new_zipfile_serialization=False
+    )
+    known = b"cnumpy._core.multiarray\n"  # NumPy 1 has it under another name
+    assert known in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(known, f"c{core}.multiarray\n".encode()))
+    assert same(load_model(path)[0], net, 32)
+
+
+def test_averaged_parameters_alone_keep_the_networks_statistics(tmp_path: Path) -> None:
+    oracle, other = tiny20(), ResNet(tiny20().arch)
+    shadow = {f"module.{key}": parameter.data for key, parameter in oracle.named_parameters()}
+    model = other.state_dict() | {k: v for k, v in oracle.state_dict().items() if "running_" in k}
+    for averaged in (shadow, {"decay": 0.999, "shadow": shadow}):
+        torch.save({"model": model, "ema": averaged}, tmp_path / "a.pt")
+        net, _, report = load_model(tmp_path / "a.pt")
+        assert same(net, oracle, 32)
+        assert "averaged (EMA) weights taken, from 'ema" in str(report)
+        assert "running statistics, which they lack, are those of the network" in str(report)
+
+
+def test_averaged_parameters_of_another_network_are_left(tmp_path: Path) -> None:
+    oracle = tiny20()
+    shadow = {f"other.{key}": parameter.data for key, parameter in oracle.named_parameters()}
+    torch.save({"model": oracle.state_dict(), "ema": shadow}, tmp_path / "a.pt")
+    net, _, report = load_model(tmp_path / "a.pt")
+    assert same(net, oracle, 32)
+    assert "averaged (EMA) weights in 'ema' left: they have no running statistics" in str(report)
+
+
+@pytest.mark.parametrize("key", ["teacher", "state", "weights", "network", "\x1b[31m"])
+def test_the_one_unknown_wrapper_that_holds_tensors_is_taken(tmp_path: Path, key: str) -> None:
+    oracle, path = tiny20(), tmp_path / "a.pt"
+    beside = {"best": torch.tensor(0.9), "criterion": {"weight": torch.ones(10)}}
+    for inner in (oracle.state_dict(), {"model": oracle.state_dict()}):
+        torch.save({key: inner, "epoch": 3, **beside}, path)
+        net, _, report = load_model(path)
+        assert same(net, oracle, 32)
+        assert "note: weights taken from " in str(report)
+        assert "\x1b" not in str(report)
+
+
+def test_of_several_unknown_wrappers_none_is_taken(tmp_path: Path) -> None:
+    state, path = tiny20().state_dict(), tmp_path / "a.pt"
+    torch.save({"student": state, "tea\x1bcher": state}, path)
+    text = refusal(lambda: load_model(path))
+    assert text.startswith(f"{path}: holds tensors in student, tea\\x1bcher; which of them")
+    assert "torch.load(FILE)[KEY]" in text
+    torch.save({"params": ResNet(tiny20().arch).state_dict(), "params_ema": state}, path)
+    assert same(load_model(path)[0], tiny20(), 32)
 
 
 def test_a_counter_beside_the_weights_is_not_taken_for_them(tmp_path: Path) -> None:
@@ -519,11 +701,15 @@ class Hostile:
 @pytest.mark.parametrize("how", ["zip", "legacy", "2", "3", "4", "5"])
 def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(tmp_path: Path, how: str) -> None:
     mark, path = tmp_path / "mark", tmp_path / "evil.pt"
-    evil = {"state_dict": small().state_dict(), "epoch": Hostile(mark)}
+    evil = {
+        "state_dict": small().state_dict(), "args": argparse.Namespace(lr=0.1),
+        "acc": np.float64(0.9), "epoch": Hostile(mark),
+    }  # fmt: skip
     if how in ("zip", "legacy"):
         torch.save(evil, path, _use_new_zipfile_serialization=how == "zip")
     else:
-        path.write_bytes(pickle.dumps({"epoch": Hostile(mark)}, protocol=int(how)))
+        del evil["state_dict"]
+        path.write_bytes(pickle.dumps(evil, protocol=int(how)))
     text = refusal(lambda: read_state(path))
     assert text.startswith(f"{path}: this pickle wants to run code ({os.system.__module__}.system)")
     assert "refused" in text

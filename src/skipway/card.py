@@ -113,6 +113,12 @@ class Card(BaseModel):
         """Whether the run replaced fields of the row, or began with weights that may have had."""
         return bool(self.setting("model.architecture", None) or self.setting("model.weights", None))
 
+    @property
+    def classes_known(self) -> bool:
+        """Whether the class names came with the model; without, they are numbers."""
+        assumed = self.provenance.get("assumed")
+        return not (isinstance(assumed, list) and "classes" in assumed)
+
     def setting(self, key: str, default: Any) -> Any:
         """A setting of the run by its dotted key; `default` where the card has none."""
         value: Any = self.recipe

@@ -19,7 +19,10 @@ from skipway.errors import InputError, harmless
 from skipway.resnet import ResNet
 
 # What DistributedDataParallel, torch.compile, AveragedModel and users' modules put before names.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "ema.", "resnet.")
+_PREFIXES = (
+    "module.", "_orig_mod.", "model.", "net.", "backbone.", "ema.", "resnet.",
+    "timm_model.",  # transformers' wrapper of timm's networks
+)  # fmt: skip
 _COUNTER = "num_batches_tracked"
 _NET = re.compile(r"(conv1|bn1|norm|layer\d+)\.")
 
@@ -157,6 +160,11 @@ def translate(state: Mapping[str, Tensor]) -> Translated:
             both = f"{harmless(names[name])[:60]} and {harmless(key)[:60]}"
             raise InputError(f"{state.origin}: {both} are the same tensor, {harmless(name)[:60]}")
         names[name] = key
+    notes = state.notes
+    head = _inner_classifier({name: state[key] for name, key in names.items()})
+    if head is not None:
+        names |= {f"fc.{part}": names.pop(f"{head}.{part}") for part in ("weight", "bias")}
+        notes = (*notes, f"{head} taken for the classifier")
     tensors = {name: state[key] for name, key in names.items()}
     fc = tensors.get("fc.weight")
     if fc is not None and fc.ndim == 4 and fc.shape[2:] == (1, 1):  # a classifier as a convolution
@@ -168,7 +176,21 @@ def translate(state: Mapping[str, Tensor]) -> Translated:
         and not any(name.startswith("layer4.") or ".downsample." in name for name in tensors)
     ):
         found = "akamaster"  # the paper's CIFAR nets, half of shortcut A's zeros on each side
-    return Translated(found, tensors, names, state.origin, state.notes)
+    return Translated(found, tensors, names, state.origin, notes)
+
+
+def _inner_classifier(tensors: Mapping[str, Tensor]) -> str | None:
+    """Where the classifier lies in a head such as ``Sequential(Dropout(), Linear(…))``: ``fc.1``.
+
+    None where the head has other tensors too, which would be lost.
+    """
+    heads = {name: tensor for name, tensor in tensors.items() if name.startswith("fc.")}
+    found = next(
+        (m for m in (re.fullmatch(r"(fc\.\d+)\.weight", name) for name in heads) if m), None
+    )
+    if found is None or heads.keys() != {f"{found[1]}.weight", f"{found[1]}.bias"}:
+        return None
+    return found[1] if heads[found[0]].ndim == 2 else None
 
 
 def spell(dialect: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -233,7 +255,8 @@ class Difference:
 
 def guess_architecture(file: Translated) -> tuple[str, Architecture] | None:
     """The row of `ARCHITECTURES` that a file's tensors fit, and that row with the file's own
-    classes, input channels and shortcut. None where no row fits.
+    classes, input channels and shortcut; "custom" and the network that they fit where no row does.
+    None where there is no such network.
 
     Keys and shapes cannot tell everything: a bottleneck is taken to stride in its 3x3 where both
     rows exist (v1.5), and a net without projections to have shortcut A, or A-split where the
@@ -250,14 +273,21 @@ def guess_architecture(file: Translated) -> tuple[str, Architecture] | None:
             )
             if all(getattr(row, field) == value for field, value in fields.items())
         ]
-        if not rows:
-            return None
+        if rows:
+            name, arch = rows[0]
+        else:
+            size = 224 if fields["stem"] in ("imagenet", "deep") else 32
+            name, arch = "custom", Architecture(**fields, **replaced, input_size=size)
         with torch.device("meta"):  # shapes without memory
-            difference = Difference.between(ResNet(rows[0][1]).state_dict(), file.tensors)
+            difference = Difference.between(ResNet(arch).state_dict(), file.tensors)
     except (LookupError, ValueError, ZeroDivisionError, RuntimeError):
         return None  # tensors of these names with other ranks and sizes than a network's
     missing = [key for key in difference.missing if not key.startswith("fc.")]
-    return None if difference.shapes or missing or difference.strange else rows[0]
+    strange = difference.strange
+    if not rows:  # what is no known network is this one only where it has nothing else
+        rest = [key for key in difference.extra if not key.startswith("fc.")]
+        strange = [key for key in rest if file.tensors[key].ndim]  # counters have no dimensions
+    return None if difference.shapes or missing or strange else (name, arch)
 
 
 def _fields(file: Translated) -> tuple[dict[str, Any], dict[str, Any]]:

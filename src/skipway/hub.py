@@ -80,7 +80,7 @@ def _fetch_torchvision(name: str) -> Fetched:
     wanted = marked[1] if marked else ""
     advice = (
         f"\nWhere there is a network, download {url}\n"
-        f"and give the file in the name's place: skipway predict {file} IMAGE"
+        f"and put it into {harmless(path.parent)}/: then {name} is read from there"
     )
     if not path.exists():
         log.info("downloading %s", url)

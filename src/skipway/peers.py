@@ -521,7 +521,7 @@ def folder_card(folder: Path) -> Card | None:
     path = folder / "config.json"
     if not path.exists():
         return None
-    config = _json(path)
+    config = _stated(_json(path))
     with _naming(path):
         if "architecture" in config:
             return _timm_card(config)
@@ -534,24 +534,35 @@ def folder_card(folder: Path) -> Card | None:
         classes = tuple(f"LABEL_{i}" for i in range(count))
         if parsed.id2label:
             classes = _numbered(parsed.id2label, "id2label")
-    assumed = ["classes"] if classes == tuple(f"LABEL_{i}" for i in range(count)) else []
+    assumed = _unnamed(classes)
     processor = folder / "preprocessor_config.json"
     if processor.exists():
         found = _json(processor)
+        # null is what transformers' fast processors have for "not done"
+        undone = {k: False for k, value in found.items() if value is None and k.startswith("do_")}
         with _naming(processor):
-            preprocess = _Processor.model_validate(found).preprocess(arch.in_channels)
+            parsed_processor = _Processor.model_validate(_stated(found) | undone)
+            preprocess = parsed_processor.preprocess(arch.in_channels)
     else:
         preprocess, assumed = plain_preprocess(224, arch.in_channels), [*assumed, "preprocess"]
     with _naming(path):
         return peer_card(arch, classes, preprocess, assumed)
 
 
+def _stated(config: Config) -> Config:
+    """Without nulls, which timm and transformers have for "as by default"."""
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _unnamed(classes: tuple[str, ...]) -> list[str]:
+    """["classes"] where they are called as transformers calls those without names."""
+    return ["classes"] if classes == tuple(f"LABEL_{i}" for i in range(len(classes))) else []
+
+
 def _timm_card(config: Config) -> Card:
-    if "pretrained_cfg" not in config:
-        config = {"architecture": config.get("architecture"), "pretrained_cfg": config}
-    inner = config["pretrained_cfg"]
-    if isinstance(inner, dict):  # null is what timm has for "as by default"
-        config = config | {"pretrained_cfg": {k: v for k, v in inner.items() if v is not None}}
+    inner = config.get("pretrained_cfg", config)
+    if isinstance(inner, dict):
+        config = config | {"pretrained_cfg": _stated(inner)}
     parsed = _TimmConfig.model_validate(config)
     cfg = parsed.pretrained_cfg
     names, count = parsed.label_names or cfg.label_names, parsed.num_classes or cfg.num_classes
@@ -559,6 +570,7 @@ def _timm_card(config: Config) -> Card:
     assumed: list[str] = []
     if names is not None:
         classes = _numbered(names if isinstance(names, dict) else dict(enumerate(names)), "labels")
+        assumed = _unnamed(classes)
     elif count == 1000:  # what timm itself takes a thousand classes for
         classes = imagenet_classes()
     else:

@@ -70,9 +70,8 @@ class Predictor:
 
     @property
     def classes_known(self) -> bool:
-        """Whether the class names came with the model; without, they are numbers."""
-        assumed = self.card.provenance.get("assumed")
-        return not (isinstance(assumed, list) and "classes" in assumed)
+        """As `Card.classes_known`."""
+        return self.card.classes_known
 
     @property
     def classes(self) -> tuple[str, ...]:

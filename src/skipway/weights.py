@@ -42,8 +42,22 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 # Where checkpoints keep their tensors. Averaged weights (EMA) come first: they are the ones that
 # were meant for use.
-_EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema", "shadow")
 _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
+# What checkpoints of torchvision's and timm's training scripts hold beside their tensors: settings,
+# paths, NumPy's numbers.
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+_BESIDE = (
+    "argparse.Namespace",
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+)
 # Choices that change a network's answers and leave no trace in the shapes of its tensors.
 _UNSEEN = ("subsample", "shortcut", "stride_in", "antialias", "bn_eps")
 
@@ -54,9 +68,10 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, Card | None]:
     Takes a run (its best weights), safetensors and PyTorch's own files, told apart by content, a
     folder that transformers or timm saved, whose config.json becomes the card, and a hub's name
     (see `hub.fetch`). torchvision's detectors and segmenters get a card from their tensors (see
-    `peer_heads.described`). In a checkpoint the state dict is found inside its usual wrappers; the
-    averaged (EMA) one is preferred. Raises InputError for missing, damaged and other files, for a
-    pickle that needs code to run, and for a config.json that means another kind of network.
+    `peer_heads.described`). In a checkpoint the state dict is found inside its usual wrappers, or
+    in the one other that holds tensors; the averaged (EMA) one is preferred. Raises InputError for
+    missing, damaged and other files, for a pickle that needs code to run, and for a config.json
+    that means another kind of network.
     """
     if not is_hub_name(path):
         return _read_file(weight_file(path))
@@ -110,8 +125,9 @@ def _read_file(path: Path) -> tuple[State, Card | None]:
 
 def _read_pickle(path: Path, name: str) -> State:
     try:
+        unread = torch.serialization.safe_globals([(_Unread, each) for each in _BESIDE])
         # An open file: of a path, torch.load would look at the suffix.
-        with warnings.catch_warnings(), path.open("rb") as file:
+        with warnings.catch_warnings(), unread, path.open("rb") as file:
             warnings.simplefilter("ignore")
             found = torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
@@ -129,34 +145,112 @@ def _read_pickle(path: Path, name: str) -> State:
     except Exception as error:  # damaged archives raise all kinds of errors
         detail = harmless(str(error).split("\n")[0])[:100]
         raise InputError(f"{name}: not a weight file, or damaged: {detail}") from None
-    where, tensors = _find(found)
-    state = State(tensors)
-    if not set(_EMA).isdisjoint(where.split(".")):
-        state.notes = (f"averaged (EMA) weights taken, from {where!r}",)
-    return state
+    return _chosen(found, name)
+
+
+class _Unread:
+    """Stands for what a checkpoint holds beside its tensors: takes all that is said of it, keeps
+    nothing and runs nothing."""
+
+    def __new__(cls, *_: object) -> _Unread:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
 
 
 def _globals(path: Path) -> Iterator[str]:
-    """What a pickle would import, apart from what tensors need."""
+    """What a pickle would import, apart from what tensors need and what is left unread."""
     strings: list[str] = []
     for opcode, argument in opcodes(path):
         if isinstance(argument, str) and opcode != "GLOBAL":
             strings.append(argument)
-        found = "GLOBAL" in opcode and (argument or " ".join(strings[-2:])).split(" ")
-        if found and found[0].split(".")[0] not in ("torch", "collections"):
-            yield ".".join(found)
+        if "GLOBAL" not in opcode:
+            continue
+        found = (argument or " ".join(strings[-2:])).replace(" ", ".")
+        package = found.split(".")[0]
+        if package not in ("torch", "collections", "_codecs") and found not in _BESIDE:
+            yield found
 
 
-def _find(found: object, depth: int = 0) -> tuple[str, dict[str, Tensor]]:
-    """The tensors in a checkpoint, and the wrappers' names that lead to them."""
-    if not isinstance(found, Mapping) or depth > 3:
-        return "", {}
-    tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    inner = [(key, *_find(found.get(key), depth + 1)) for key in _WRAPPERS]
-    choices = [(f"{key}.{where}".rstrip("."), t) for key, where, t in inner] + [("", tensors)]
+def _chosen(found: object, name: str) -> State:
+    """The weights in a checkpoint, averaged ones first, with notes on what was chosen. Raises
+    InputError where it cannot be told which tensors are meant."""
+    choices, notes = _candidates(found), []
+    if isinstance(found, Mapping) and not any(where for where, _ in choices):
+        inner = {key: _candidates(value) for key, value in found.items() if isinstance(key, str)}
+        most = max(map(_most, [*inner.values(), choices]), default=0)
+        others = [key for key in inner if most and _most(inner[key]) >= most / 2]
+        if len(others) > 1:
+            raise InputError(
+                f"{name}: holds tensors in {_few(others)}; which of them are meant?\n"
+                "Save those alone: torch.save(torch.load(FILE)[KEY], OTHER)"
+            )
+        for key in others:
+            choices, notes = inner[key], [f"weights taken from {harmless(key)[:40]!r}"]
     # A wrapper may hold but a counter or two beside the weights.
-    most = max(len(t) for _, t in choices)
-    return next(choice for choice in choices if len(choice[1]) >= most / 2)
+    large = [(where, tensors) for where, tensors in choices if len(tensors) >= _most(choices) / 2]
+    state = State()
+    for where, tensors in large:
+        state = State(tensors)
+        if set(_EMA).isdisjoint(where.split(".")):
+            break
+        whole = max((tensors for _, tensors in large), key=_statistics)
+        if _statistics(tensors) == _statistics(whole):
+            notes.append(f"averaged (EMA) weights taken, from {where!r}")
+            break
+        overlaid = _overlaid(tensors, whole)
+        if overlaid is not None:  # of parameters alone: used with the network's own statistics
+            state = State(overlaid)
+            notes.append(
+                f"averaged (EMA) weights taken, from {where!r}; running statistics, which they "
+                "lack, are those of the network beside them"
+            )
+            break
+        notes.append(f"averaged (EMA) weights in {where!r} left: they have no running statistics")
+    state.notes = tuple(notes)
+    return state
+
+
+def _candidates(
+    found: object, where: str = "", depth: int = 0
+) -> list[tuple[str, dict[str, Tensor]]]:
+    """The dicts of tensors inside a checkpoint's usual wrappers, averaged ones first, each with the
+    wrappers' names that lead to it."""
+    if not isinstance(found, Mapping) or depth > 3:
+        return []
+    choices = []
+    for key in _WRAPPERS:
+        choices += _candidates(found.get(key), f"{where}.{key}".strip("."), depth + 1)
+    tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    return [*choices, (where, tensors)] if tensors else choices
+
+
+def _most(choices: list[tuple[str, dict[str, Tensor]]]) -> int:
+    """Tensors in the largest."""
+    return max((len(tensors) for _, tensors in choices), default=0)
+
+
+def _statistics(tensors: Iterable[str]) -> int:
+    """How many norms have running statistics."""
+    return sum(key.endswith("running_mean") for key in tensors)
+
+
+def _overlaid(
+    averaged: Mapping[str, Tensor], whole: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
+    """A network's tensors with the averaged ones in place of its own, whatever prefixes they have.
+    None where they are not of this network."""
+    try:
+        mean, own = translate(averaged), translate(whole)
+    except InputError:  # told with the file's name where it is loaded
+        return None
+    if any(
+        k not in own.tensors or own.tensors[k].shape != t.shape for k, t in mean.tensors.items()
+    ):
+        return None
+    return {**whole} | {own.names[key]: averaged[mean.names[key]] for key in mean.names}
 
 
 def _disagreement(
@@ -171,7 +265,7 @@ def _disagreement(
         where, here, strange = "Only in", difference.missing, difference.strange
         there = [file.names[k] for k in sorted(difference.extra, key=lambda k: k not in strange)]
     guess = guess_architecture(file)
-    advice = f"; the file fits {guess[0]}" if guess else ""
+    advice = f"; the file fits {guess[0]}" if guess and guess[0] != "custom" else ""
     return InputError(
         f"{file.origin}: {problem}{advice}.\n"
         f"{where} the file: {_few(there)}\n{where} the network: {_few(here)}"
@@ -414,8 +508,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
     """What `read_state` takes as a network ready to use (eval mode), its card if any, the report.
 
     The architecture is the card's, or without a card what `guess_architecture` finds; the report
-    notes what was assumed. Raises InputError where card and tensors disagree, where no row fits and
-    where a tensor is absent.
+    notes what was assumed. Raises InputError where card and tensors disagree, where no network fits
+    and where a tensor is absent.
     """
     state, card = read_state(path)
     if card is not None and card.task != "classify":
@@ -442,18 +536,32 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
                 "See the known ones with: skipway models"
             )
         name, arch = guess
-        notes.append(f"no card: taken for {name} after its tensors' names and shapes")
-        if arch.shortcut in ("A", "A-split"):
-            notes.append(f"shortcut {arch.shortcut} assumed: A, A-split and plain look alike")
-        if arch.block == "bottleneck":
-            notes.append(f"stride in the {arch.stride_in} assumed: 3x3 and 1x1 look alike")
+        taken = (
+            f"{arch.block} units {arch.depths}, no row of the table," if name == "custom" else name
+        )
+        notes.append(f"no card: taken for {taken} after its tensors' names and shapes")
+        notes += _assumed(arch)
     with torch.random.fork_rng(devices=[]):
         net = _build(arch)
     report = load_weights(net, state, minimum=1.0)
     if report.made_anew:
         absent = _few(key for key, _ in report.made_anew)
-        raise InputError(f"{file.origin}: lacks {absent}; predicting needs every tensor")
+        heads = [file.names[key] for key in file.tensors if key.startswith("fc.")]
+        there = f"; of a classifier it has {_few(heads)}" if heads else ""
+        raise InputError(f"{file.origin}: lacks {absent}; predicting needs every tensor{there}")
     return net.eval(), card, dataclasses.replace(report, notes=report.notes + tuple(notes))
+
+
+def _assumed(arch: Architecture) -> Iterator[str]:
+    """What of a network was assumed, as names and shapes of tensors do not show it."""
+    if arch.shortcut in ("A", "A-split"):
+        yield f"shortcut {arch.shortcut} assumed: A, A-split and plain look alike"
+    if arch.block == "bottleneck":
+        yield f"stride in the {arch.stride_in} assumed: 3x3 and 1x1 look alike"
+    if arch.stem_stride > 1:
+        yield "no blur before sub-sampling assumed: nets with it look alike"
+    elif arch.stem == "cifar":
+        yield "no max-pool behind the 3x3 stem assumed: nets with it look alike"
 
 
 def load_detector(path: str | os.PathLike[str]) -> tuple[nn.Module, Card]:

@@ -111,12 +111,15 @@ def as_value(diagnosis: Diagnosis) -> dict[str, Any]:
         "comparison": dataclasses.asdict(diagnosis.comparison),
         "traits": [dataclasses.asdict(f) | {"state": f.state} for f in diagnosis.findings],
         "classes": None if diagnosis.order is None else list(diagnosis.names),
+        "class_order_asked": diagnosis.order_asked,
         "tried": {"readings": diagnosis.readings, "images": diagnosis.passes},
     }
 
 
 def lines(diagnosis: Diagnosis) -> list[str]:
     """The diagnosis for the terminal."""
+    from skipway.doctor.bench import A_CLASS
+
     assumed, found = diagnosis.assumed, diagnosis.diagnosed
     said = "as its card says" if diagnosis.carded else "no card: as Skipway assumes"
     told = [
@@ -132,6 +135,11 @@ def lines(diagnosis: Diagnosis) -> list[str]:
         names = ", ".join(harmless(name) for name in diagnosis.names[:5])
         more = ", …" if len(diagnosis.names) > 5 else ""
         told.append(f"{'classes':<15}WRONG: the outputs follow another order: {names}{more}")
+    if not diagnosis.order_asked:
+        needed = A_CLASS * len(diagnosis.classes)
+        told.append(
+            f"{'class order':<15}not asked: it needs {A_CLASS} images a class, {needed:,} in all"
+        )
     if diagnosis.verdict == "wrong":
         told.append(f"read as diagnosed: accuracy {percent(found)}")
         p = diagnosis.comparison.p
@@ -161,6 +169,8 @@ def finding(f: Finding) -> str:
             f"loss {c.loss:+.3f} ({c.low:+.3f} to {c.high:+.3f}), accuracy {c.accuracy:.1%} "
             f"of {c.n} images"
         )
+    if f.untried:
+        against += f"; {len(f.untried)} further values not compared"
     if f.state == "undecided":
         others = ", ".join(shown(value) for value in f.undecided)
         return f"{start}{shown(f.found)}: not told from {others}: {against}"

@@ -44,6 +44,8 @@ from skipway.resnet import ResNet
 _LIGHT = 500_000_000  # multiply-adds an image up to which a network may see all images each time
 _FEW = 64  # images a reading is compared on, at most, where the network is heavier
 _NEAREST = 3  # rivals of a trait's value that are looked at closely there
+A_CLASS = 4
+"""Images a class from which on the order of classes is asked for."""
 _BATCH = 64  # images that go through the network together
 _USUAL_EPS = 1e-5
 BN_EPS = (1e-6, _USUAL_EPS, 2e-5, 1e-4, 1e-3, 1e-2)
@@ -336,8 +338,8 @@ class Bench:
     def _finding(self, trait: str, held: Reading, rivals: list[Reading]) -> Finding:
         first = min(self.first, self.most)
         rivals.sort(key=lambda r: float(self.loss(r, first).mean()))
-        if self.most < len(self):  # a heavy network
-            rivals = rivals[:_NEAREST]
+        further = rivals[_NEAREST:] if self.most < len(self) else []  # of a heavy network
+        rivals = rivals[: len(rivals) - len(further)]
         told = {rival: self._examined(rival, held) for rival in rivals}
         value = {rival: getattr(rival, trait) for rival in rivals}
         undecided = tuple(dict.fromkeys(value[r] for r in rivals if not told[r].worse))
@@ -354,7 +356,10 @@ class Bench:
             comparison = self.compare(rival, held, len(self))
             if comparison.worse:  # of all images, where `told` may be of few
                 undecided = tuple(value for value in undecided if value != declared)
-        return Finding(trait, declared, mine, undecided, getattr(rival, trait), comparison)
+        compared_with = {*value.values(), getattr(rival, trait)}
+        left = dict.fromkeys(getattr(r, trait) for r in further)
+        untried = tuple(v for v in left if v not in compared_with)
+        return Finding(trait, declared, mine, undecided, getattr(rival, trait), comparison, untried)
 
     def _examined(self, rival: Reading, held: Reading) -> Comparison:
         """On as few images as tell the two apart, at most `most`."""
@@ -385,13 +390,17 @@ class Bench:
             right[test] = order[labels[test]] == predicted[test]
         return right
 
+    @property
+    def asks_order(self) -> bool:
+        return len(self) >= A_CLASS * self.arch.num_classes
+
     def order(self, reading: Reading) -> tuple[int, ...] | None:
         """The output for each class, where another order than the declared is better beyond doubt.
 
         None too where there are too few images for so many classes.
         """
         n, classes = len(self), self.arch.num_classes
-        if n < 4 * classes:
+        if not self.asks_order:
             return None
         predicted = self.run(reading, n).argmax(axis=1)
         as_declared, matched = predicted == self.images.labels, self._cross_matched(reading, n)

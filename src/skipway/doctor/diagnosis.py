@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,6 +44,8 @@ class Diagnosis:
     """Class names by output, as assumed."""
     order: tuple[int, ...] | None
     """By class, the output that stands for it, where that is another than assumed."""
+    order_asked: bool
+    """Whether there are images enough to ask for the order of classes: `A_CLASS` a class."""
     assumed: Outcome
     diagnosed: Outcome
     comparison: Comparison
@@ -108,7 +110,7 @@ def check(
     net, card, _ = load_model(torch_source(file, why))
     seed: Any = card.setting("seed", 0) if card else 0
     val: Any = card.setting("data.val", "auto") if card else "auto"
-    known = card.classes if card else None
+    known = card.classes if card and card.classes_known else None
     split_name, found, classes = open_split(data, split, known, seed, val)
     outputs = net.arch.num_classes
     if len(classes) != outputs:
@@ -126,6 +128,8 @@ def check(
         classes=classes,
         preprocess=plain_preprocess(net.arch.input_size, net.arch.in_channels),
     )
+    if not assumed.classes_known:
+        assumed = _named(assumed, classes)
     likely = (32, 64) if net.arch.stem_stride == 1 else (128, 160, 192, 224, 288)
     sizes = () if card else likely
     chosen = found.take(_sample(found.labels, images))
@@ -152,6 +156,7 @@ def check(
         carded=card is not None,
         classes=tuple(classes),
         order=order,
+        order_asked=bench.asks_order,
         assumed=bench.outcome(bench.declared, chosen.labels),
         diagnosed=bench.outcome(reading, bench.labels),
         comparison=bench.assumed_with(reading),
@@ -194,6 +199,14 @@ def correct(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> None:
         "provenance": card.provenance | {"check-weights": {"read otherwise": changed}},
     }
     save_weights(path, state, Card.model_validate(fields))
+
+
+def _named(card: Card, classes: Sequence[str]) -> Card:
+    """A card without class names of its own, with those of the data."""
+    stated: Any = card.provenance["assumed"]
+    assumed = {"assumed": [what for what in stated if what != "classes"]}
+    fields = {"classes": classes, "provenance": card.provenance | assumed}
+    return Card.model_validate(card.model_dump() | fields)
 
 
 def _sample(labels: Array, n: int) -> Array:

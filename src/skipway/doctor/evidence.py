@@ -89,11 +89,13 @@ class Finding:
     declared: Any
     found: Any
     undecided: tuple[Any, ...]
-    """Values that the images cannot tell from the one found."""
+    """Of the values that were compared, those that the images cannot tell from the one found."""
     rival: Any = None
     """The value that was compared: the declared one where it is wrong, else the best other."""
     comparison: Comparison | None = None
     """Of the rival with the reading found; None where there is no other value."""
+    untried: tuple[Any, ...] = ()
+    """Values not compared with the one found: of a heavy network, those that began worst."""
 
     @property
     def state(self) -> Literal["right", "wrong", "undecided"]:

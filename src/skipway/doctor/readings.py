@@ -1,4 +1,8 @@
-"""The ways in which a weight file can be read: every trait that its tensors do not show."""
+"""The ways in which a weight file can be read: traits that its tensors do not show.
+
+Not tried, as no network of this package has them: average pools or blurs of other sizes in place of
+strides, a max-pool behind a 3x3 stem, dilation.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from skipway.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read a weight file: every trait that its tensors do not show."""
+    """One way to read a weight file: traits that its tensors do not show."""
 
     stride_in: str
     """As `Architecture.stride_in`."""
