@@ -164,6 +164,9 @@ class Architecture:
         return 4 if self.block == "bottleneck" else 1
 
 
+UNSEEN = ("subsample", "shortcut", "stride_in", "antialias", "bn_eps")
+"""Fields that change a network's answers and leave no trace in the shapes of its tensors."""
+
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "block": ("basic", "bottleneck"),
     "stem": ("imagenet", "deep", "cifar", "whitened"),

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from skipway.architecture import Architecture, architecture
+from skipway.architecture import UNSEEN, Architecture, architecture
 from skipway.card import METADATA_KEY, Card, header_bytes, parse_card, read_header
 from skipway.dialects import Difference, State, Translated, guess_architecture, translate
 from skipway.embedders import EmbeddingNet, build_embedder
@@ -58,8 +58,6 @@ _BESIDE = (
         for name in ("scalar", "_reconstruct")
     ),
 )
-# Choices that change a network's answers and leave no trace in the shapes of its tensors.
-_UNSEEN = ("subsample", "shortcut", "stride_in", "antialias", "bn_eps")
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[State, Card | None]:
@@ -413,7 +411,7 @@ def _unlike(card: Card | None, arch: Architecture) -> list[str]:
     """What the tensors of a file do not show, and a network has otherwise than its card says."""
     if card is None:
         return []
-    pairs = ((name, getattr(card.architecture, name), getattr(arch, name)) for name in _UNSEEN)
+    pairs = ((name, getattr(card.architecture, name), getattr(arch, name)) for name in UNSEEN)
     return [
         f"{name}: trained with {then!r}, this network has {now!r}"
         for name, then, now in pairs

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from skipway.architecture import UNSEEN
 from skipway.card import Card
 from skipway.errors import InputError, harmless, missing_part, nearest
 from skipway.images import DecodeError, ImageLike
@@ -201,10 +202,6 @@ def _cut(net: ResNet, stage: str) -> None:
         net.norm = nn.Identity()  # a batch norm of the last stage's channels
 
 
-_UNSEEN = ("shortcut", "subsample", "stride_in", "antialias", "bn_eps")
-"""Fields of an architecture that change what is computed and leave no trace in the tensors."""
-
-
 _OF_CLASSES = ("fc.", "directions")
 """How the tensors begin that no vector depends on."""
 
@@ -214,7 +211,7 @@ def _digest(net: ResNet, whole: nn.Module) -> str:
     they do not show. The same network in another form of file has the same.
 
     whole: the network itself, or what stands on it."""
-    digest = hashlib.sha256(repr([getattr(net.arch, field) for field in _UNSEEN]).encode())
+    digest = hashlib.sha256(repr([getattr(net.arch, field) for field in UNSEEN]).encode())
     for name, tensor in sorted(whole.state_dict().items()):
         if tensor.is_floating_point() and not name.startswith(_OF_CLASSES):
             digest.update(f"{name} {[*tensor.shape]} ".encode())
