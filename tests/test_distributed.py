@@ -35,8 +35,6 @@ from skipway.training.optim import freeze, make_optimizer
 from skipway.training.plan import make_plan
 from skipway.weights import create_model
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo on Linux and macOS")
-
 
 def _enter(rank: int, size: int, place: str, work: Callable[..., Any], *arguments: Any) -> None:
     torch.set_num_threads(1)

@@ -1092,7 +1092,6 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert refusal(lambda: save_weights(path, small(), None)).startswith(f"{path}: cannot be")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
 @pytest.mark.parametrize("call", ["save_weights(path, state, None)", "checkpoint(path, state)"])
 def test_a_full_disk_keeps_the_previous_weights(tmp_path: Path, call: str) -> None:
     path = tmp_path / "w.safetensors"

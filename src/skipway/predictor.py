@@ -312,9 +312,10 @@ def open_network(source: str | os.PathLike[str], threads: int | None = None) -> 
     Where it came without one, the card says so in ``provenance["assumed"]``, and what else was
     assumed is logged. threads: of torch, None leaves them as they are. Raises InputError.
     """
+    ready_torch(threads)  # what is missing is torch, and not what needs it
+
     from skipway.weights import load_model
 
-    ready_torch(threads)
     net, card, report = load_model(source)
     if card is None:
         for line in report.lines():
