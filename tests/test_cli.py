@@ -692,7 +692,7 @@ def test_changed_data_are_no_reason_to_go_on(data: Path, tmp_path: Path) -> None
 
 
 def test_fine_tuning_takes_what_the_weights_hold(data: Path, tmp_path: Path) -> None:
-    """A run; a backbone without its classifier, of a net that no row is, described and not."""
+    """A run; a backbone without its classifier; a net that no row is, once it is described."""
     import torch
 
     from skipway import create_model
@@ -704,11 +704,11 @@ def test_fine_tuning_takes_what_the_weights_hold(data: Path, tmp_path: Path) -> 
     state = create_model("resnet20", 3, **fields).state_dict()
     headless = {k: v for k, v in state.items() if not k.startswith("fc.")}
     torch.save(headless, tmp_path / "backbone.pt")
-    described = ["--model=resnet20", *flags]
-    for i, (name, more) in enumerate(
-        (("run", []), ("backbone.pt", described), ("backbone.pt", []))
-    ):
-        out = tmp_path / f"tuned-{i}"
+    unknown = call("train", data, "--weights", tmp_path / "backbone.pt", *common)
+    assert unknown.code == 2
+    assert "--model" in unknown.err
+    for name, more in (("run", []), ("backbone.pt", ["--model=resnet20", *flags])):
+        out = tmp_path / f"tuned-{name}"
         tuned = call("train", data, "--weights", tmp_path / name, *more, *common, "--out", out)
         assert tuned.code == 0, tuned.err
         assert "100.0% of the parameters before the classifier" in tuned.err

@@ -936,7 +936,9 @@ def test_smoothed_masks_that_no_file_describes(tmp_path: Path, case: str) -> Non
     assert len(found) == 4
     for problem in found:
         assert "is no class of the training masks" in problem.what
-        assert "as after JPEG, or a resize that is not to the nearest. If it is a" in problem.what
+        assert (
+            "as after JPEG, or a resize that is not to the nearest. Resize it anew" in problem.what
+        )
     every = {"classes": [str(value) for value in range(255)], "ignore_index": 255}
     (root / "classes.json").write_text(json.dumps(every))  # as said: each is a class
     assert len(open_pixels(str(root), val="none").classes) == 255

@@ -616,11 +616,14 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
     data, zipped = whole.read_bytes(), (tmp_path / "whole.pt").read_bytes()
     for name, content, expected in [
         ("empty.pt", b"", "an empty file"),
-        ("text.pt", b"<html>not found</html>", "not a weight file"),
+        ("page.pt", b"<html>not found</html>", "a web page"),
+        ("page.safetensors", b"\n<!DOCTYPE html><html></html>", "a web page"),
+        ("lfs.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        ("text.pt", b"not found", "not a weight file"),
         ("short.safetensors", data[:5], "not a weight file"),
         ("header.safetensors", data[:200], "not a safetensors file, or damaged"),
         ("body.safetensors", data[:-100], "damaged or truncated safetensors"),
-        ("half.pt", zipped[: len(zipped) // 2], "not a weight file, or damaged"),
+        ("half.pt", zipped[: len(zipped) // 2], "or cut short; fetch it anew"),
         ("other.pt", b"\x80\x02garbage", "not a weight file, or damaged"),
         ("plain.pt", pickle.dumps({"a": 1}), "not a weight file, or damaged"),
         ("script.pt", None, "not a weight file, or damaged"),

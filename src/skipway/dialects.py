@@ -255,8 +255,8 @@ class Difference:
 
 def guess_architecture(file: Translated) -> tuple[str, Architecture] | None:
     """The row of `ARCHITECTURES` that a file's tensors fit, and that row with the file's own
-    classes, input channels and shortcut; "custom" and the network that they fit where no row does.
-    None where there is no such network.
+    classes, input channels and shortcut; "custom" and the network that they fit where no row does
+    and the classifier is there. None where there is no such network.
 
     Keys and shapes cannot tell everything: a bottleneck is taken to stride in its 3x3 where both
     rows exist (v1.5), and a net without projections to have shortcut A, or A-split where the
@@ -275,6 +275,8 @@ def guess_architecture(file: Translated) -> tuple[str, Architecture] | None:
         ]
         if rows:
             name, arch = rows[0]
+        elif "fc.weight" not in file.tensors:  # of a file that was cut, the first stages fit too
+            return None
         else:
             size = 224 if fields["stem"] in ("imagenet", "deep") else 32
             name, arch = "custom", Architecture(**fields, **replaced, input_size=size)

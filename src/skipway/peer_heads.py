@@ -44,7 +44,7 @@ def described(state: State) -> tuple[State, Card] | None:
     guess = guess_architecture(
         translate({key.removeprefix(on): bare[key] for key in bare if key.startswith(on)})
     )
-    if guess is None or guess[0] == "custom":  # torchvision's stand on rows of the table
+    if guess is None:
         return None
     name, arch = guess
     try:

@@ -107,6 +107,10 @@ def _read_file(path: Path) -> tuple[State, Card | None]:
         card = None if text is None else parse_card(text, str(path))
     elif start.startswith((b"PK\x03\x04", b"\x80")):
         state = _read_pickle(path, name)
+    elif start == b"version h":
+        raise InputError(f"{name}: a Git LFS pointer; fetch the file itself: git lfs pull")
+    elif start.lstrip()[:5].lower() in (b"<html", b"<!doc"):
+        raise InputError(f"{name}: a web page, and no weights; fetch the file anew")
     else:
         raise InputError(f"{name}: not a weight file; give safetensors or PyTorch's .pt, .pth, .th")
     if not state:
@@ -141,8 +145,12 @@ def _read_pickle(path: Path, name: str) -> State:
             "torch.save(model.state_dict(), FILE)"
         ) from None
     except Exception as error:  # damaged archives raise all kinds of errors
-        detail = harmless(str(error).split("\n")[0])[:100]
-        raise InputError(f"{name}: not a weight file, or damaged: {detail}") from None
+        detail = str(error).split("\n")[0]
+        if "central directory" in detail:  # which a zip has at its end
+            raise InputError(f"{name}: not a weight file, or cut short; fetch it anew") from None
+        raise InputError(
+            f"{name}: not a weight file, or damaged: {harmless(detail)[:100]}"
+        ) from None
     return _chosen(found, name)
 
 

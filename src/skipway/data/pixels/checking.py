@@ -361,7 +361,10 @@ def _told(looked: Looked, i: int, unknown: Array, coding: Coding, legend: Legend
         text += "; as after JPEG, or a resize that is not to the nearest"
     elif value == IGNORED and not coloured:
         text += f"; if it is not to be judged, write {IGNORE_255} in classes.json"
-    return Fault(kind, f"{text}. If it is a class, write classes.json" if found else text)
+    if found:
+        again = "" if kind == "wide-value" else "Resize it anew, to the nearest. "
+        text += f". {again}If it is a class, write classes.json"
+    return Fault(kind, text)
 
 
 IGNORE_255 = '{"classes": …, "ignore_index": 255}'
