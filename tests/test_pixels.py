@@ -944,12 +944,22 @@ def test_smoothed_masks_that_no_file_describes(tmp_path: Path, case: str) -> Non
     assert len(open_pixels(str(root), val="none").classes) == 255
 
 
+def land_cover(seed: int) -> np.ndarray:
+    """Fields of two classes, a fifth of them speckled by all fifteen."""
+    rng = np.random.default_rng(seed)
+    codes = np.array([11, 21, 22, 23, 24, 31, 41, 42, 43, 52, 71, 81, 82, 90, 95], np.uint8)
+    fields = rng.choice(codes[-2:], (8, 8)).repeat(16, 0).repeat(16, 1)
+    fields[:57, :57] = rng.choice(codes, (57, 57))
+    return fields
+
+
 MANY_CLASSES: dict[str, Draw] = {
     "19": lambda i: blobs(i, [*range(19)]),
     "150": lambda i: blobs(i, [*range(150)], 256, 150),
     "small": lambda i: blobs(i, [*range(34)], 128, 120).resize((32, 32), Image.Resampling.NEAREST),
     "rare": lambda i: blobs(i, [7] * 80 + [11] * 60 + [23] * 40 + [*range(34)], 128, 80),
     "noise": lambda i: Image.fromarray(scene(i, 20, 50, 40) % 200),
+    "land cover": lambda i: Image.fromarray(land_cover(i)),
 }
 
 

@@ -738,7 +738,9 @@ def test_push_leaves_nothing_of_another_form(tmp_path: Path, hub: Hub, form: str
     own = {"train.py": b"", "old/config.json": b"{}"}
     before = {"config.json": b"{}", "preprocessor_config.json": b"{}", "README.md": b"mine"}
     hub.repositories["me/pets"] = own | before
-    assert call("push", path, "hf:me/pets", "--to", form).code == 0
+    told = call("push", path, "hf:me/pets", "--to", form)
+    assert told.code == 0
+    assert "preprocessor_config.json of another form was there" in told.out
     there = hub.repositories["me/pets"] | hub.committed
     peers = {"config.json"} if form == "timm" else set()
     assert set(there) == {*own, "README.md", "model.safetensors", *peers}

@@ -46,7 +46,7 @@ class ObjectReport:
                 name,
                 {
                     "images": len(split),
-                    "objects": len(split.table),
+                    "objects": int((~split.table.crowd).sum()),
                     "empty": int((np.diff(split.table.offsets) == 0).sum()),
                     "classes": self.data.counts(name) if self.data else {},
                 },

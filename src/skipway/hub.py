@@ -184,8 +184,9 @@ def _fetch_hugging_face(name: str) -> Fetched:
         cached = None if refused else _cached(package, repo, revision)
         if cached is None:
             raise refusal(error) from None
-        log.warning("%s: %s; an earlier download is used", name, _why(error, host_of(api)))
         path, commit, published = cached, cached.parent.name, None
+        why = _why(error, host_of(api))
+        log.warning("%s: %s; an earlier download is used, %s", name, why, commit[:8])
     else:
         try:
             path, commit, published = _download(package, api, repo, info)
@@ -217,7 +218,7 @@ def _download(package: ModuleType, api: Any, repo: str, info: Any) -> tuple[Path
 def _cached(package: ModuleType, repo: str, revision: str | None) -> Path | None:
     """The weights where an earlier download left them, for when the hub cannot be reached: of the
     revision, or where none is asked for the latest that was downloaded."""
-    revisions = [revision]
+    revisions = [revision]  # what a branch points at is older than what was fetched by its commit
     if revision is None:  # they were downloaded by their commits, which no branch points at
         with contextlib.suppress(package.CacheNotFound):
             known = package.scan_cache_dir().repos
@@ -225,7 +226,7 @@ def _cached(package: ModuleType, repo: str, revision: str | None) -> Path | None
                 x for r in known if (r.repo_id, r.repo_type) == (repo, "model") for x in r.revisions
             ]
             latest = sorted(there, key=lambda x: -x.last_modified)
-            revisions += [x.commit_hash for x in latest]
+            revisions = [*(x.commit_hash for x in latest), None]
     for one, file in itertools.product(revisions, PEER_FILES):
         found = package.try_to_load_from_cache(repo, file, revision=one)
         if isinstance(found, str):

@@ -42,8 +42,9 @@ FORMATS = (
 on what the file says."""
 
 # Pillow's notes on odd but readable files. Filters are the whole process's: changing them around
-# each image, in several threads, would in the end leave all warnings off.
-warnings.filterwarnings("ignore", module=r"PIL\b")
+# each image, in several threads, would in the end leave all warnings off. Last of all, so that
+# those of who imports this count.
+warnings.filterwarnings("ignore", module=r"PIL\b", append=True)
 
 
 class DecodeError(InputError):
@@ -155,7 +156,7 @@ def opened(
         raise DecodeError(f"{name}: {what}") from None
     except Image.DecompressionBombError:
         raise DecodeError(f"{name}: too many pixels for one image; make it smaller") from None
-    except MemoryError:
+    except (MemoryError, Warning):  # the latter where filters make errors of warnings
         raise
     except Exception as error:  # decoders raise all kinds of errors on damaged bytes
         if "truncated" in str(error).lower() or isinstance(error, EOFError):

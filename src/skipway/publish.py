@@ -162,6 +162,8 @@ class Pushed:
     files: tuple[str, ...]
     readme_kept: bool
     """Whether the repository had a README.md, which then stays as it is."""
+    removed: tuple[str, ...] = ()
+    """What another form had left there."""
 
 
 def push(
@@ -193,13 +195,15 @@ def push(
                 text = model_card(card, repo, form, package)
                 (folder / "README.md").write_text(text, "utf-8")
             files = tuple(sorted(path.name for path in folder.iterdir()))
+            there = api.list_repo_files(repo)
+            removed = tuple(name for name in _OF_PEERS if name in there and name not in files)
             api.upload_folder(
                 repo_id=repo,
                 folder_path=folder,
-                delete_patterns=list(_OF_PEERS),  # those of another form, which would mislead it
+                delete_patterns=list(removed),
                 commit_message=f"{harmless(card.model)}, written by Skipway {__version__}",
             )
-    return Pushed(str(url), files, kept)
+    return Pushed(str(url), files, kept, removed)
 
 
 _OF_PEERS = ("config.json", "preprocessor_config.json")

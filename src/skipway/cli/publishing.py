@@ -70,9 +70,12 @@ def push(
         raise missing_part("push", "train", error) from None
     sent = publish.push(model, name, to.value, private)
     if as_json:
-        emit({"url": sent.url, "files": [*sent.files], "readme_kept": sent.readme_kept})
+        told = {"files": [*sent.files], "readme_kept": sent.readme_kept, "removed": [*sent.removed]}
+        emit({"url": sent.url} | told)
         return
     print(f"{harmless(sent.url)}: {', '.join(sent.files)}")
+    for name in sent.removed:
+        print(f"{name} of another form was there, and is not any more")
     if sent.readme_kept:
         print("its README.md was there before and is as it was")
     print(f"\nskipway predict {shlex.quote(harmless(name))} IMAGE…")

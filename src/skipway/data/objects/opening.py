@@ -173,7 +173,7 @@ def _gathered(path: str, masks: bool, classes: Sequence[str] | None) -> _Content
         split, unknown = _counted(one, learned)
         found += unknown
         notes += _left_out(before, one, len(one.split.table) - len(split.table))
-        if not len(split.table):
+        if split.table.crowd.all():
             left = " left" if one.problems or unknown else ""
             what = f"no object{left} in any of its images ({len(split):,})"
             found.append(Problem(one.path, None, "", "no-objects", what))

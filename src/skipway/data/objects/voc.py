@@ -91,6 +91,11 @@ class NameList:
             return names, []
         others = set(_names(self.without, known))
         kept = [name for name in names if name not in others]
+        if names and not kept:
+            raise InputError(
+                f"{harmless(self.file)}: no name that {self.without.name} has not\n"
+                "It is taken for train, as there is no train.txt: write one."
+            )
         out = len(names) - len(kept)
         text = f"{self.file.name} is train, as there is no train.txt"
         return kept, [f"{text}, without the names in {self.without.name} ({out:,})"] if out else []

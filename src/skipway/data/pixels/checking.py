@@ -292,6 +292,9 @@ def _contradicted(
     judged = places != IGNORED
     if one.palette is None or judged.sum() < fewest:
         return None
+    ramp = one.palette == one.values * 0x010101  # Pillow's own, of masks without colours
+    if fewest == 1 and ramp[judged].all():
+        return None
     drawn = coding.of_colours(one.palette)
     odd = np.flatnonzero(judged & (drawn != places))
     # A palette that is made for viewing, of greys or as another set's, has other colours too.
