@@ -25,9 +25,10 @@ from recorded import record, spread
 from skipway.architecture import architecture
 from skipway.config import OptimConfig
 from skipway.machine import cores, has_bf16
+from skipway.predictor import autocast
 from skipway.probes import Signal
 from skipway.resnet import ResNet
-from skipway.training.loop import autocast, probed
+from skipway.training.loop import probed
 from skipway.training.optim import make_optimizer
 
 EPOCHS = (40, 74, 352)

@@ -20,7 +20,7 @@ from skipway.detections import Detections, Kind, pixels_of
 from skipway.drawing import drawn
 from skipway.errors import InputError, harmless
 from skipway.images import DecodeError, Geometry, ImageLike, decode, write_png
-from skipway.predictor import in_precision, on_device, ready_torch
+from skipway.predictor import autocast, on_device, ready_torch
 from skipway.tasks.detect import DetectionEvaluator, detections
 
 Array = npt.NDArray[Any]
@@ -158,7 +158,7 @@ def load_locator(
 
     ready_torch(threads)
     net, card = load_detector(model)
-    net, half = on_device(net, device), in_precision(device, precision)
+    net, half = on_device(net, device), autocast(device, precision)
 
     @torch.inference_mode()
     def run(inputs: Sequence[Array]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from skipway.data.pixels import MaskedSplit
 from skipway.drawing import painted, palette
 from skipway.errors import InputError, harmless
 from skipway.images import DecodeError, ImageLike, decode, write_png
-from skipway.predictor import in_precision, on_device, ready_torch
+from skipway.predictor import autocast, on_device, ready_torch
 from skipway.tasks.maps import decided, strips
 from skipway.tasks.segment import SegmentationEvaluator
 
@@ -282,7 +282,7 @@ def load_pixel_predictor(
             f"{harmless(model)}: its card prepares images by {card.preprocess.resize}, and the "
             "class of each pixel needs all of an image: by fit or squash"
         )
-    net, half = on_device(segmenter, device), in_precision(device, precision)
+    net, half = on_device(segmenter, device), autocast(device, precision)
 
     @torch.inference_mode()
     def run(inputs: Array) -> Tensor:

@@ -24,6 +24,7 @@ from skipway.machine import cores
 from skipway.tensor_names import task_of_names, tensor_names
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from skipway.resnet import ResNet
@@ -358,11 +359,13 @@ def on_device(net: nn.Module, device: str) -> nn.Module:
         raise InputError(f"--device {harmless(device)}: {reason}") from None
 
 
-def in_precision(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
+def autocast(device: str | torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """bf16 as a context, nothing for float32."""
     import torch
 
-    return torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
 def torch_engine(net: nn.Module, device: str, precision: str) -> Engine:
@@ -370,7 +373,7 @@ def torch_engine(net: nn.Module, device: str, precision: str) -> Engine:
     that is not there."""
     import torch
 
-    net, half = on_device(net, device), in_precision(device, precision)
+    net, half = on_device(net, device), autocast(device, precision)
 
     @torch.inference_mode()
     def engine(x: Array) -> Array:

@@ -23,9 +23,9 @@ from skipway.data.feed import Batch, Feed, batches
 from skipway.data.keyed import permutation
 from skipway.errors import InputError
 from skipway.machine import free_memory
+from skipway.predictor import autocast
 from skipway.resnet import ResNet
 from skipway.tasks import Evaluator, Task
-from skipway.training.loop import autocast
 
 Array = npt.NDArray[Any]
 

@@ -25,9 +25,10 @@ from torch.utils._pytree import tree_leaves
 from skipway.config import RunConfig, minutes_of
 from skipway.data import Key
 from skipway.data.feed import Batch, Feed
+from skipway.predictor import autocast
 from skipway.tasks import Task
 from skipway.training.clock import Clock
-from skipway.training.loop import Loop, autocast, evaluate
+from skipway.training.loop import Loop, evaluate
 
 _COLD = 2
 """Steps at the start that are slower than the others: kernels are chosen, memory is taken."""

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from skipway.data import Key
 from skipway.data.feed import Batch, Feed
 from skipway.errors import InputError
+from skipway.predictor import autocast
 from skipway.probes import Signal
 from skipway.tasks import Evaluator, Task
 from skipway.training.clock import Clock, Schedule
@@ -251,13 +252,6 @@ class Loop:
     def _generators(self) -> list[Tensor | None]:
         gpu = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return [torch.get_rng_state(), gpu]
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 as a context, nothing for float32."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 @torch.inference_mode()
