@@ -30,8 +30,8 @@ from skipway.accumulation import (
     by_class,
     figures,
     interval,
-    precisions_of,
     resamples_of,
+    scores_of,
 )
 from skipway.architecture import architecture
 from skipway.bootstrap import percentiles, random_swaps
@@ -168,6 +168,35 @@ def test_counts_are_copies_of_images(seed: int, images: int, data: st.DataObject
             assert np.array_equal(precision[0], wanted)
 
 
+def test_the_twelve_figures_are_those_that_pycocotools_prints() -> None:
+    """Of a crowded scene, so that one detection, ten and a hundred of a class differ."""
+    parts = scene(5, 40, 0.9)
+    rows = [_together(parts[low : low + 5]) for low in range(0, 40, 5)]
+    evaluation = evaluated(rows)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.summarize()
+    got = judge(rows)
+    found = [got.ap, got.ap50, got.ap75, *got.by_size.values()]
+    found += [got.ar_1, got.ar_10, got.ar, *got.ar_by_size.values()]
+    assert found == pytest.approx(evaluation.stats.tolist(), abs=1e-12)
+    assert got.ar_1 < got.ar_10 < got.ar
+
+
+def _together(rows: Scene) -> tuple[Objects, Detections]:
+    """Several scenes in one image."""
+    truths, founds = zip(*rows, strict=True)
+    labels = np.concatenate([t.labels for t in truths])
+    truth = Objects(
+        np.concatenate([t.boxes for t in truths]), labels,
+        np.concatenate([t.crowd for t in truths]), np.concatenate([t.areas for t in truths]),
+        np.arange(len(labels)), (None,) * len(labels)
+    )  # fmt: skip
+    scores = np.concatenate([f.scores for f in founds])
+    order = np.argsort(-scores, kind="stable")
+    boxes, labels = (np.concatenate([getattr(f, k) for f in founds]) for k in ("boxes", "labels"))
+    return truth, Detections(boxes[order], labels[order], scores[order])
+
+
 @pytest.mark.parametrize("kind", ["box", "mask"])
 def test_figures_are_those_of_scoring_the_images_that_were_drawn(kind: str) -> None:
     rows = scene(3, 9)
@@ -175,12 +204,15 @@ def test_figures_are_those_of_scoring_the_images_that_were_drawn(kind: str) -> N
     matches = judge(rows, kind).matches
     rng = np.random.default_rng(0)
     counts = np.stack([np.bincount(rng.integers(0, 9, 9), minlength=9) for _ in range(6)])
-    precisions = matches(counts.astype(float))
-    found, classes = figures(precisions), by_class(precisions)
+    scores = matches(counts.astype(float))
+    found, classes = figures(scores), by_class(scores)
     for r, row in enumerate(counts):
         scored = judge([one for one, n in zip(rows, row, strict=True) for _ in range(n)], kind)
         wanted = {"ap": scored.ap, "ap50": scored.ap50, "ap75": scored.ap75}
         wanted |= {f"ap_{size}": value for size, value in scored.by_size.items()}
+        wanted |= {"ar": scored.ar, "ar_1": scored.ar_1, "ar_10": scored.ar_10}
+        wanted |= {f"ar_{size}": value for size, value in scored.ar_by_size.items()}
+        assert len(found) == 12
         for name, values in found.items():
             assert values[r] == pytest.approx(wanted.get(name, np.nan), abs=1e-6, nan_ok=True), name
         for k in range(3):
@@ -190,10 +222,10 @@ def test_figures_are_those_of_scoring_the_images_that_were_drawn(kind: str) -> N
 
 def test_blocks_of_resamples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     matches = Matches.of(evaluated(scene(1, 7)))
-    whole = precisions_of({"": matches})[""]
-    assert whole.shape == (250, 4, 3, 10)
+    whole = scores_of({"": matches})[""]
+    assert whole.shape == (250, 4, 3, 13)
     monkeypatch.setattr("skipway.accumulation._AT_ONCE", 512)
-    assert np.array_equal(whole, precisions_of({"": matches})[""], equal_nan=True)
+    assert np.array_equal(whole, scores_of({"": matches})[""], equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
@@ -293,7 +325,7 @@ def test_what_chance_raises_is_taken_off() -> None:
     """On few images a resample's average precision is higher than the sample's on average."""
     matches = judge(scene(0, 25)).matches
     value = float(figures(matches(np.ones((1, 25))))["ap"][0])
-    values = figures(precisions_of({"": matches})[""])["ap"]
+    values = figures(scores_of({"": matches})[""])["ap"]
     assert values.mean() > value + 0.003
     low, high = interval(values, 25, value)  # type: ignore[misc]
     assert (low + high) / 2 == pytest.approx(
@@ -364,7 +396,7 @@ def test_swaps_are_those_of_scoring_what_was_swapped() -> None:
         for n in range(2):
             mixed = [rows[n ^ int(s)][i] for i, s in enumerate(swap)]
             scored = judge(mixed)
-            for name in ("ap", "ap50", "ap75"):
+            for name in ("ap", "ap50", "ap75", "ar", "ar_1", "ar_10"):
                 assert found[n][name][r] == pytest.approx(getattr(scored, name), abs=1e-6)
     made = evaluator(rows[0]).against(evaluator(rows[1]))
     chance = after(random_swaps(9, np.arange(250)))

@@ -282,8 +282,11 @@ def test_average_precision_is_torchmetrics(
     for name, key in (("ap", "map"), ("ap50", "map_50"), ("ap75", "map_75")):
         assert getattr(got, name) == pytest.approx(float(expected[key]), abs=1e-6)
     for name in ("small", "medium", "large"):
-        peers = float(expected[f"map_{name}"])
-        assert got.by_size.get(name, -1) == pytest.approx(peers, abs=1e-6)
+        for kind_of, sizes in (("map", got.by_size), ("mar", got.ar_by_size)):
+            peers = float(expected[f"{kind_of}_{name}"])
+            assert sizes.get(name, -1) == pytest.approx(peers, abs=1e-6)
+    for name, key in (("ar_1", "mar_1"), ("ar_10", "mar_10"), ("ar", "mar_100")):
+        assert getattr(got, name) == pytest.approx(float(expected[key]), abs=1e-6)
 
 
 @given(scenes(), st.integers(0, 100))

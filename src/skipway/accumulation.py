@@ -1,5 +1,5 @@
-"""COCO's average precision of resampled images, in NumPy: what `COCOeval.accumulate` gives where
-each image counts any number of times.
+"""COCO's average precision and recall of resampled images, in NumPy: what `COCOeval.accumulate`
+gives where each image counts any number of times.
 
 Detections and objects are matched within an image, so that is done once, by pycocotools; a resample
 only ranks and counts the matches anew. Images are what is drawn: the objects of one depend on one
@@ -23,6 +23,9 @@ Name = TypeVar("Name")
 AREAS = ("", "small", "medium", "large")
 """pycocotools' ranges of areas, in its order: all of them, up to 32 by 32 pixels, up to 96 by 96,
 and above."""
+DETECTIONS = (1, 10, 100)
+"""Of an image and class, the most certain detections that count for recall; for precision, the last
+of these."""
 _AT_ONCE = 1 << 22
 """Weights of detections that are held at a time: 32 MiB."""
 _LARGE, _FEWER = 500, 200
@@ -42,6 +45,8 @@ class _Ranked:
     """Whether it counts; not, where it lies on a crowd or is of another size: bool [T, D]."""
     score: Array
     """float64 [D], falling."""
+    before: Array
+    """How many of its image and class are more certain: int64 [D]."""
     objects: Array
     """How many there are to be found in each of N images: float64 [N]."""
 
@@ -54,8 +59,9 @@ class _Ranked:
             np.concatenate(pair, axis=1)[:, order]
             for pair in ((self.right, other.right), (self.counted, other.counted))
         )
+        before = np.concatenate([self.before, other.before])[order]
         objects = np.concatenate([self.objects, other.objects])
-        return _Ranked(image[order], right, counted, score[order], objects)
+        return _Ranked(image[order], right, counted, score[order], before, objects)
 
     def least(self, counts: Array, recalls: Array) -> Array:
         """The fewest right ones with each recall: float64 [R, 101], by the division that
@@ -86,6 +92,17 @@ class _Ranked:
             reached = place < len(at)
             found[:, t] = np.where(reached, best[rows, np.minimum(place, len(at) - 1)], 0)
         return found
+
+    def recall(self, counts: Array) -> Array:
+        """The mean recall over the IoUs, with 1, 10 and 100 detections: float64 [R, 3]."""
+        right = (self.right & self.counted).mean(axis=0)
+        hits = np.zeros((len(counts), len(DETECTIONS)))
+        for i, most in enumerate(DETECTIONS):
+            among = self.before < most
+            hits[:, i] = (
+                np.bincount(self.image[among], right[among], minlength=len(self.objects)) @ counts.T
+            )
+        return hits / np.maximum(counts @ self.objects, 1)[:, None]
 
 
 class Matches:
@@ -132,13 +149,18 @@ class Matches:
                 yield a, k, found
 
     def __call__(self, counts: Array) -> Array:
-        """Average precision, float32 [R, areas, classes, T], in resamples with these counts of the
-        images, float64 [R, N]; NaN where there is no object. A `bootstrap.Statistic` of many."""
+        """In resamples with these counts of the images, float64 [R, N]: float32 [R, areas, classes,
+        T + 3], average precision at each IoU, then the mean recall over them with 1, 10 and 100
+        detections (`DETECTIONS`); NaN where there is no object. A `bootstrap.Statistic` of many."""
         shape = len(counts), len(self._ranked), len(self._ranked[0])
         thresholds = next((len(r.right) for row in self._ranked for r in row if r), 1)
-        found = np.full((*shape, thresholds), np.nan, np.float32)
+        found = np.full((*shape, thresholds + len(DETECTIONS)), np.nan, np.float32)
         for a, k, precision in self.precision(counts):
-            found[:, a, k] = precision.mean(axis=2)
+            found[:, a, k, :thresholds] = precision.mean(axis=2)
+            there = ~np.isnan(precision[:, 0, 0])
+            ranked = self._ranked[a][k]
+            assert ranked is not None  # it has a precision
+            found[there, a, k, thresholds:] = ranked.recall(counts[there])
         return found
 
 
@@ -156,9 +178,12 @@ def _ranked(images: Sequence[Any]) -> _Ranked | None:
         np.concatenate([row[key] for _, row in there], axis=1)[:, order].astype(bool)
         for key in ("dtMatches", "dtIgnore")
     )
-    image = np.repeat([i for i, _ in there], [len(row["dtScores"]) for _, row in there])[order]
+    found = [len(row["dtScores"]) for _, row in there]
+    image = np.repeat([i for i, _ in there], found)[order]
+    before = np.concatenate([np.arange(n) for n in found])[order]
     kept = ~ignored.all(axis=0)
-    return _Ranked(image[kept], matched[:, kept], ~ignored[:, kept], scores[order][kept], objects)
+    image, before, scores = image[kept], before[kept], scores[order][kept]
+    return _Ranked(image, matched[:, kept], ~ignored[:, kept], scores, before, objects)
 
 
 def resamples_of(images: int) -> int:
@@ -166,25 +191,29 @@ def resamples_of(images: int) -> int:
     return _FEWER if images >= _LARGE else RESAMPLES
 
 
-def precisions_of(matches: Mapping[Name, Matches]) -> dict[Name, Array]:
+def scores_of(matches: Mapping[Name, Matches]) -> dict[Name, Array]:
     """`Matches.__call__` on resamples of the images, which are the same for all: float32
-    [resamples, areas, classes, T]."""
+    [resamples, areas, classes, T + 3]."""
     images = next(iter(matches.values())).images
     return resampled(matches, images, resamples_of(images))
 
 
-def figures(precisions: Array) -> dict[str, Array]:
-    """COCO's figures in each resample, [R], from [R, areas, classes, T]: ap, ap50, ap75, ap_small,
-    ap_medium, ap_large; NaN where there is no such object."""
-    every = precisions[:, 0]
+def figures(scores: Array) -> dict[str, Array]:
+    """COCO's twelve figures in each resample, [R], from [R, areas, classes, T + 3]: ap, ap50, ap75,
+    ap_small, ap_medium, ap_large, and ar, ar_1, ar_10, ar_small, ar_medium, ar_large; NaN where
+    there is no such object."""
+    precision, recall = scores[..., : -len(DETECTIONS)], scores[..., -len(DETECTIONS) :]
+    every, found = precision[:, 0], recall[:, 0]
     parts = {"ap": every, "ap50": every[..., :1], "ap75": every[..., 5:6]}
-    parts |= {f"ap_{AREAS[a]}": precisions[:, a] for a in range(1, len(AREAS))}
+    parts |= {f"ap_{AREAS[a]}": precision[:, a] for a in range(1, len(AREAS))}
+    parts |= {"ar": found[..., 2], "ar_1": found[..., 0], "ar_10": found[..., 1]}
+    parts |= {f"ar_{AREAS[a]}": recall[:, a, :, 2] for a in range(1, len(AREAS))}
     return {name: _mean(part) for name, part in parts.items()}
 
 
-def by_class(precisions: Array) -> Array:
+def by_class(scores: Array) -> Array:
     """AP of each class in each resample, [R, classes], from the same."""
-    found: Array = precisions[:, 0].mean(axis=2, dtype=np.float64)
+    found: Array = scores[:, 0, :, : -len(DETECTIONS)].mean(axis=2, dtype=np.float64)
     return found
 
 

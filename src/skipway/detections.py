@@ -1,4 +1,4 @@
-"""Objects that were found in images, and how good they are: COCO's average precision. NumPy only;
+"""Objects that were found in images, and how good they are: COCO's figures. NumPy only;
 pycocotools, which is the reference, does the matching."""
 
 from __future__ import annotations
@@ -109,6 +109,14 @@ class Judged:
     ap75: float
     by_size: dict[str, float]
     """AP by size of the object, of those sizes that there are."""
+    ar: float
+    """Average recall: the mean, over classes and the same IoUs, of the largest recall with 100
+    detections of an image and class."""
+    ar_1: float
+    ar_10: float
+    """The same with the most certain one, and with ten."""
+    ar_by_size: dict[str, float]
+    """AR by size of the object, of the same sizes."""
     objects: dict[str, int]
     """Of those sizes, the objects that are judged; one of just 32 by 32 pixels has two sizes."""
     by_class: dict[int, tuple[float, float]]
@@ -224,17 +232,22 @@ def _judged(evaluation: Any) -> Judged:
     def average(values: Array) -> float:
         return float(values.mean()) if values.size else 0.0
 
-    by_size, objects = {}, {}
+    found = recall[:, there, 0].mean(axis=0)  # [class, detections]
+    by_size, ar_by_size, objects = {}, {}, {}
     for i, name in enumerate(SIZES, 1):
         of_size = precision[:, :, :, i, -1]
         if (of_size >= 0).any():
             by_size[name] = average(of_size[of_size >= 0])
+            most = recall[:, :, i, -1]
+            ar_by_size[name] = average(most[most >= 0])
             objects[name] = _objects(evaluation, i)
     return Judged(
         average(mean),
         average(mean[0]),
         average(mean[5]),
         by_size,
+        *(average(found[:, i]) for i in (2, 0, 1)),
+        ar_by_size,
         objects,
         {int(k): (float(mean[:, j].mean()), float(mean[0, j])) for j, k in enumerate(there)},
         {int(k): every[0, :, k] for k in there},

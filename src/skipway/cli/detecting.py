@@ -28,6 +28,12 @@ OBJECT_METRICS = {
     "ap_small": "AP of small objects",
     "ap_medium": "AP of medium objects",
     "ap_large": "AP of large objects",
+    "ar": "AR",
+    "ar_1": "AR, 1 detection an image",
+    "ar_10": "AR, 10 detections an image",
+    "ar_small": "AR of small objects",
+    "ar_medium": "AR of medium objects",
+    "ar_large": "AR of large objects",
 }
 PIXEL_METRICS = {
     "miou": "mIoU",

@@ -127,7 +127,7 @@ def evaluate(
     """Score a model on labelled or annotated images, with 95 % intervals.
 
     Classifiers: accuracy, top-5, loss, calibration, and accuracy where the least confident are left
-    unanswered. Detectors: COCO's AP. Segmenters: mIoU, boundary F1. Models for vectors: recall@k.
+    unanswered. Detectors: COCO's AP and AR. Segmenters: mIoU, boundary F1. Embedders: recall@k.
     --calibrate, --corruptions, --slices and --size are of classifiers, --views of segmenters too.
     """
     from skipway.evaluation import Views, open_labelled

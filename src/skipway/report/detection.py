@@ -59,7 +59,8 @@ def _what(run: Run) -> list[tuple[str, object]]:
 
 def _how_good(run: Run) -> list[object]:
     kind = main_kind(run)
-    levels = (("AP", "ap"), ("At IoU 0.5", "ap50"), ("At IoU 0.75", "ap75"))
+    levels = (("AP", "ap"), ("At IoU 0.5", "ap50"), ("At IoU 0.75", "ap75"),
+              ("Average recall (AR)", "ar"))  # fmt: skip
     facts: list[tuple[str, object]] = [
         (f"{one.name}: {level}" if one.name else level, _figure(run, one.key(key)))
         for one in kinds(run)

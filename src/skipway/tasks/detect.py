@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skipway.accumulation import by_class, figures, interval, precisions_of, resamples_of
+from skipway.accumulation import by_class, figures, interval, resamples_of, scores_of
 from skipway.architecture import Architecture
 from skipway.bootstrap import ComparedFigures, Interval, swapped
 from skipway.config import AugmentConfig
@@ -86,7 +86,7 @@ class DetectionEvaluator:
         self._forget()
 
     def _forget(self) -> None:
-        for name in ("judgements", "intervals", "_precisions"):
+        for name in ("judgements", "intervals", "_drawn"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -101,6 +101,8 @@ class DetectionEvaluator:
         for kind, of_kind in self.judgements.items():
             named = {"ap": of_kind.ap, "ap50": of_kind.ap50, "ap75": of_kind.ap75}
             named |= {f"ap_{size}": ap for size, ap in of_kind.by_size.items()}
+            named |= {"ar": of_kind.ar, "ar_1": of_kind.ar_1, "ar_10": of_kind.ar_10}
+            named |= {f"ar_{size}": ar for size, ar in of_kind.ar_by_size.items()}
             metrics |= {self._before(kind) + name: value for name, value in named.items()}
         return metrics
 
@@ -109,21 +111,21 @@ class DetectionEvaluator:
         return "" if len(self.kinds) == 1 else f"{kind}_"
 
     @cached_property
-    def _precisions(self) -> dict[Kind, Array]:
-        """`accumulation.precisions_of`."""
-        return precisions_of({kind: of_kind.matches for kind, of_kind in self.judgements.items()})
+    def _drawn(self) -> dict[Kind, Array]:
+        """`accumulation.scores_of`."""
+        return scores_of({kind: of_kind.matches for kind, of_kind in self.judgements.items()})
 
     @cached_property
     def intervals(self) -> dict[str, Interval | None]:
         """Of each metric, 95 %, by a bootstrap over images; None where that tells nothing."""
-        found, n = self._resampled(self._precisions), len(self._seen)
+        found, n = self._resampled(self._drawn), len(self._seen)
         return {name: interval(found[name], n, value) for name, value in self.metrics().items()}
 
-    def _resampled(self, precisions: Mapping[Kind, Array]) -> dict[str, Array]:
+    def _resampled(self, drawn: Mapping[Kind, Array]) -> dict[str, Array]:
         """Each metric in each resample."""
         return {
             self._before(kind) + name: values
-            for kind, of_kind in precisions.items()
+            for kind, of_kind in drawn.items()
             for name, values in figures(of_kind).items()
         }
 
@@ -141,7 +143,7 @@ class DetectionEvaluator:
         for one, whole in zip(pair, (self, other), strict=True):
             one._seen = {i: whole._seen[i] for i in images}
         # The same resamples of both, for they depend on how many images there are alone.
-        drawn_of = [one._resampled(one._precisions) for one in pair]
+        drawn_of = [one._resampled(one._drawn) for one in pair]
         first, second = (one.metrics() for one in pair)
         ours, theirs = (one.judgements for one in pair)
         both = {kind: ours[kind].matches.beside(theirs[kind].matches) for kind in kinds}
@@ -162,7 +164,7 @@ class DetectionEvaluator:
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Objects, AP with its interval, AP50 and recall of each class that has an object."""
         first, boxes = self.judgements[self.kinds[0]], self.judgements["box"]
-        resampled = {kind: by_class(precisions) for kind, precisions in self._precisions.items()}
+        resampled = {kind: by_class(drawn) for kind, drawn in self._drawn.items()}
         counts, holding = np.zeros((2, self.classes), int)
         for _, truth, _ in self._seen.values():
             here = np.bincount(truth.labels[~truth.crowd], minlength=self.classes)
