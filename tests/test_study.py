@@ -86,16 +86,27 @@ def test_a_verdict_follows_from_the_interval(
 def test_of_few_seeds_a_published_deviation_is_taken() -> None:
     """1.96 of its standard errors; from five seeds on their own."""
     paper = Expected("8.75 ± 0.4", 8.35, 9.15)
-    for values, half in (((8.7,), 0.3136), ((8.6, 8.8), 0.22175)):
+    for values, half in (((8.7,), 0.3136), ((8.6, 8.8), 0.22175), ((8.48, 8.92), 0.22175)):
         found = Finding(name="x", values=values, expected=paper, known_deviation=0.16)
         assert found.interval == pytest.approx((8.7 - half, 8.7 + half), abs=1e-4)
         assert found.verdict == "reproduced"
     four = Finding(name="x", values=(8.6, 8.7, 8.8, 8.7), known_deviation=0.16)
     assert four.interval == pytest.approx((8.7 - 0.1568, 8.7 + 0.1568), abs=1e-4)
-    apart = Finding(name="x", values=(9.6, 8.0, 8.65), known_deviation=0.16)
-    assert apart.interval == replace(apart, known_deviation=None).interval
+    for values in ((9.6, 8.0, 8.65), (8.25, 9.25), (8.47, 8.93)):
+        apart = Finding(name="x", values=values, expected=paper, known_deviation=0.16)
+        assert apart.interval == replace(apart, known_deviation=None).interval
+        assert apart.verdict == "inconclusive"
     five = replace(four, values=(*four.values, 8.7))
     assert five.interval == replace(five, known_deviation=None).interval
+
+
+def test_what_is_of_the_users_decides_nothing() -> None:
+    claim = Finding(name="x", values=(8.5,), expected=Expected("", 8, 9), drawn=False)
+    aside = replace(claim, values=(20.0,), aside=True)
+    assert aside.verdict == "contradicted"
+    assert verdict([claim, aside]) == "reproduced"
+    assert tally([claim, claim, aside]) == "2 of 2 numbers reproduced"
+    assert verdict([aside]) == "inconclusive"
 
 
 def test_a_control_decides_and_is_not_counted() -> None:

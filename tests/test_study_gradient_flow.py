@@ -188,14 +188,16 @@ def test_a_layer_whose_pixels_are_alike() -> None:
 # What follows from results that are made up
 
 
-def made_up(layers: int, seed: int, gradient: Callable[[int], float]) -> dict[str, Any]:
+def made_up(
+    layers: int, seed: int, gradient: Callable[[int], float], share: float
+) -> dict[str, Any]:
     """A gradient by unit over that at the last one, and activations that double their power a
-    unit."""
+    unit, or a share of that."""
     n = units(layers)
     values = [gradient(unit) * 1e-4 * (1 + seed / 100) for unit in range(1, n + 1)]
     held = [g if g < 3e38 else None for g in values]
     held = [0.0 if g is not None and g < 1e-38 else g for g in held]
-    activation = [2 ** (unit / 2) if unit < 250 else None for unit in range(n)]
+    activation = [2 ** (share * unit / 2) if unit < 250 else None for unit in range(n)]
     return {
         "activation_rms": [1.0, *activation, 1.0],
         "gradient_rms": [held[0], *held, 1e-3],
@@ -224,7 +226,7 @@ def flow_of(net: Net, layers: int, seed: int, laws: dict[str, Law], share: float
         log = 2 * (n - unit) * share * math.log10(number)
         return 10.0 ** min(log, 300)
 
-    return made_up(layers, seed, gradient)
+    return made_up(layers, seed, gradient, share)
 
 
 def done(laws: dict[str, Law], seeds: int = 2) -> list[Done]:
@@ -401,12 +403,16 @@ def test_every_part_of_it_can_be_told(seeds: int) -> None:
             assert "href" not in drawing
             assert "url(" not in drawing
     assert len(told.pictures) == (6 if seeds else 0)
-    assert told.animations.keys() == ({"gradient-flow-training"} if seeds else set())
+    assert told.animations.keys() == (FILMS if seeds else set())
 
 
-def test_the_film_shows_each_step_of_each_net() -> None:
+FILMS = {"gradient-flow-training", "gradient-flow-forward"}
+
+
+@pytest.mark.parametrize("name", sorted(FILMS))
+def test_films_show_each_step_of_each_net(name: str) -> None:
     told = study.told(done(LAWS), SMALL)
-    drawing = told.animations["gradient-flow-training"]
+    drawing = told.animations[name]
     assert all(f">step {step}<" in drawing for step in (0, 8, 16))
     moved = [e for e in ET.fromstring(drawing).iter() if e.get("attributeName") == "d"]
     assert len(moved) == len(TRAINED)

@@ -183,7 +183,13 @@ def test_a_score_that_was_stopped_goes_on(
 
     with pytest.raises(KeyboardInterrupt):
         tables.compute(cell, tmp_path, given, stop)
-    assert json.loads((tmp_path / "scored.json").read_text())["done"] == 10
+    kept = (tmp_path / "scored.json").read_text()
+    assert json.loads(kept)["done"] == 10
+    assert imagenet.reached(tmp_path) == "10 of 24 images"
+    for damaged in (kept[:9], "[]", '{"done": 1}', '{"done": "x", "of": 3, "wrong": [0, 0]}'):
+        (tmp_path / "scored.json").write_text(damaged)
+        assert imagenet.reached(tmp_path) is None
+    (tmp_path / "scored.json").write_text(kept)
     run, seen = Predictor.run, 0
 
     def counting(self: Predictor, x: np.ndarray) -> np.ndarray:

@@ -87,6 +87,31 @@ def section(read: Page, name: str) -> str:
 # What a study says of itself
 
 
+def test_the_card_tells_what_is_settled_and_what_is_open() -> None:
+    settled = finding(8.7, 8.8, 8.75, name="the rate", unit="%")
+    unsure = finding(8.0, 9.5, 8.9, name="the power", unit="%")
+    found = read(outcome(Told([unsure, settled])))
+    card = found.raw.split('class="cards studies"')[1].split("</section>")[0]
+    assert "the rate (one of 2)" in card
+    assert "Open: the power: 8.80 ± 0.75 %" in card
+    for told in (Told([unsure]), Told([settled]), Told([unsure, finding(12.1, 12.2, 12.0)])):
+        assert "Open: " not in read(outcome(told)).text
+    assert "Open: " not in read(outcome(Told([unsure, settled]), done=5)).text
+
+
+def test_a_study_that_expects_nothing_has_no_verdict() -> None:
+    free = finding(8.7, 8.8, 8.9, expected=None)
+    told = outcome(Told([free]))
+    found = read(told)
+    assert told.judged == "nothing is expected at this scale"
+    assert "1 study so far: 1 nothing is expected at this scale." in found.text
+    assert "inconclusive at this budget" not in section(found, "made-up")
+    begun = outcome(Told([free]), done=5)
+    assert begun.judged == "inconclusive at this budget"
+    aside = replace(finding(20.0, 20.1, 20.2), aside=True)
+    assert outcome(Told([finding(8.7, 8.8, 8.75), aside])).judged == "reproduced"
+
+
 @pytest.mark.parametrize(
     ("values", "sign", "words"),
     [

@@ -18,6 +18,7 @@ from skipway.config import resolve
 from skipway.errors import InputError
 from skipway.recipes import RECIPES
 from skipway.report.document import as_svg
+from skipway.report.plot import LEFT, TOP, Frame
 from skipway.study import (
     STUDIES,
     bfloat16,
@@ -27,7 +28,7 @@ from skipway.study import (
     tables,
     trainings,
 )
-from skipway.study.curves import Curve, curves, highest
+from skipway.study.curves import Curve, _entering, curves, highest
 from skipway.study.form import Done, Given, Told, verdict
 from skipway.study.store import Store
 
@@ -232,6 +233,22 @@ def test_bounds_are_those_of_cifar10() -> None:
         assert all(finding.expected is None for finding in told.findings)
 
 
+def test_data_of_the_same_numbers_are_told_by_their_classes() -> None:
+    """Fashion-MNIST has ten classes and 10,000 test images too, and all of it may be taken."""
+    scale = degradation.SCALES[0]
+    cells = degradation.cells(scale, 3, Given(data="fashion-mnist"))
+    images = {"train": 2500, "test": 10_000}
+    rows = [result(5, 8) | {"images": images, "data": "fashion-mnist"} for _ in cells]
+    for names, expected in ((trainings.CLASSES, True), (["Coat", "Shirt"] * 5, False)):
+        there = [
+            Done(cell, row | {"class_names": sorted(names)}, 1.0)
+            for cell, row in zip(cells, rows, strict=True)
+        ]
+        told = degradation.told(there, scale)
+        assert any(finding.expected for finding in told.findings) is expected
+        assert any("fashion-mnist in place of" in line for line in told.deviations) is not expected
+
+
 def test_a_training_that_diverges_is_a_result(tmp_path: Path) -> None:
     settings = {"schedule.length": "8 steps", "data.size": 8, "optim.lr": 1e30, "batch_size": 16}
     given = Given(data="digits", threads=1, device="cpu", runs=tmp_path)
@@ -271,6 +288,27 @@ def test_curves_are_means_and_ranges() -> None:
     assert line[1] == same[1]
     assert 'class="area' in figure
     assert 'class="area' not in curves("T", "c", [alone])
+
+
+def test_a_line_begins_where_it_enters() -> None:
+    steep = Curve("a", "plain", {0: [(10, 90.0), (50, 30.0), (100, 20.0)]})
+    figure = curves("T", "c", [steep], top=40.0)
+    x, top, *_ = map(float, re.findall(r'class="line plain" d="M([\d.]+) ([\d.]+)L', figure)[0])
+    assert top == TOP
+    # 50 of the 60 points that it falls from step 10 to 50 are above 40: it enters near step 43.
+    assert x == pytest.approx(LEFT + 43.33 / 100 * (Frame().right - LEFT), abs=0.1)
+    assert steep.seeds[0][1:] == [*_entering([*steep.seeds[0]], 40.0)][1:]
+    assert _entering([(1, 50.0)], 40.0) == [(1, 50.0)]
+
+
+def test_test_errors_are_dots_at_the_end() -> None:
+    net = Curve("net", "plain", {0: [(50, 6.0), (100, 4.0)]}, tested=[9.0, 9.4])
+    figure = curves("T", "c", [net])
+    dots = re.findall(r'<circle class="dot plain" cx="([\d.]+)" cy="([\d.]+)"', figure)
+    assert len(dots) == 3
+    assert {x for x, _ in dots} == {f"{Frame().right}.0"}
+    assert float(dots[2][1]) < float(dots[1][1]) < float(dots[0][1])
+    assert figure.count(">net, test<") == 1
 
 
 def test_the_axis_ends_above_what_matters() -> None:
@@ -466,6 +504,35 @@ def test_what_names_stand_for_decides_a_result(
     other = replace(ARCHITECTURES["resnet20"], bn_eps=1e-3)
     monkeypatch.setitem(ARCHITECTURES, "resnet20", other)
     assert changed(third) == {"run", "training", "x-ray"}
+
+
+@pytest.mark.parametrize(
+    ("record", "log"),
+    [
+        (b"[]", b'{"step": 1}'),
+        (b'{"expected": 3}', b'{"step": 1}'),
+        (b'{"expected": {"steps": 9}}', b"\xff"),
+        (b'{"expected": {"steps": 9}}', b'{"loss": 1}\n7\n{"step": "x"}'),
+    ],
+)
+def test_damaged_logs_hide_nothing_else(tmp_path: Path, record: bytes, log: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(record)
+    (tmp_path / "metrics.jsonl").write_bytes(log)
+    assert trainings.step_reached(tmp_path) is None
+
+
+@pytest.mark.parametrize("record", [None, '{"status": "fini'])
+def test_what_a_copy_has_damaged_is_not_thrown_away(tmp_path: Path, record: str | None) -> None:
+    given = Given(data="digits", threads=1, device="cpu", runs=tmp_path)
+    cell = trainings.training("plain20", 0, {"data.val": "none"}, given)
+    run = trainings.run_of(cell, given)
+    run.mkdir()
+    (run / "best.safetensors").write_bytes(b"weights")
+    if record is not None:
+        (run / "run.json").write_text(record)
+    with pytest.raises(InputError, match=r"run\.json"):
+        trainings.train_cell(cell, given, lambda line: None)
+    assert (run / "best.safetensors").read_bytes() == b"weights"
 
 
 def test_a_training_that_was_moved_is_of_both_machines() -> None:

@@ -159,7 +159,7 @@ def _need(*packages: str) -> None:
 
 def _report(out: Path, as_json: bool) -> None:
     _need("scipy")
-    from skipway.study.form import WORDS, tally
+    from skipway.study.form import tally
     from skipway.study.page import write_page
     from skipway.study.running import outcomes
 
@@ -180,7 +180,7 @@ def _report(out: Path, as_json: bool) -> None:
         return
     for outcome in found:
         counts = tally(outcome.told.findings)
-        said = f"{WORDS[outcome.verdict]}{f' ({counts})' if counts else ''}"
+        said = f"{outcome.judged}{f' ({counts})' if counts else ''}"
         name = f"{outcome.study.NAME}, {outcome.scale.name}"
         if outcome.done < outcome.cells:
             said += f", of {outcome.done:,} of {outcome.cells:,} results"
@@ -209,7 +209,7 @@ def _json(outcome: Outcome, out: Path) -> dict[str, Any]:
 
 def _print(outcome: Outcome, out: Path) -> None:
     from skipway.report.markup import duration
-    from skipway.study.form import WORDS, tally
+    from skipway.study.form import tally
 
     study, scale = outcome.study, outcome.scale
     print(f"{study.TITLE}\n{study.SOURCE}\n{outcome.claim}\n\n{scale.protocol}")
@@ -223,7 +223,7 @@ def _print(outcome: Outcome, out: Path) -> None:
             print(f"  {line}")
     if counts := tally(outcome.told.findings):
         print(f"\n{counts}")
-    print(f"\n{WORDS[outcome.verdict]}, in {duration(outcome.seconds)} of computing")
+    print(f"\n{outcome.judged}, in {duration(outcome.seconds)} of computing")
     print(f"plots and raw data: {harmless(out / study.NAME / scale.name)}")
     print(f"the page of all studies: skipway study report --out {harmless(out)}")
 

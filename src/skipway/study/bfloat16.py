@@ -34,8 +34,8 @@ SCALES = (
             *trainings.ALIKE,
             "a sixteenth of the steps, so that no number of the paper is due",
         ),
-        seeds=3,
-        minutes=90,
+        seeds=8,
+        minutes=240,
     ),
 )
 NOTES = (

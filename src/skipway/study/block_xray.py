@@ -78,6 +78,7 @@ SCALES = (
             "27 units in place of the paper's 54: each matters more",
             "16 px in place of 32, and 1,173 steps in place of 64,000, at a rate of 0.02 in place "
             "of 0.1, at which deep nets begin late",
+            "images are padded by 4 px for the crop all the same, twice the paper's share of them",
             *_ALIKE,
         ),
         seeds=3,

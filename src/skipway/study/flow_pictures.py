@@ -214,29 +214,57 @@ def _learned(through: Trained, depth: int) -> Html | None:
     )
 
 
-def film(through: Trained, depth: int) -> str:
-    """The gradient by unit, step by step, of the first seed."""
+def films(through: Trained, depth: int) -> dict[str, str]:
+    """The gradient and the signal by unit, step by step, of the first seed: SVG documents by
+    name."""
+    if not through:
+        return {}
+    backward = _film(
+        through,
+        depth,
+        _back,
+        "units back from the output",
+        "The gradient on its way back, step by step",
+        "the gradient of the loss with respect to each unit's output, over that at the last unit. "
+        "Left is where it starts, right the first unit.",
+        "gradient, root mean square, over that at the last unit",
+    )
+    forward = _film(
+        through,
+        depth,
+        _forward,
+        "unit",
+        "The signal on its way forward, step by step",
+        "the root mean square of each unit's output. Without norm residual sums are large at first "
+        "and soon learn not to be; what vanishes on its way through a plain net stays away.",
+        "activation, root mean square",
+    )
+    return {"gradient-flow-training": backward, "gradient-flow-forward": forward}
+
+
+def _film(
+    through: Trained,
+    depth: int,
+    of: Callable[[Flow], list[Number]],
+    label: str,
+    title: str,
+    told: str,
+    measured: str,
+) -> str:
     row, names = [], []
-    along = _units("units back from the output", units(depth))
+    along = _units(label, units(depth))
     seeds = {through[net.key][0]["seed"] for _, nets in _shown(through) for net in nets}
     seed = f"seed {seeds.pop()}" if len(seeds) == 1 else "the first seed of each"
-    for title, nets in _shown(through):
+    for norm, nets in _shown(through):
         steps = _moments(through, nets)
         names = [f"step {step}" for step in steps]
         traces = [
             Trace(
                 _short(net), net.style,
-                [_back(f) for f in through[net.key][0]["frames"] if f["step"] in steps],
+                [of(f) for f in through[net.key][0]["frames"] if f["step"] in steps],
             )
             for net in nets
         ]  # fmt: skip
-        row.append(Panel(title, *along, traces))
-    return animation(
-        "The gradient on its way back, step by step",
-        f"Nets of {depth} layers in training, {seed}: the gradient of the loss with respect to "
-        "each unit's output, over that at the last unit. Left is where it starts, right the "
-        "first unit.",
-        "gradient, root mean square, over that at the last unit",
-        row,
-        names,
-    )
+        row.append(Panel(norm, *along, traces))
+    caption = f"Nets of {depth} layers in training, {seed}: {told}"
+    return animation(title, caption, measured, row, names)

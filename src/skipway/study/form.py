@@ -23,6 +23,8 @@ WORDS: Mapping[Verdict, str] = {
     "contradicted": "contradicted",
     "inconclusive": "inconclusive at this budget",
 }
+NOTHING_DUE = "nothing is expected at this scale"
+"""In place of the verdict of a study that expects no number."""
 CONTROL_WORDS: Mapping[Verdict, str] = {**WORDS, "reproduced": "holds", "contradicted": "fails"}
 """Of a `Finding.control`."""
 
@@ -57,10 +59,13 @@ class Finding:
     """The 95 % interval of a number that other images rather than other seeds would change."""
     known_deviation: float | None = None
     """Between seeds, as published: what fewer than `_KNOWN` of them know less well. It is taken in
-    place of their own of two, and of more where that is smaller."""
+    place of their own unless that is larger, of two as much larger as chance makes it in 5 %."""
     control: bool = False
     """Whether it tests the experiment and not the claim: a net that has learned something, an
     identity of arithmetic. It decides with the others, and is not counted with them."""
+    aside: bool = False
+    """Whether it is of what the user gave, as weights: it is judged by itself, and no part of what
+    the study claims."""
     note: str = ""
     """Why it differs, where it does."""
 
@@ -89,7 +94,8 @@ class Finding:
             return self.sampled
         if not self.drawn:
             return (self.mean, self.mean) if self.values else None
-        apart = self.n > 2 and (self.deviation or 0.0) > (self.known_deviation or 0.0)
+        allowed = (self.known_deviation or 0.0) * (1.96 if self.n == 2 else 1.0)
+        apart = self.n >= 2 and (self.deviation or 0.0) > allowed
         if self.known_deviation is not None and 1 <= self.n < _KNOWN and not apart:
             half = 1.96 * self.known_deviation / math.sqrt(self.n)
             return self.mean - half, self.mean + half
@@ -154,17 +160,22 @@ _KNOWN = 5
 def verdict(findings: Sequence[Finding]) -> Verdict:
     """Of a whole study: contradicted where one number is, reproduced where all are of which
     something was expected."""
-    told = {finding.verdict for finding in findings} - {None}
+    told = {finding.verdict for finding in claimed(findings)}
     if "contradicted" in told:
         return "contradicted"
     return "reproduced" if told == {"reproduced"} else "inconclusive"
+
+
+def claimed(findings: Sequence[Finding]) -> list[Finding]:
+    """Those that the verdict of a study comes from."""
+    return [f for f in findings if f.expected is not None and not f.aside]
 
 
 def tally(findings: Sequence[Finding]) -> str:
     """How many of the numbers of which something was expected came out how, as "16 of 17 numbers
     reproduced, 1 inconclusive"; empty for fewer than two. Controls are told where one does not
     hold."""
-    due = [finding for finding in findings if finding.verdict is not None]
+    due = claimed(findings)
     told = Counter(finding.verdict for finding in due if not finding.control)
     controls = [finding.verdict == "reproduced" for finding in due if finding.control]
     if told.total() < 2:

@@ -18,7 +18,7 @@ from skipway.architecture import architecture, count
 from skipway.study import trainings
 from skipway.study.flow_findings import NOTES, at_first, later, tables
 from skipway.study.flow_nets import NETS, TRAINED, Flow, Net, Number
-from skipway.study.flow_pictures import courses, film, stills
+from skipway.study.flow_pictures import courses, films, stills
 from skipway.study.form import Cell, Done, Given, Scale, Told
 from skipway.study.store import environment
 
@@ -336,5 +336,5 @@ def told(done: Sequence[Done], scale: Scale) -> Told:
         NOTES,
         deviations=tuple(deviations),
         tables=tables(initial),
-        animations={"gradient-flow-training": film(through, depth)} if through else {},
+        animations=films(through, depth),
     )

@@ -70,7 +70,9 @@ SIZE, SHORT_SIDE = 224, 256
 NOTE = (
     "The published errors are of the same 50,000 images that are scored here. An interval of the "
     "images allows for others too, so that a verdict on these numbers is the more careful one; "
-    f"±{TOLERANCE} points of tolerance were chosen before any weights were scored."
+    f"±{TOLERANCE} points of tolerance were chosen before any weights were scored. Weights of "
+    "another training may well score better or worse: what they do is told of them alone, and is "
+    "no part of the verdict on the claim."
 )
 
 
@@ -283,11 +285,19 @@ KEPT_EVERY = 20.0
 
 def reached(place: Path) -> str | None:
     """How many images `score` has scored there."""
-    kept = place / "scored.json"
-    if not kept.exists():
+    state = _kept(place / "scored.json")
+    return None if state is None else f"{state['done']:,} of {state['of']:,} images"
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """What `score` wrote there; None where that is nothing, or damaged."""
+    try:
+        state = json.loads(path.read_text("utf-8"))
+        whole = {"done": int(state["done"]), "of": int(state["of"])}
+        first, five = map(int, state["wrong"])
+        return whole | {"wrong": (first, five), "seconds": float(state["seconds"])}
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    state = json.loads(kept.read_text("utf-8"))
-    return f"{state['done']:,} of {state['of']:,} images"
 
 
 def score(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> dict[str, Any]:
@@ -307,9 +317,7 @@ def score(cell: Cell, place: Path, given: Given, say: Callable[[str], None]) -> 
     name, _, _ = _validation(given.imagenet)
     images = open_labelled(predictor, weights, given.imagenet, name)
     n, kept = len(images.split), place / "scored.json"
-    state: dict[str, Any] = {"done": 0, "wrong": [0, 0], "seconds": 0.0}
-    if kept.exists():
-        state = json.loads(kept.read_text("utf-8"))
+    state = _kept(kept) or {"done": 0, "wrong": (0, 0), "seconds": 0.0}
     done, (first, five), before = state["done"], state["wrong"], state["seconds"]
     if done:
         say(f"{cell.name}: going on after {done:,} of {n:,} images")
@@ -407,6 +415,7 @@ def findings(result: Any) -> list[Finding]:
                 expected=expected,
                 unit="%",
                 drawn=False,
+                aside=True,
                 sampled=_interval(result, place),
                 note="; ".join(_said(result, place)),
             )

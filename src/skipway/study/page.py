@@ -28,7 +28,18 @@ from skipway.report.markup import (
     tag,
 )
 from skipway.study import STUDIES
-from skipway.study.form import WORDS, Finding, Scale, Study, Told, Verdict, claim_of, tally
+from skipway.study.form import (
+    NOTHING_DUE,
+    WORDS,
+    Finding,
+    Scale,
+    Study,
+    Told,
+    Verdict,
+    claim_of,
+    claimed,
+    tally,
+)
 from skipway.study.primer import corrections, introduction
 from skipway.study.store import Outcome
 
@@ -45,7 +56,7 @@ METHOD = (
     "interval lies in the range, contradicted where none of it does, and otherwise inconclusive at "
     "this budget: more seeds or a longer training may tell, unless the truth lies at the bound. So "
     "is a number of one seed, which has no interval. Where a deviation between seeds is published, "
-    "fewer than five are given it, unless three or four differ by more.",
+    "fewer than five are given it, unless they differ by more, two by nearly twice as much.",
     "An interval tells of other seeds, not of other images, which are the same for all; of three "
     "seeds it may reach past 0 or 100 %. It has two sides, so that a bound on one side is tested "
     "at 2.5 %. Each stands alone: none is corrected for how many numbers a study has, nor for "
@@ -93,16 +104,18 @@ def page(outcomes: Sequence[Outcome], left_out: Sequence[str] = ()) -> str:
 def _cards(begun: Sequence[Outcome]) -> Html:
     if not begun:
         return tag("p", "Nothing has been run yet.", class_="warn")
-    counts = Counter(outcome.verdict for outcome in begun)
-    said = ", ".join(f"{counts[v]} {words}" for v, words in WORDS.items() if counts[v])
+    counts = Counter(outcome.judged for outcome in begun)
+    order = (*WORDS.values(), NOTHING_DUE)
+    said = ", ".join(f"{counts[words]} {words}" for words in order if counts[words])
     summary = f"{plural(len(begun), 'study', 'studies')} so far: {said}."
     cards = tag("div", *map(_card, begun), class_="cards studies")
     return joined([tag("p", summary, class_="summary"), cards])
 
 
 def _card(outcome: Outcome) -> Html:
-    """One study at one scale: its claim, the verdict, and the number that decides it."""
-    study, found = outcome.study, _deciding(outcome)
+    """One study at one scale: its claim, the verdict, the number that decides it or, where only
+    some are open, the first that is settled, and what is open."""
+    study, found, still_open = outcome.study, _deciding(outcome), _open(outcome)
     counts = f": {told}" if (told := tally(outcome.told.findings)) else ""
     number: list[Html | None] = []
     if found is not None:
@@ -111,28 +124,39 @@ def _card(outcome: Outcome) -> Html:
             ("Obtained", tag("b", found.obtained)),
             (_certainty_name(found), _certainty(found)),
         )
-        due = sum(f.expected is not None and not f.control for f in outcome.told.findings)
-        counted = found.expected is not None and not found.control
-        one_of = f" (one of {due})" if due > 1 and counted else ""
+        due = [f for f in claimed(outcome.told.findings) if not f.control]
+        one_of = f" (one of {len(due)})" if len(due) > 1 and found in due else ""
         number = [tag("p", found.name, one_of, class_="quiet"), _strip(found), fact_list(facts)]
     more = tag("a", f"The story and the numbers: {study.TITLE}", href=f"#{study.NAME}")
     return card(
         study.TITLE,
-        tag("p", _badge(outcome.verdict, WORDS[outcome.verdict])),
+        tag("p", _whole_badge(outcome)),
         tag("p", f"at scale “{outcome.scale.name}”{counts}{_missing(outcome)}", class_="quiet"),
         tag("p", outcome.claim, class_="claim"),
         *number,
+        *(tag("p", f"Open: {f.name}: {f.obtained}", class_="quiet") for f in still_open),
         tag("p", more),
     )
 
 
 def _deciding(outcome: Outcome) -> Finding | None:
     """The first number with the verdict of the study or, where what is missing decides, the first
-    of which something was expected; of a study that expects nothing, the first."""
+    of which something was expected; of a study that expects nothing, the first. Where only some are
+    open, the first that is settled."""
     found = outcome.told.findings
-    due = [finding for finding in found if finding.expected is not None] or found
+    due = claimed(found) or found
     due = sorted(due, key=lambda finding: finding.control)
-    return next((f for f in due if f.verdict == outcome.verdict), due[0] if due else None)
+    sought = "reproduced" if _open(outcome) else outcome.verdict
+    return next((f for f in due if f.verdict == sought), due[0] if due else None)
+
+
+def _open(outcome: Outcome) -> list[Finding]:
+    """What is inconclusive, where all is computed and other numbers are reproduced."""
+    due = claimed(outcome.told.findings)
+    told = {f.verdict for f in due}
+    if outcome.done < outcome.cells or told != {"reproduced", "inconclusive"}:
+        return []
+    return [f for f in due if f.verdict == "inconclusive"]
 
 
 def _missing(outcome: Outcome) -> str:
@@ -145,6 +169,13 @@ def _missing(outcome: Outcome) -> str:
 def _reached(outcome: Outcome) -> Html | None:
     """How far what is begun is."""
     return tag("span", "; ".join(outcome.reached), class_="note") if outcome.reached else None
+
+
+def _whole_badge(outcome: Outcome) -> Html:
+    """Of a study; quiet where nothing is expected of it."""
+    if not outcome.expects:
+        return tag("span", outcome.judged, class_="quiet")
+    return _badge(outcome.verdict, outcome.judged)
 
 
 def _badge(verdict: Verdict, words: str) -> Html:
@@ -203,7 +234,7 @@ def _at_scale(outcome: Outcome, several: bool) -> Html:
         [
             tag("h3", f"At scale “{outcome.scale.name}”") if several else None,
             tag("p", tag("b", "The claim: "), outcome.claim),
-            tag("p", _badge(outcome.verdict, WORDS[outcome.verdict])),
+            tag("p", _whole_badge(outcome)),
             incomplete,
             _shown(told),
             _decided(told.findings),
@@ -305,6 +336,7 @@ def _protocol(outcome: Outcome) -> Html:
     facts = (
         ("Scale", scale.name),
         ("Protocol", scale.protocol),
+        ("Precision", ", ".join(outcome.precisions) or None),
         ("Deviations from the paper’s", differs),
         ("Seeds", f"{outcome.seeds:,}"),
         ("Data", outcome.data or None),

@@ -193,6 +193,7 @@ def _outcome(
         f"{name} (digest {plan.data[:12]})" if plan.data else "",
         _command(study, plan, None, out),
         store.remarks(),
+        list(dict.fromkeys(c.settings["precision"] for c in cells if "precision" in c.settings)),
     )
     return outcome, done
 

@@ -23,6 +23,8 @@ from skipway.files import atomic_write
 from skipway.machine import cores, cpu_name
 from skipway.report.markup import plural
 from skipway.study.form import (
+    NOTHING_DUE,
+    WORDS,
     Cell,
     Done,
     Finding,
@@ -33,6 +35,7 @@ from skipway.study.form import (
     Verdict,
     Weights,
     claim_of,
+    claimed,
     tally,
     verdict,
 )
@@ -74,6 +77,8 @@ class Outcome:
     command: str
     remarks: Sequence[str] = ()
     """Of whoever ran it, a paragraph each."""
+    precisions: Sequence[str] = ()
+    """Of the trainings, as "float32"; none where nothing is trained."""
 
     @property
     def claim(self) -> str:
@@ -91,6 +96,16 @@ class Outcome:
         found = verdict(self.told.findings)
         whole = self.done == self.cells
         return found if whole or found == "contradicted" else "inconclusive"
+
+    @property
+    def expects(self) -> bool:
+        """Whether anything is expected of it, so that it has a verdict."""
+        return self.done < self.cells or bool(claimed(self.told.findings))
+
+    @property
+    def judged(self) -> str:
+        """The verdict in words."""
+        return WORDS[self.verdict] if self.expects else NOTHING_DUE
 
 
 class Store:
@@ -276,6 +291,7 @@ def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
         "protocol": scale.protocol,
         "deviations": list(outcome.deviations),
         "data": outcome.data,
+        "precisions": list(outcome.precisions),
         "seeds": outcome.seeds,
         "verdict": outcome.verdict,
         "tally": tally(outcome.told.findings),

@@ -45,6 +45,10 @@ HALVED = "trained in bfloat16, with float32 weights"
 """Another, of some."""
 IMAGES, TESTED = 50_000, 10_000
 """Of CIFAR-10, to learn from and to be measured on."""
+CLASSES = frozenset(
+    ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+)
+"""Of CIFAR-10."""
 BATCH = 128
 
 
@@ -127,14 +131,18 @@ def trained(cell: Cell, run: Path, given: Given, say: Callable[[str], None]) -> 
     """Train a cell as that run, go on with it, or leave it as it is; its checkpoints stay."""
     from skipway import training as engine
     from skipway.training.checkpoint import saved
+    from skipway.training.record import read_record
 
     progress = engine.TrainingProgress()
     with alone_at(run):
-        status = _record(run).get("status")
-        if status != "finished" and saved(run / "checkpoints"):
+        # Of what a copy has damaged or left out nothing is thrown away: that raises.
+        kept = (run / "run.json").exists() or (run / "best.safetensors").exists()
+        if kept and read_record(run)["status"] == "finished":
+            return
+        if saved(run / "checkpoints"):
             say(f"{cell.name}: going on")
             engine.resume(run, progress, data_path=data_of(given), given=machine(given))
-        elif status != "finished":
+        else:
             shutil.rmtree(run, ignore_errors=True)  # it stopped before its first checkpoint
             engine.start(data_of(given), {**cell.settings, **machine(given)}, run, progress)
 
@@ -156,6 +164,7 @@ def logged(run: Path) -> dict[str, Any]:
         "metrics": {"accuracy": 1 / classes} if result is None else result["metrics"],
         "images": {name: split["n"] for name, split in record["data"]["splits"].items()},
         "classes": classes,
+        "class_names": sorted(record["data"]["classes"]),
         "data": record["data"]["path"],
         "precision": record["config"]["precision"],
         "seconds": seconds,
@@ -172,10 +181,10 @@ def _lines(run: Path) -> list[str]:
 def _record(run: Path) -> dict[str, Any]:
     """The record of a run; an empty one where there is none that can be read."""
     try:
-        found: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
+        found = json.loads((run / "run.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def _environments(record: Mapping[str, Any]) -> str:
@@ -211,10 +220,12 @@ def reached(cell: Cell, place: Path, given: Given, data: str) -> str | None:
 def step_reached(run: Path) -> str | None:
     """The last step in the log of a training, as "step 12,000 of 64,000"; None where there is no
     training yet, or it does not say how long it is."""
-    steps = (_record(run).get("expected") or {}).get("steps")
-    for line in reversed(_lines(run)) if steps else ():
-        with contextlib.suppress(ValueError):  # a kill may cut the last line
-            return f"step {json.loads(line)['step']:,} of {steps:,}"
+    unreadable = (OSError, ValueError, KeyError, TypeError)
+    with contextlib.suppress(*unreadable):
+        steps = _record(run)["expected"]["steps"]
+        for line in reversed(_lines(run)):
+            with contextlib.suppress(*unreadable):  # a kill may cut the last line
+                return f"step {json.loads(line)['step']:,} of {steps:,}"
     return None
 
 
@@ -277,10 +288,12 @@ def tested_error(result: Mapping[str, Any]) -> float:
 
 
 def is_cifar10(done: Sequence[Done]) -> bool:
-    """Whether the trainings were on what can be CIFAR-10, by its numbers."""
+    """Whether the trainings were on what can be CIFAR-10, by its numbers and classes; early results
+    have the number of classes alone."""
     return all(
         d.result["images"] == {"train": d.cell.settings.get("data.take", IMAGES), "test": TESTED}
-        and d.result["classes"] == 10
+        and d.result["classes"] == len(CLASSES)
+        and {*d.result.get("class_names", CLASSES)} == CLASSES
         for d in done
     )
 
