@@ -219,6 +219,8 @@ def test_the_configuration_is_frozen() -> None:
         ("optim.clip=null", ("optim.clip", None)),
         ("data.val=none", ("data.val", "none")),
         ("data.val=auto", ("data.val", "auto")),
+        ("class_weights=none", ("class_weights", "none")),
+        ("augment.policy=none", ("augment.policy", "none")),
         ("model.weights=a=b.pth", ("model.weights", "a=b.pth")),
         ("model.architecture.shortcut=B", ("model.architecture.shortcut", "B")),
         ("model.architecture.shortcut=none", ("model.architecture.shortcut", "none")),
@@ -391,6 +393,7 @@ def test_numbers_of_numpy_are_plain_ones() -> None:
          "optim.kind=muon."),
         ({"schedule.milestones": ["50 %"]}, "it is of step\nLeave it out, or add --set schedule."),
         ({"focal_gamma": 3.0}, "add --set loss=focal"),
+        ({"schedule.kind": "step"}, "the rate never falls without schedule.milestones\nAdd --set"),
         ({"distill.weight": 0.7}, "does nothing without distill.model\nLeave it out, or add --set"),
         ({"optim.betas": [0.8, 0.9]}, "it is of adamw and lamb"),
         ({"task": ["detect"]}, "task = "),
@@ -400,6 +403,11 @@ def test_numbers_of_numpy_are_plain_ones() -> None:
 def test_what_would_do_nothing_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         make_plan("digits", given)
+
+
+def test_parts_of_a_recipe_that_are_another_optimizers_go_with_it() -> None:
+    plan = make_plan("digits", {"recipe": "speedrun-cifar", "optim.kind": "sgd"})
+    assert plan.config.optim.kind == "sgd"
 
 
 def test_what_is_as_usual_is_not_refused() -> None:

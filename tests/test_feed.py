@@ -7,7 +7,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -40,9 +43,10 @@ from skipway.data.keyed import permutation
 from skipway.data.split import ArrayReader, Names
 from skipway.errors import InputError
 from skipway.images import Preprocess
+from skipway.machine import cores
 from skipway.tasks.classify import Classify
 from skipway.training.clock import Clock, Schedule
-from skipway.training.loop import Loop
+from skipway.training.loop import Loop, in_parts
 
 SIZE = (6, 8)
 PREPROCESS = Preprocess(size=SIZE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -88,6 +92,36 @@ def decoded(
 ) -> DecodedFeed:
     work = task.augment, task.collate
     return DecodedFeed(split, 3, *work, batch_size, seed, workers, repeats=repeats)
+
+
+FAILS = """
+import sys
+from skipway.data import open_data
+from skipway.data.feed import DecodedFeed
+from skipway.config import AugmentConfig
+from skipway.images import Preprocess
+from skipway.tasks.classify import Classify
+split = open_data(sys.argv[1], "none").splits["train"]
+task = Classify(Preprocess(size=(6, 8), mean=(0.5,) * 3, std=(0.2,) * 3), AugmentConfig())
+feed = DecodedFeed(split, 3, task.augment, task.collate, 5, 3, workers=2)
+for batch in feed.epoch(0):
+    raise KeyError("of the script")
+"""
+
+
+def test_an_error_in_a_script_ends_its_workers_too(folder: Path) -> None:
+    """They answer no signal but the last one: the script would wait for them for ever."""
+    command = [sys.executable, "-W", "error::UserWarning", "-c", FAILS, str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stderr.rstrip().endswith("KeyError: 'of the script'")
+
+
+def test_more_workers_than_cores_are_no_warning(split: Split) -> None:
+    feed = decoded(split, classify(), workers=cores() + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sum(map(len, feed.epoch(0))) == len(split)
 
 
 def listed(feed: Iterable[Batch]) -> list[tuple[list[int], torch.Tensor, list[int]]]:
@@ -274,26 +308,16 @@ def test_what_goes_wrong_in_a_decoding_process_is_told_as_it_is(
 
 def test_parts_of_a_batch_are_of_no_single_image() -> None:
     """But where each is: a network whose last map is of one pixel has then no batch norm."""
-    frames = np.zeros((9, 4, 4, 3), np.uint8)
-    feed = ResidentFeed(frames, np.zeros(9, np.int64), 9, 0)
-    net, clock = nn.Linear(1, 1), Clock(1, 1)
-    work = net, feed, _scaled(torch.optim.SGD(net.parameters(), 0.1)), clock
-    schedule = Schedule(ScheduleConfig(), clock, 0.1)
 
-    def parts(at_once: int | None, images: int) -> int:
-        device = torch.device("cpu")
-        return Loop(
-            classify(), *work, schedule, seed=0, device=device, at_once=at_once
-        )._parts(images)  # fmt: skip
+    def parts(at_once: int | None, images: int) -> list[int]:
+        whole = Batch(torch.zeros(images), torch.zeros(images), np.arange(images))
+        return [len(part) for part in in_parts(whole, at_once)]
 
-    assert [parts(None, 9), parts(1, 5), parts(4, 8), parts(4, 9)] == [1, 5, 2, 3]
-    assert parts(2, 1) == 1  # of each of several processes, at the end of an epoch
+    assert [len(parts(*of)) for of in ((None, 9), (1, 5), (4, 8), (4, 9))] == [1, 5, 2, 3]
+    assert parts(2, 1) == [1]  # of each of several processes, at the end of an epoch
     for at_once in range(2, 9):
         for images in range(2, 40):
-            split = Batch(torch.zeros(images), torch.zeros(images), np.arange(images)).split(
-                parts(at_once, images)
-            )
-            sizes = [len(part) for part in split]
+            sizes = parts(at_once, images)
             assert min(sizes) >= 2
             assert max(sizes) <= max(at_once, 3)
 

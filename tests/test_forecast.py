@@ -7,6 +7,7 @@ import json
 import shlex
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from commands import SMALL, call, draw
 from skipway.config import RunConfig, resolve
-from skipway.data.feed import ResidentFeed
+from skipway.data.feed import Batch, ResidentFeed
+from skipway.tasks.classify import Classify
 from skipway.training import setup
 from skipway.training.clock import Clock, Schedule
 from skipway.training.forecast import _REPORT, Forecast, Living, Pace, forecast, over, steps_within
@@ -206,11 +208,19 @@ def test_a_batch_that_memory_does_not_hold_goes_in_parts(
     draw(tmp_path / "data", ["a", "b"], n=40)
     flags = ["train", tmp_path / "data", *SMALL, "--epochs=1", "--batch-size=32"]
     monkeypatch.setattr(setup, "free_memory", lambda: 1 << 20)
+    scored, predict = [], Classify.predict
+
+    def counting(self: Classify, net: torch.nn.Module, batch: Batch) -> Any:
+        scored.append(len(batch))
+        return predict(self, net, batch)
+
+    monkeypatch.setattr(Classify, "predict", counting)
     answer = call(*flags, "--out", tmp_path / "r")
     assert answer.code == 0, answer.err
     assert "batch norm sees" in answer.err
     accumulate = json.loads((tmp_path / "r" / "run.json").read_text())["config"]["accumulate"]
     assert 1 < accumulate <= 32
+    assert 0 < max(scored) <= -(-32 // accumulate)  # what is scored has to fit too
     monkeypatch.setattr(setup, "free_memory", lambda: 1 << 16)
     answer = call(*flags, "--out", tmp_path / "none")
     assert answer.code == 2

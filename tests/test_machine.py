@@ -6,12 +6,14 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from commands import SMALL, call, draw
+from skipway import machine
 from skipway.errors import InputError
 from skipway.training.plan import make_plan
 from test_detect import scene_folder
@@ -40,6 +42,65 @@ def test_freed_memory_is_taken_again_as_it_is() -> None:
     }
     assert faults["kept"] < 1000
     assert faults["given back"] > 20 * max(faults["kept"], 1)
+
+
+def group(place: Path, **files: str) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (place / name.replace("__", ".")).write_text(f"{text}\n")
+
+
+STAT = "anon 1\ninactive_file 4096\nactive_file 8192"
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where control groups are told of; this process is in none yet."""
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16))
+    machine.cores.cache_clear()
+    yield tmp_path
+    machine.cores.cache_clear()
+
+
+def test_limits_of_a_group_and_of_those_above_it(groups: Path) -> None:
+    """Version 2, as of a service of systemd: the least decides."""
+    root = groups / "cgroup"
+    (groups / "own").write_text("0::/system.slice/train.service\n")
+    group(root / "system.slice", cpu__max="400000 100000", memory__max="max")
+    own = root / "system.slice" / "train.service"
+    group(own, cpu__max="max 100000", memory__max="1000000", memory__current="900000",
+          memory__stat=STAT)  # fmt: skip
+    assert machine.cores() == 4
+    assert machine.free_memory() == 1_000_000 - 900_000 + 4096 + 8192
+
+
+def test_limits_of_a_container_that_is_its_own_root(groups: Path) -> None:
+    (groups / "own").write_text("0::/\n")
+    group(groups / "cgroup", cpu__max="150000 100000", memory__max="5000", memory__current="5000",
+          memory__stat=STAT)  # fmt: skip
+    assert machine.cores() == 2
+    assert machine.free_memory() == 4096 + 8192
+
+
+def test_limits_of_version_1(groups: Path) -> None:
+    """Its controllers have trees of their own, and a container sees its group as their root."""
+    (groups / "own").write_text("4:memory:/docker/1f\n3:cpu,cpuacct:/docker/1f\n0::/\n")
+    root = groups / "cgroup"
+    group(root / "cpu", cpu__cfs_quota_us="300000", cpu__cfs_period_us="100000")
+    group(root / "memory" / "docker" / "1f", memory__limit_in_bytes="70000",
+          memory__usage_in_bytes="60000", memory__stat=STAT.replace("\n", "\ntotal_"))  # fmt: skip
+    assert machine.cores() == 3
+    assert machine.free_memory() == 10_000 + 4096 + 8192
+    (root / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    machine.cores.cache_clear()
+    assert machine.cores() == 16
+
+
+def test_elsewhere_nothing_is_limited(groups: Path) -> None:
+    assert machine.cores() == 16
+    assert machine.free_memory() > 0
 
 
 def test_workers_need_room_for_what_they_hand_over(

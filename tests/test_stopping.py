@@ -22,7 +22,8 @@ from skipway.errors import InputError
 from skipway.training import Interrupted, checkpoint
 from skipway.training.claim import signals
 from skipway.training.progress import TrainingProgress
-from skipway.weights import read_state, save_weights
+from skipway.training.trainer import finite_metrics
+from skipway.weights import read_state
 
 SMALL: dict[str, Any] = {
     "model": "resnet20", "epochs": 3, "batch_size": 256, "threads": 1, "precision": "float32",
@@ -299,33 +300,36 @@ def test_another_machine_is_said(
     assert said.count("bits may differ") == 1
 
 
-class Spoils:
-    """Puts the weights of another step in the place of the best, as a sitting does that goes on
-    past its last checkpoint, dies, and is not repeated to the bit."""
+def test_the_best_of_a_sitting_that_was_lost_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after an epoch that was the best and whose checkpoint is not there yet, gone on with
+    where that epoch comes out otherwise: of those that are left the best is taken."""
+    scores = [0.9, 0.5, 0.95]
 
-    def begin(self, run: Path, record: Mapping[str, Any], step: int) -> None:
-        self.run = run
+    def scored(evaluator: Any, split: str) -> dict[str, float]:
+        found = finite_metrics(evaluator, split)
+        return found | {"accuracy": scores.pop(0)} if split == "val" else found
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        if row["epoch"] == 3:
-            path = self.run / "best.safetensors"
-            state, card = read_state(path)
-            assert card is not None
-            other = card.model_copy(update={"provenance": card.provenance | {"step": 999}})
-            save_weights(path, state, other)
-
-    def end(self, record: Mapping[str, Any]) -> None:
+    class Killed(BaseException):
         pass
 
+    class Kills(Stops):
+        def epoch(self, row: Mapping[str, Any]) -> None:
+            if row["epoch"] == 3:
+                raise Killed
 
-def test_the_best_of_a_sitting_that_was_lost_is_not_taken(tmp_path: Path) -> None:
-    result = skipway.train("digits", out=tmp_path / "run", callbacks=[Spoils()], **SMALL)
-    assert result.record["result"]["chosen"] == "last step"
-    last, best = (read_state(tmp_path / "run" / f"{n}.safetensors")[0] for n in ("last", "best"))
-    assert all(torch.equal(last[key], best[key]) for key in last)
-    card = read_card(tmp_path / "run" / "best.safetensors")
+    monkeypatch.setattr("skipway.training.trainer.finite_metrics", scored)
+    run = tmp_path / "run"
+    asked = SMALL | {"epochs": 4, "val": "0.2", "checkpoint_every": "2 epochs"}
+    with pytest.raises(Killed):
+        skipway.train("digits", out=run, callbacks=[Kills()], **asked)
+    scores[:] = [0.5, 0.85, 0.8]
+    result = skipway.train(resume=run, quiet=True).record["result"]
+    assert (result["chosen"], result["best_epoch"]) == ("best on val, epoch 3", 3)
+    card = read_card(run / "best.safetensors")
     assert card is not None
-    assert card.provenance["step"] == untimed(tmp_path / "run")[-1]["step"]
+    assert card.provenance["step"] == untimed(run)[2]["step"]
 
 
 def test_data_that_moved_are_gone_on_with(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -428,8 +428,18 @@ def parse_setting(text: str) -> tuple[str, Any]:
     try:
         return key, json.loads(value)
     except ValueError:
-        is_name = key == "data.val" or key.startswith(_ARCHITECTURE)  # none is a choice of these
-        return key, None if value.strip().lower() == "none" and not is_name else value
+        is_none = value.strip().lower() == "none" and not _is_choice(key, "none")
+        return key, None if is_none else value
+
+
+def _is_choice(key: str, value: str) -> bool:
+    """Whether a name is a value of that key in its own right."""
+    if key == "data.val" or key.startswith(_ARCHITECTURE):
+        return True
+    kind: Any = RunConfig
+    for part in key.split("."):
+        kind = kind.model_fields[part].annotation
+    return value in get_args(kind)
 
 
 def plain(value: Any) -> Any:

@@ -2,46 +2,79 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux tells of control groups, and which are this process's."""
 
 
 @functools.cache
 def cores() -> int:
-    """Processors that this process may use: its affinity, and its control group's quota."""
+    """Processors that this process may use: its affinity, and its control groups' quotas."""
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            n = min(n, max(round(int(quota) / int(period)), 1))
-    except (OSError, ValueError):
-        pass  # no control group of version 2
+    for group in _groups("cpu"):
+        try:
+            if (both := group / "cpu.max").exists():  # version 2
+                quota, period = both.read_text().split()
+            else:
+                quota = (group / "cpu.cfs_quota_us").read_text()
+                period = (group / "cpu.cfs_period_us").read_text()
+            if quota != "max" and int(quota) > 0:
+                n = min(n, max(round(int(quota) / int(period)), 1))
+        except (OSError, ValueError):
+            continue  # the root of all has no quota
     return n
 
 
 def free_memory() -> int:
-    """Bytes that this process can still take: the system's, within its control group's limit."""
+    """Bytes that this process can still take: the system's, within its control groups' limits."""
     free = sys.maxsize
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) << 10
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((group / "memory.current").read_text())
-            pairs = (line.split() for line in (group / "memory.stat").read_text().splitlines())
-            held = {key: int(value) for key, value in pairs}
-            cache = held.get("inactive_file", 0) + held.get("active_file", 0)  # given up at need
-            free = min(free, int(limit) - used + cache)
     except (OSError, ValueError):
         pass  # another system: nothing is known
+    for group in _groups("memory"):
+        with contextlib.suppress(OSError, ValueError):  # the root of all has no limit
+            free = min(free, _left(group))
     return free
+
+
+def _left(group: Path) -> int:
+    """Bytes below the limit of a control group. Raises OSError and ValueError where it has none."""
+    second = (group / "memory.max").exists()
+    limit = int((group / ("memory.max" if second else "memory.limit_in_bytes")).read_text())
+    used = int((group / ("memory.current" if second else "memory.usage_in_bytes")).read_text())
+    pairs = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+    held = {key: int(value) for key, value in pairs}
+    before = "" if second else "total_"
+    cache = sum(held.get(f"{before}{kind}_file", 0) for kind in ("inactive", "active"))
+    return limit - used + cache  # of files, which is given up at need
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """The folders of this process's control groups that limit such a thing, of either version: its
+    own, and all above it. A container may see its own as the root."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, names, path = line.split(":", 2)
+        if names and controller not in names.split(","):
+            continue
+        root = _GROUPS / controller if names else _GROUPS
+        own = root / path.lstrip("/")
+        yield from (place for place in (own, *own.parents) if place.is_relative_to(root))
 
 
 def free_shared_memory() -> int:

@@ -83,7 +83,8 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "wrn": Recipe(
-        source="Zagoruyko and Komodakis 2016 (1605.07146), section 3",
+        source="Zagoruyko and Komodakis 2016 (1605.07146), section 3; images are padded with "
+        "zeros, where the paper reflects them",
         expected="CIFAR-10, all 50,000 training images (--val none), no dropout: wrn28_10 4.00 % "
         "test error (median of 5)",
         settings={

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
+import multiprocessing
+import multiprocessing.process
 import signal
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -302,16 +306,45 @@ class _Collated:
 
 
 class _Order:
-    """The batch sampler, set anew for each pass."""
+    """The batch sampler, set anew for each pass: the samples of a batch are named when it is due,
+    as the names of all would take 130 bytes an image."""
 
     def __init__(self) -> None:
-        self.plan: list[list[tuple[int, int, int, int]]] = []
+        self.plan: list[tuple[Array, Array]] = []
+        """Indices and repeats of each batch."""
+        self.seed = self.epoch = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int, int]]]:
-        return iter(self.plan)
+        seed, epoch = self.seed, self.epoch
+        for index, repeat in self.plan:
+            pairs = zip(index.tolist(), repeat.tolist(), strict=True)
+            yield [(seed, epoch, i, r) for i, r in pairs]
 
     def __len__(self) -> int:
         return len(self.plan)
+
+
+@contextlib.contextmanager
+def _as_many_as_asked() -> Iterator[None]:
+    """PyTorch says nothing of more workers than cores, which are what was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
+
+
+_WORKERS: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
+
+
+def _end_workers() -> None:
+    """Kill the workers that are left when the process exits. They leave signals to it, so that what
+    Python sends them then would have it wait for ever, as after an error in a script."""
+    if left := [process for process in _WORKERS if process.is_alive()]:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's would raise: they were killed
+        for process in left:
+            process.kill()
+
+
+atexit.register(_end_workers)  # after multiprocessing's own, and so called before it
 
 
 def _start_worker(_: int) -> None:
@@ -366,8 +399,8 @@ class DecodedFeed:
         labels = split.labels if per_class else None
         self._shown = _shown(len(split), labels, batch_size, seed, part.size, repeats, per_class)
         self._order = _Order()
-        with warnings.catch_warnings():  # more workers than cores are what was asked for
-            warnings.filterwarnings("ignore", "This DataLoader will create")
+        self._order.seed = seed
+        with _as_many_as_asked():
             self._loader = DataLoader(
                 _Decoded(split, channels, augment),
                 batch_sampler=self._order,
@@ -389,10 +422,7 @@ class DecodedFeed:
         return self._shown(epoch)
 
     def _pass(self, plan: Iterable[tuple[Array, Array]], epoch: int) -> Iterator[Batch]:
-        self._order.plan = [
-            [(self.seed, epoch, i, r) for i, r in zip(index.tolist(), repeat.tolist(), strict=True)]
-            for index, repeat in plan
-        ]
+        self._order.plan, self._order.epoch = list(plan), epoch
         with telling_of_a_killed_worker():
             for batch in self._received():
                 if isinstance(batch, _Failure):
@@ -404,7 +434,11 @@ class DecodedFeed:
 
     def _received(self) -> Iterator[Batch | _Failure]:
         try:
-            yield from self._loader
+            before = {*multiprocessing.active_children()}
+            with _as_many_as_asked():
+                batches = iter(self._loader)
+            _WORKERS.update({*multiprocessing.active_children()} - before)
+            yield from batches
         except (ConnectionError, EOFError) as error:  # killed while it handed a batch over
             if _was_raised_there(error):
                 raise

@@ -151,7 +151,10 @@ def pace_of(loop: Loop, feeds: Mapping[str, Feed], trial: Trial) -> Pace:
     if held_out is not None:
         for _ in ("cold", "warm"):
             few, begun = _Few(held_out), time.perf_counter()
-            evaluator = evaluate(loop.task, loop.weights, few.batches(), loop.device)
+            batches = few.batches()
+            evaluator = evaluate(
+                loop.task, loop.weights, batches, loop.device, at_once=loop.at_once
+            )
             if few.opening:  # of few images this process may have none
                 with np.errstate(invalid="ignore"):  # the training will tell what is no number
                     evaluator.metrics()

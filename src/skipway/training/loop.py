@@ -143,7 +143,7 @@ class Loop:
         """
         images = int(self.world.sum(torch.tensor(len(batch), dtype=torch.int64)))
         # as many in each process, or they would wait for one another for ever
-        parts = batch.split(self._parts(images // self.world.size))
+        parts = batch.split(_parts(images // self.world.size, self.at_once))
         sums: dict[str, Tensor] = {}
         for i, part in enumerate(parts):
             key = Key(self.seed, epoch, part.index, part.repeat)
@@ -166,14 +166,6 @@ class Loop:
             together = self.world.sum(torch.stack(list(sums.values())))
             sums = dict(zip(sums, together, strict=True))
         return sums, images
-
-    def _parts(self, images: int) -> int:
-        """In how many parts a batch of so many images is taken: of `at_once` at most, but that none
-        is of a single image where others are not, of which batch norm has no statistics."""
-        if self.at_once is None:
-            return 1
-        parts = -(-images // self.at_once)
-        return max(parts - 1, 1) if images // parts < min(self.at_once, 2) else parts
 
     def _hold(self) -> None:
         """Freeze and free the parts of the network as this step asks."""
@@ -254,6 +246,20 @@ class Loop:
         return [torch.get_rng_state(), gpu]
 
 
+def _parts(images: int, at_once: int | None) -> int:
+    """In how many parts a batch of so many images is taken: of `at_once` at most, but that none is
+    of a single image where others are not, of which batch norm has no statistics."""
+    if at_once is None:
+        return 1
+    parts = -(-images // at_once)
+    return max(parts - 1, 1) if images // parts < min(at_once, 2) else parts
+
+
+def in_parts(batch: Batch, at_once: int | None) -> list[Batch]:
+    """A batch as training takes it."""
+    return batch.split(_parts(len(batch), at_once))
+
+
 @torch.inference_mode()
 def evaluate(
     task: Task,
@@ -261,15 +267,17 @@ def evaluate(
     batches: Iterable[Batch],
     device: torch.device,
     world: World = ALONE,
+    at_once: int | None = None,
 ) -> Evaluator:
     """Every image of the batches, once, in float32. The evaluator with all outputs, everywhere.
 
-    batches: `Feed.in_order`, the part of this process.
+    batches: `Feed.in_order`, the part of this process. at_once: as of `Loop`: what takes its
+    batches in parts for want of memory is scored in such parts too.
     """
     was_training = net.training
     net.eval()
     evaluator = task.evaluator()
-    for batch in batches:
+    for batch in (part for whole in batches for part in in_parts(whole, at_once)):
         batch = task.to_input(batch.to(device), None)
         with np.errstate(invalid="ignore"):  # outputs may be no numbers, which metrics show
             evaluator.update(task.predict(net, batch), batch)

@@ -352,7 +352,17 @@ any but the usual one."""
 
 
 def _check_effect(config: RunConfig, given: Mapping[str, Any]) -> None:
-    """Raise InputError for a given setting that would do nothing."""
+    """Raise InputError for a given setting that would do nothing, alone or beside others."""
+    if config.schedule.kind == "step" and not config.schedule.milestones:
+        raise InputError(
+            "schedule.kind = step: the rate never falls without schedule.milestones\n"
+            """Add --set 'schedule.milestones=["50 %","75 %"]'."""
+        )
+    alone = config.model.freeze == "all" and not config.model.unfreeze
+    if alone and config.optim.stage_decay != _USUAL.optim.stage_decay:
+        raise InputError(
+            "optim.stage_decay: does nothing with --freeze all, as no stage trains\nLeave it out."
+        )
     for name, other, values in _EFFECT:
         now = _setting(config, other)
         if now in values or (not values and now != _setting(_USUAL, other)):
@@ -493,9 +503,14 @@ def _fitting(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     """A recipe's settings, without the rates and the decay that are another optimizer's."""
     own = settings.get("optim.kind", "sgd")
     asked = given.get("optim.kind", own)
-    if asked == own or not {asked, own} & _ADAPTIVE:
+    if asked == own:
         return dict(settings)
-    return {key: value for key, value in settings.items() if key not in _OF_OPTIMIZER}
+    left_out = _OF_OPTIMIZER if {asked, own} & _ADAPTIVE else ()
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in left_out and not key.startswith(f"optim.{own}_")
+    }
 
 
 def check_device(device: str) -> None:

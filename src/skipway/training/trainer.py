@@ -31,7 +31,7 @@ from skipway.training.callbacks import Audience
 from skipway.training.choices import Choice
 from skipway.training.claim import signals
 from skipway.training.distributed import Elsewhere, World
-from skipway.training.loop import Loop, evaluate
+from skipway.training.loop import Loop, evaluate, in_parts
 from skipway.training.optim import freeze, set_exact_statistics
 from skipway.training.reading import forget
 from skipway.training.record import (
@@ -223,6 +223,7 @@ class Trainer(Setup):
         self._keep_images()
         self.loop.load_state(state["loop"])
         self.best, self.spent = state["best"], state["spent"]
+        self._check_best()
         self.began -= self.spent["elapsed"]
         self.saved_at = self.loop.step
         self.saved_when = time.monotonic()
@@ -311,7 +312,9 @@ class Trainer(Setup):
         said: list[str] = []
         if "val" in self.prepared.feeds and self.config.data.val != "none":
             batches = self._until_asked(self.feeds["val"].in_order())
-            evaluator = evaluate(self.task, loop.weights, batches, self.device, self.world)
+            evaluator = evaluate(
+                self.task, loop.weights, batches, self.device, self.world, loop.at_once
+            )
             metrics = finite_metrics(evaluator, "val")
             row |= {f"val_{name}": value for name, value in metrics.items()}
             name, value = next(iter(self.world.gather(metrics)[0].items()))  # one decision for all
@@ -332,6 +335,18 @@ class Trainer(Setup):
         self.audience.epoch(row)
         for line in said:
             self.progress.say(line)
+
+    def _check_best(self) -> None:
+        """Forget the best epoch where a later one has taken its file, after the checkpoint and
+        before the stop: its weights are gone. Gone on with bit by bit, that one comes again; on
+        another machine it may not, and others are then the best of what is left."""
+        kept = self.run_path / "best.safetensors"
+        if self.best and read_card(kept).provenance["step"] != self.best["step"]:
+            self.progress.say(
+                f"  note: the weights of epoch {self.best['epoch']}, the best so far, were "
+                "replaced by those of a later one that is trained again"
+            )
+            self.best = {}
 
     def _checkpoint(self) -> None:
         self.spent["elapsed"] = time.perf_counter() - self.began
@@ -354,13 +369,6 @@ class Trainer(Setup):
         self.world.gather(None)  # until the first has written it
         net = self.prepared.task.build(self.plan.architecture)
         kept = self.run_path / "best.safetensors"
-        card = read_card(kept) if self.best else None
-        if card is not None and card.provenance.get("step", self.best["step"]) != self.best["step"]:
-            self.progress.say(
-                "  note: the best weights are of a sitting that was cut off and went another way; "
-                "the last are taken"
-            )
-            self.best = {}
         chosen = kept if self.best else self.run_path / "last.safetensors"
         net.load_state_dict(read_state(chosen)[0])
         layout = memory_format(self.prepared.task, self.device, self.config.precision)
@@ -370,8 +378,11 @@ class Trainer(Setup):
             frozen.at(self.best.get("step", self.loop.step) - 1)  # as when these weights were made
             task, feed = self.prepared.task, self.prepared.feeds["train"]
             shuffled = feed.shuffled(self.loop.clock.epochs)  # in order, a batch would be one class
-            batches = self._until_asked(shuffled)
-            inputs = (task.to_input(b.to(self.device), None).images for b in batches)
+            inputs = (
+                task.to_input(part.to(self.device), None).images
+                for batch in self._until_asked(shuffled)
+                for part in in_parts(batch, self.loop.at_once)
+            )
             set_exact_statistics(net, inputs)
         split = next((s for s in ("test", "val") if s in self.prepared.feeds), None)
         metrics: dict[str, float] = {}
@@ -379,7 +390,8 @@ class Trainer(Setup):
         result: dict[str, Any] = {"metrics": metrics, "split": split}
         if split is not None:
             batches = self._until_asked(self.prepared.feeds[split].in_order())
-            evaluator = evaluate(self.prepared.task, net, batches, self.device, self.world)
+            task, at_once = self.prepared.task, self.loop.at_once
+            evaluator = evaluate(task, net, batches, self.device, self.world, at_once)
             metrics = finite_metrics(evaluator, split)
             interval, n = evaluator.interval(), len(self.prepared.feeds[split])
             result |= {"metrics": metrics, "interval": interval, "n": n}
