@@ -356,6 +356,28 @@ def test_against(places: Path) -> None:
     assert refused.error[0].startswith("skipway: --against: ")
 
 
+def test_two_images_leave_what_is_no_share_without_an_interval(
+    places: Path, tmp_path: Path
+) -> None:
+    for name in ("red", "sky"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        shutil.copy(places / "data" / "test" / name / "00.png", tmp_path / "test" / name)
+    flags = [
+        "eval", places / "a.safetensors", tmp_path, "--against", places / "b.safetensors",
+        "--corruptions", "--threads=1",
+    ]  # fmt: skip
+    found = call(*flags, "--json").value
+    assert found["n"] == 2
+    for ends in (found["intervals"], found["against"]["intervals"]):
+        known = {name for name, interval in ends.items() if interval is not None}
+        assert known == {"accuracy", "top5"}
+    assert found["corruptions"]["interval"] is None
+    words = call(*flags).out
+    assert re.search(r"top-5 \S+% \(\S+% to \S+%\)  loss [\d.]+  ECE [\d.]+$", words, re.M)
+    assert re.search(r"^B minus A: accuracy .+  loss [-+][\d.]+  ECE [-+][\d.]+$", words, re.M)
+    assert re.search(r"^mean accuracy [\d.]+%, ", words, re.M)
+
+
 def test_classes_in_another_order_are_the_same_images(places: Path) -> None:
     model = load(places / "a.safetensors", 1)
     turned = Card.model_validate(model.card.model_dump() | {"classes": COLOURS[::-1]})

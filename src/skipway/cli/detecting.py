@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from skipway.cli.shared import emit
+from skipway.cli.shared import bracketed, emit, points, within
 from skipway.errors import InputError, harmless
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def evaluate_objects(
         return
     print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images")
     for key, figure in metrics.items():
-        print(f"{object_metric(key)} {figure:.2%}{_within(ends[key])}")
+        print(f"{object_metric(key)} {figure:.2%}{within(ends[key])}")
     for row in rows:
         print(
-            f"  {row['label']}: AP {row['ap']:.2%}{_within(row['ap_interval'])}  "
+            f"  {row['label']}: AP {row['ap']:.2%}{within(row['ap_interval'])}  "
             f"AP50 {row['ap50']:.2%}  ({row['n']:,} objects)"
         )
     if found is not None:
@@ -138,10 +138,6 @@ def object_metric(key: str) -> str:
     return OBJECT_METRICS[key]
 
 
-def _within(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f"  (95 % interval {ends[0]:.2%} to {ends[1]:.2%})"
-
-
 def _as_json(found: ComparedFigures, against: str) -> dict[str, Any]:
     return {
         "model": against,
@@ -158,11 +154,10 @@ def _comparison(found: ComparedFigures, name: str, in_words: Callable[[str], str
     """MODEL is A, the other B; differences are B minus A. in_words: of the key of a metric."""
     yield f"against B, {name}, on the same {found.n:,} images:"
     for key, difference in found.differences.items():
-        ends = found.intervals[key]
-        within = "" if ends is None else f" ({100 * ends[0]:+.2f} to {100 * ends[1]:+.2f})"
+        spread = bracketed(found.intervals[key], points)
         yield (
-            f"  {in_words(key)} {found.second[key]:.2%}, B minus A "
-            f"{100 * difference:+.2f} points{within}, p = {found.p[key]:.2g}"
+            f"  {in_words(key)} {found.second[key]:.2%}, B minus A {points(difference)} "
+            f"points{spread}, p = {found.p[key]:.2g}"
         )
     key, difference = next(iter(found.differences.items()))
     by = f"{in_words(key)} differs by {100 * abs(difference):.2f} points"
@@ -230,7 +225,7 @@ def evaluate_pixels(
     of = "" if asked == "one" else f", views: {asked}"
     print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images{of}")
     for key, figure in metrics.items():
-        print(f"{PIXEL_METRICS[key]} {figure:.2%}{_within(ends[key])}")
+        print(f"{PIXEL_METRICS[key]} {figure:.2%}{within(ends[key])}")
     width = min(max(len(row["label"]) for row in rows), 24)
     print(f"  {'':<{width}}" + "".join(f"{title:>13}" for title in COLUMNS.values()))
     for row in rows:

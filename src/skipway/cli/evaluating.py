@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,7 +13,19 @@ import typer
 from skipway.cli.detecting import evaluate_objects, evaluate_pixels
 from skipway.cli.probing import evaluate_features
 from skipway.cli.retrieving import evaluate_vectors
-from skipway.cli.shared import Device, Json, Model, OnBad, Precision, Threads, app, emit
+from skipway.cli.shared import (
+    Device,
+    Json,
+    Model,
+    OnBad,
+    Precision,
+    Threads,
+    app,
+    bracketed,
+    emit,
+    points,
+    within,
+)
 from skipway.errors import InputError, harmless
 
 if TYPE_CHECKING:
@@ -280,11 +293,10 @@ def _metrics(told: Told, scoring: Scoring, scored: Scored) -> None:
         of += f", temperature {temperature:.3f}" if temperature != 1 else ""
         what = f"{harmless(scoring.model)} on {harmless(images.data)}, {images.name}"
         yield f"{what}: {n:,} images{of}"
-        low, high = ends["accuracy"]
-        yield f"accuracy {metrics['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%})"
+        yield f"accuracy {metrics['accuracy']:.2%}{within(ends['accuracy'])}"
         yield "  ".join(
-            f"{IN_WORDS[name]} {shown(name, metrics[name])} "
-            f"({shown(name, ends[name][0])} to {shown(name, ends[name][1])})"
+            f"{IN_WORDS[name]} {shown(name, metrics[name])}"
+            + bracketed(ends[name], partial(shown, name))
             for name in further
         )
         few = ", ".join(f"{c:.0%}: {kept[c]:.2%}" for c in SHOWN_COVERAGES)
@@ -391,13 +403,10 @@ def comparison_lines(found: Compared, name: str) -> Iterator[str]:
     yield f"against B, {name}, on the same {accuracy.n:,} images: {metrics}"
     parts = []
     for key, value in found.differences.items():
-        unit, factor, form = ("", 1, "+.4f")
+        unit, form = "", "{:+.4f}".format
         if key in ("accuracy", "top5"):
-            unit, factor, form = (" points", 100, "+.2f")
-        low, high = (factor * end for end in found.intervals[key])
-        parts.append(
-            f"{IN_WORDS[key]} {factor * value:{form}}{unit} ({low:{form}} to {high:{form}})"
-        )
+            unit, form = " points", points
+        parts.append(f"{IN_WORDS[key]} {form(value)}{unit}{bracketed(found.intervals[key], form)}")
     yield "B minus A: " + "  ".join(parts)
     yield verdict(found)
 
@@ -491,13 +500,13 @@ def _corrupted(told: Told, scoring: Scoring, scored: Scored) -> None:
         right.append([s.correct for s in found])
         table[name] = [float(correct.mean()) for correct in right[-1]]
         told.add([row(name, table[name])])
-    mean, (low, high) = mean_accuracy(np.array(right))
+    mean, ends = mean_accuracy(np.array(right))
     below = 100 * (float(scored.correct.mean()) - mean)
     told.add(
         [
             row("mean", np.mean([*table.values()], axis=0).tolist()),
-            f"mean accuracy {mean:.2%} (95 % interval {low:.2%} to {high:.2%}), {below:.1f} points "
-            "below that of the images as they are",
+            f"mean accuracy {mean:.2%}{within(ends)}, {below:.1f} points below that of the images "
+            "as they are",
         ],
-        corruptions={"accuracy": table, "mean": mean, "interval": (low, high)},
+        corruptions={"accuracy": table, "mean": mean, "interval": ends},
     )

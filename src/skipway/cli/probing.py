@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import Literal
 
-from skipway.cli.shared import emit
+from skipway.cli.shared import emit, within
 from skipway.errors import InputError, harmless
 
 
@@ -74,6 +74,6 @@ def evaluate_features(
         f"trained on {found.trained_on:,} images of {harmless(data)}"
     )
     print(
-        f"accuracy {found.accuracy:.2%}  (95 % interval {found.low:.2%} to {found.high:.2%}), "
+        f"accuracy {found.accuracy:.2%}{within((found.low, found.high))}, "
         f"{found.n:,} images of {splits.name}, {len(splits.classes):,} classes"
     )

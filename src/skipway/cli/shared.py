@@ -7,7 +7,7 @@ import enum
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -111,6 +111,21 @@ def bar(what: str, total: int, quiet: bool) -> Iterator[Bar]:
     hidden = quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         yield Bar(progress, total)
+
+
+def within(ends: tuple[float, float] | None) -> str:
+    """The interval of a share, to stand behind it; nothing where there is none."""
+    return "" if ends is None else f"  (95 % interval {ends[0]:.2%} to {ends[1]:.2%})"
+
+
+def bracketed(ends: tuple[float, float] | None, form: Callable[[float], str]) -> str:
+    """The same of any figure, which `form` puts in words, where it is said what brackets are."""
+    return "" if ends is None else f" ({form(ends[0])} to {form(ends[1])})"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in points."""
+    return f"{100 * difference:+.2f}"
 
 
 def print_table(rows: Iterable[Sequence[str]]) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skipway.accumulation import by_class, figures, interval, resamples_of, scores_of
+from skipway.accumulation import by_class, figures, holding, interval, resamples_of, scores_of
 from skipway.architecture import Architecture
 from skipway.bootstrap import ComparedFigures, Interval, swapped
 from skipway.config import AugmentConfig
@@ -118,8 +118,19 @@ class DetectionEvaluator:
     @cached_property
     def intervals(self) -> dict[str, Interval | None]:
         """Of each metric, 95 %, by a bootstrap over images; None where that tells nothing."""
-        found, n = self._resampled(self._drawn), len(self._seen)
-        return {name: interval(found[name], n, value) for name, value in self.metrics().items()}
+        found, n, held = self._resampled(self._drawn), len(self._seen), self._holding()
+        return {
+            name: interval(found[name], n, value, held[name])
+            for name, value in self.metrics().items()
+        }
+
+    def _holding(self) -> dict[str, int]:
+        """Of each metric, in how many images there is an object that it is of."""
+        return {
+            self._before(kind) + name: n
+            for kind, of_kind in self.judgements.items()
+            for name, n in holding(of_kind.matches).items()
+        }
 
     def _resampled(self, drawn: Mapping[Kind, Array]) -> dict[str, Array]:
         """Each metric in each resample."""
@@ -149,9 +160,8 @@ class DetectionEvaluator:
         both = {kind: ours[kind].matches.beside(theirs[kind].matches) for kind in kinds}
         n = len(images)
         chance = [pair[0]._resampled(found) for found in swapped(both, n, resamples_of(n))]
-        return ComparedFigures.of(
-            n, (first, second), (drawn_of[0], drawn_of[1]), (chance[0], chance[1])
-        )
+        drawn, swaps = (drawn_of[0], drawn_of[1]), (chance[0], chance[1])
+        return ComparedFigures.of(n, (first, second), drawn, swaps, pair[0]._holding())
 
     def relabelled(self, places: Sequence[int]) -> DetectionEvaluator:
         """The same where label k is `places[k]`."""
@@ -165,15 +175,15 @@ class DetectionEvaluator:
         """Objects, AP with its interval, AP50 and recall of each class that has an object."""
         first, boxes = self.judgements[self.kinds[0]], self.judgements["box"]
         resampled = {kind: by_class(drawn) for kind, drawn in self._drawn.items()}
-        counts, holding = np.zeros((2, self.classes), int)
+        counts, held = np.zeros((2, self.classes), int)
         for _, truth, _ in self._seen.values():
             here = np.bincount(truth.labels[~truth.crowd], minlength=self.classes)
-            counts, holding = counts + here, holding + (here > 0)
+            counts, held = counts + here, held + (here > 0)
         rows = []
         for k, (ap, ap50) in boxes.by_class.items():
             row: dict[str, Any] = {"label": harmless(classes[k]), "n": int(counts[k])}
             row |= {"ap": ap, "ap50": ap50, "recall": boxes.recall[k]}
-            n, images = len(self._seen), int(holding[k])
+            n, images = len(self._seen), int(held[k])
             row["ap_interval"] = interval(resampled["box"][:, k], n, ap, images)
             if len(self.kinds) > 1 and k in first.by_class:
                 row["mask_ap"], row["mask_ap50"] = first.by_class[k]
