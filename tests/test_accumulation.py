@@ -619,6 +619,46 @@ def test_eval_of_a_detector_where_there_are_no_splits(
     assert "note: nothing was held out; these images were trained on" in err
 
 
+def test_eval_says_which_detector_was_trained_on_the_images(
+    tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each model's own split of the data counts; train and val may have files of one name."""
+    file = str(one_json(tmp_path / "data", squares))
+    made = {seed: open_objects(file, seed=seed) for seed in (3, 4)}
+    digests = {f"seed-{seed}": made[seed].digest() for seed in made}
+    digests |= {"other": "0" * 64, "squares": open_objects(str(squares)).digest()}
+
+    def load(name: str, *_: Any) -> Locator:
+        found = by_eye(4)
+        seed = int(name[-1]) if name.startswith("seed-") else 0
+        fields = {"recipe": {"seed": seed}, "provenance": {"data": digests[name]}}
+        found.card = found.card.model_copy(update=fields)
+        return found
+
+    monkeypatch.setattr("skipway.locator.load_locator", load)
+    monkeypatch.setattr("skipway.predictor.task_of", lambda _: "detect")
+
+    def notes(data: str | Path, *flags: str) -> list[str]:
+        told = call("eval", *flags[:1], data, *flags[1:], "--json", "--threads=1")
+        assert told.code == 0, told.err
+        return [line for line in told.err.splitlines() if "was trained on" in line]
+
+    def trained_on(name: str, n: int) -> str:
+        return f"note: {name} was trained on {n} of these images"
+
+    names = {
+        seed: {s: {*split.names} for s, split in of.splits.items()} for seed, of in made.items()
+    }
+    both = len(names[4]["train"] & names[3]["test"])
+    assert both
+    assert notes(file, "seed-3", "--against=seed-4") == [trained_on("seed-4", both)]
+    n = len(names[3]["train"])
+    assert notes(file, "seed-3", "--split=all", "--against=other") == [trained_on("seed-3", n)]
+    assert notes(squares, "other", "--against=squares") == []
+    told = notes(squares, "other", "--split=train", "--against=squares")
+    assert told == [trained_on("squares", 2)]
+
+
 @pytest.mark.usefixtures("locators")
 def test_eval_against_another_detector(squares: Path) -> None:
     one = call("eval", "eye-8", squares, "--json", "--threads=1").value

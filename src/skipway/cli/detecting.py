@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from skipway.cli.shared import bracketed, emit, points, within
+from skipway.cli.shared import bracketed, emit, points, tell_trained, within
 from skipway.errors import InputError, harmless
 
 if TYPE_CHECKING:
     from skipway.bootstrap import ComparedFigures
     from skipway.card import Card
-    from skipway.data import Split
+    from skipway.data import DataSet, Split
     from skipway.data.split import Undivided
     from skipway.locator import Locator
     from skipway.pixel_predictor import PixelPredictor
@@ -72,14 +72,13 @@ def evaluate_objects(
 
     locator = loaded(model)
     rival = None if against is None else _rival(locator, against, loaded)
-    setting = locator.card.setting
-    policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
+    policy: Literal["error", "skip"] = on_bad or locator.card.setting("data.on_bad", "error")
 
-    def opened(scored: Locator) -> Undivided[AnnotatedSplit]:
+    def opened(scored: Locator, card: Card) -> Undivided[AnnotatedSplit]:
         return undivided_objects(
             data,
-            setting("data.val", "auto"),
-            setting("seed", 0),
+            card.setting("data.val", "auto"),
+            card.setting("seed", 0),
             policy,
             masks=scored.card.task == "instance",
             classes=scored.classes,
@@ -91,15 +90,20 @@ def evaluate_objects(
         _tell_skipped(skipped)
         return evaluator, len(images) - len(skipped)
 
-    name, images = _scored(opened(locator), locator.card, data, split)
+    own = opened(locator, locator.card)
+    name, images = _scored(own, locator.card, data, split)
+    theirs = images
+    if rival is not None:
+        _, theirs, _ = opened(rival, locator.card).take(name)
+        if [*theirs.names] != [*images.names]:
+            raise InputError(f"--against {harmless(against)}: its images are not those of MODEL")
+        tell_trained(model, _trained_on(own, locator.card, images))
+        tell_trained(str(against), _trained_on(opened(rival, rival.card), rival.card, theirs))
     evaluator, n = score(locator, images)
     metrics, ends = evaluator.metrics(), evaluator.intervals
     rows: list[dict[str, Any]] = evaluator.per_class(locator.classes)
     found = None
     if rival is not None:
-        _, theirs, _ = opened(rival).take(name)
-        if [*theirs.names] != [*images.names]:
-            raise InputError(f"--against {harmless(against)}: its images are not those of MODEL")
         places = [locator.classes.index(name) for name in rival.classes]
         found = evaluator.against(score(rival, theirs)[0].relabelled(places))
     if as_json:
@@ -191,17 +195,23 @@ def evaluate_pixels(
 
     predictor = loaded(model)
     rival = None if against is None else _rival(predictor, against, loaded)
-    setting = predictor.card.setting
-    policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
-    opened = undivided_pixels(
-        data,
-        setting("data.val", "auto"),
-        setting("seed", 0),
-        policy,
-        classes=predictor.classes,
-    )
-    name, images = _scored(opened, predictor.card, data, split)
+    policy: Literal["error", "skip"] = on_bad or predictor.card.setting("data.on_bad", "error")
+
+    def opened(card: Card) -> Undivided[MaskedSplit]:
+        return undivided_pixels(
+            data,
+            card.setting("data.val", "auto"),
+            card.setting("seed", 0),
+            policy,
+            classes=card.classes,
+        )
+
+    own = opened(predictor.card)
+    name, images = _scored(own, predictor.card, data, split)
     assert isinstance(images, MaskedSplit)
+    if rival is not None:
+        tell_trained(model, _trained_on(own, predictor.card, images))
+        tell_trained(str(against), _trained_on(opened(rival.card), rival.card, images))
 
     def score(scored: PixelPredictor) -> tuple[SegmentationEvaluator, int]:
         evaluator, skipped = score_pixels(scored, images, threads, policy, asked)
@@ -242,13 +252,23 @@ def _scored(opened: Undivided[Any], card: Card, data: str, split: str | None) ->
 
     said: list[str] = []
     if split is None:
-        digest = card.provenance.get("data")
-        held = None if digest is None else opened.held_out(str(digest))
-        split, said = default_split(card, data, held)
+        split, said = default_split(card, data, _made(opened, card))
     name, images, notes = opened.take(split)
     for note in (*said, *notes):
         print(f"note: {note}", file=sys.stderr)
     return name, images
+
+
+def _made(opened: Undivided[Any], card: Card) -> DataSet | None:
+    """What the training of a model made of the data; None where it is other data."""
+    digest = card.provenance.get("data")
+    return None if digest is None else opened.trained(str(digest))
+
+
+def _trained_on(opened: Undivided[Any], card: Card, images: Split) -> int:
+    """How many of the images are known to have trained the model of the card."""
+    made = _made(opened, card)
+    return 0 if made is None else made.learned_from(images)
 
 
 def _tell_skipped(reasons: list[str]) -> None:

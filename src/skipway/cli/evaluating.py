@@ -24,6 +24,7 @@ from skipway.cli.shared import (
     bracketed,
     emit,
     points,
+    tell_trained,
     within,
 )
 from skipway.errors import InputError, harmless
@@ -368,8 +369,8 @@ def _rival(scoring: Scoring, name: str, opened: Callable[[str], Predictor]) -> S
         raise InputError(f"--against: {error}") from None
     if [*theirs.split.names] != [*images.split.names]:
         raise InputError(f"--against {harmless(name)}: its images are not those of MODEL")
-    if leaked := trained_on(other.card, images):
-        note(f"note: {harmless(name)} was trained on {leaked:,} of these images")
+    tell_trained(scoring.model, trained_on(card, images))
+    tell_trained(name, trained_on(other.card, images))
     theirs = replace(theirs, notes=tuple(n for n in theirs.notes if n not in images.notes))
     return replace(scoring, predictor=other, model=name, images=theirs)
 

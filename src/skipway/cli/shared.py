@@ -76,6 +76,12 @@ def emit(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=True))
 
 
+def tell_trained(model: str, images: int) -> None:
+    """Say that a model was trained on so many of the images that it is compared on, if any."""
+    if images:
+        print(f"note: {harmless(model)} was trained on {images:,} of these images", file=sys.stderr)
+
+
 class Bar:
     """How far a command is, on a terminal; see `bar`."""
 

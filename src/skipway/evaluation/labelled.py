@@ -72,9 +72,7 @@ def open_as_labelled(
 def trained_on(card: Card, images: Labelled) -> int:
     """How many of the images are known to have trained the model of the card."""
     made = _own_data(card, images.data, *_seed_and_val(card))
-    if made is None:
-        return 0
-    return len({*made.splits["train"].names} & {*images.split.names})
+    return 0 if made is None else made.learned_from(images.split)
 
 
 def _seed_and_val(card: Card) -> tuple[int, Any]:
@@ -94,23 +92,20 @@ def _own_data(card: Card, data: str, seed: int, val: Any) -> DataSet | None:
 
 def _held_out(card: Card, data: str, seed: int, val: Any) -> tuple[str | None, list[str]]:
     """As `default_split`."""
-    made = _own_data(card, data, seed, val)
-    held = None if made is None else tuple(s for s in ("test", "val") if s in made.splits)
-    split, notes = default_split(card, data, held)
+    split, notes = default_split(card, data, _own_data(card, data, seed, val))
     return split, [f"note: {note}" for note in notes]
 
 
-def default_split(
-    card: Card, data: str, held: tuple[str, ...] | None
-) -> tuple[str | None, list[str]]:
+def default_split(card: Card, data: str, made: DataSet | None) -> tuple[str | None, list[str]]:
     """The split to score a model on where none is asked for, and what is to be said.
 
-    held: what its training held out, where this is its data, the first to be taken; None for other
-    data. None is left to what the data has.
+    made: what its training made of the data, whose test is taken before val; None where this is
+    other data. None is left to what the data has.
     """
-    if held:
-        return held[0], []
-    if held is not None:
+    if made is not None:
+        for held in ("test", "val"):
+            if held in made.splits:
+                return held, []
         return None, ["nothing was held out; these images were trained on"]
     known = card.provenance.get("data") is not None
     if known and card.recipe.get("data_path") in (data, last_part(data)):  # ONNX has the latter
