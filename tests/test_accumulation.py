@@ -619,6 +619,47 @@ def test_eval_of_a_detector_where_there_are_no_splits(
     assert "note: nothing was held out; these images were trained on" in err
 
 
+@pytest.mark.parametrize(
+    ("counts", "given", "beyond"),
+    [
+        ([(100, 0), (40, 50)], 100, (0, 0, 0)),
+        ([(130, 0), (3, 1)], 300, (30, 1, 0)),
+        ([(130, 0), (60, 60)], 100, (50, 1, 2)),
+        ([(130, 20)], None, (30, 1, 0)),
+    ],
+)
+def test_more_objects_than_detections_that_count(
+    counts: list[tuple[int, int]], given: int | None, beyond: tuple[int, int, int]
+) -> None:
+    """A detector that finds all that it may reaches no higher recall."""
+    made, total = DetectionEvaluator(2, ("box",), given), 0
+    for i, of in enumerate(counts):
+        labels = np.repeat([0, 1], of)
+        n, total = len(labels), total + len(labels)
+        corners = np.stack([20.0 * (np.arange(n) % 20), 20.0 * (np.arange(n) // 20)], axis=1)
+        boxes = np.concatenate([corners, corners + 10], axis=1).astype(np.float32)
+        truth = Objects(boxes, labels, np.zeros(n, bool), np.full(n, 100.0), np.arange(n),
+                        (None,) * n)  # fmt: skip
+        most = np.arange(n if given is None else min(n, given))
+        found = Detections(boxes[most], labels[most], np.ones(len(most), np.float32))
+        made.add(i, found, truth, (400, 400))
+    told = made.out_of_reach()
+    assert (told.objects, told.of_a_class, told.in_all) == beyond
+    assert bool(told.in_words()) == bool(told.objects)
+    rows = made.per_class(["a", "b"])
+    assert sum(row["n"] * row["recall"] for row in rows) == pytest.approx(total - told.objects)
+
+
+@pytest.mark.usefixtures("locators")
+def test_eval_says_that_objects_are_out_of_reach(
+    squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "out of reach" not in call("eval", "eye-1", squares, "--threads=1").err
+    monkeypatch.setattr("skipway.detections.DETECTIONS", (1, 10, 1))
+    told = call("eval", "eye-1", squares, "--threads=1").err
+    assert "objects are out of reach: of a class COCO's measure counts 1 detections" in told
+
+
 def test_eval_says_which_detector_was_trained_on_the_images(
     tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,8 @@ def evaluate_objects(
         tell_trained(model, _trained_on(own, locator.card, images))
         tell_trained(str(against), _trained_on(opened(rival, rival.card), rival.card, theirs))
     evaluator, n = score(locator, images)
+    if beyond := evaluator.out_of_reach().in_words():
+        print(f"note: {beyond}", file=sys.stderr)
     metrics, ends = evaluator.metrics(), evaluator.intervals
     rows: list[dict[str, Any]] = evaluator.per_class(locator.classes)
     found = None

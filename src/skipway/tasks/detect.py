@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,7 @@ from skipway.detections import (
     Detections,
     Judged,
     Kind,
+    OutOfReach,
     judged,
     matched,
     pixels_of,
@@ -67,8 +68,11 @@ class Target:
 class DetectionEvaluator:
     """COCO's average precision over images; see `tasks.Evaluator`."""
 
-    def __init__(self, classes: int, kinds: tuple[Kind, ...]) -> None:
-        self.classes, self.kinds = classes, kinds
+    def __init__(
+        self, classes: int, kinds: tuple[Kind, ...], detections: int | None = None
+    ) -> None:
+        """detections: the most that the detector gives of an image, where that is known."""
+        self.classes, self.kinds, self.detections = classes, kinds, detections
         self._seen: dict[int, tuple[Detections, Objects, tuple[int, int]]] = {}
         """By position in the split."""
 
@@ -171,6 +175,10 @@ class DetectionEvaluator:
             made.add(i, replace(found, labels=moved[found.labels]), there, size)
         return made
 
+    def out_of_reach(self) -> OutOfReach:
+        """The objects that cannot be found, as there are more than detections that count."""
+        return OutOfReach.of((truth for _, truth, _ in self._seen.values()), self.detections)
+
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Objects, AP with its interval, AP50 and recall of each class that has an object."""
         first, boxes = self.judgements[self.kinds[0]], self.judgements["box"]
@@ -197,6 +205,7 @@ class DetectionEvaluator:
         return {
             "classes": [*classes],
             "per_class": self.per_class(classes),
+            "out_of_reach": asdict(self.out_of_reach()),
             "intervals": self.intervals,
             "resamples": resamples_of(len(self._seen)),
             "curves": [
@@ -364,7 +373,7 @@ class Detect:
         ]
 
     def evaluator(self) -> DetectionEvaluator:
-        return DetectionEvaluator(self.classes, self.kinds)
+        return DetectionEvaluator(self.classes, self.kinds, self.detector.detections)
 
 
 def detections(
