@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from skipway.cli.shared import bracketed, emit, points, tell_trained, within
 from skipway.errors import InputError, harmless
+from skipway.shares import percent
 
 if TYPE_CHECKING:
     from skipway.bootstrap import ComparedFigures
@@ -115,11 +116,11 @@ def evaluate_objects(
         return
     print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images")
     for key, figure in metrics.items():
-        print(f"{object_metric(key)} {figure:.2%}{within(ends[key])}")
+        print(f"{object_metric(key)} {percent(figure)}{within(ends[key])}")
     for row in rows:
         print(
-            f"  {row['label']}: AP {row['ap']:.2%}{within(row['ap_interval'])}  "
-            f"AP50 {row['ap50']:.2%}  ({row['n']:,} objects)"
+            f"  {row['label']}: AP {percent(row['ap'])}{within(row['ap_interval'])}  "
+            f"AP50 {percent(row['ap50'])}  ({row['n']:,} objects)"
         )
     if found is not None:
         print("\n".join(_comparison(found, harmless(against), object_metric)))
@@ -162,7 +163,7 @@ def _comparison(found: ComparedFigures, name: str, in_words: Callable[[str], str
     for key, difference in found.differences.items():
         spread = bracketed(found.intervals[key], points)
         yield (
-            f"  {in_words(key)} {found.second[key]:.2%}, B minus A {points(difference)} "
+            f"  {in_words(key)} {percent(found.second[key])}, B minus A {points(difference)} "
             f"points{spread}, p = {found.p[key]:.2g}"
         )
     key, difference = next(iter(found.differences.items()))
@@ -237,11 +238,11 @@ def evaluate_pixels(
     of = "" if asked == "one" else f", views: {asked}"
     print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images{of}")
     for key, figure in metrics.items():
-        print(f"{PIXEL_METRICS[key]} {figure:.2%}{within(ends[key])}")
+        print(f"{PIXEL_METRICS[key]} {percent(figure)}{within(ends[key])}")
     width = min(max(len(row["label"]) for row in rows), 24)
     print(f"  {'':<{width}}" + "".join(f"{title:>13}" for title in COLUMNS.values()))
     for row in rows:
-        told = ("–" if row[key] is None else f"{row[key]:.2%}" for key in COLUMNS)
+        told = ("–" if row[key] is None else percent(row[key]) for key in COLUMNS)
         print(f"  {row['label']:<{width}.{width}}" + "".join(f"{value:>13}" for value in told))
     if found is not None:
         print("\n".join(_comparison(found, harmless(against), PIXEL_METRICS.__getitem__)))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from skipway.cli.shared import emit, within
 from skipway.errors import InputError, harmless
+from skipway.shares import percent
 
 
 def evaluate_features(
@@ -74,6 +75,6 @@ def evaluate_features(
         f"trained on {found.trained_on:,} images of {harmless(data)}"
     )
     print(
-        f"accuracy {found.accuracy:.2%}{within((found.low, found.high))}, "
+        f"accuracy {percent(found.accuracy)}{within((found.low, found.high))}, "
         f"{found.n:,} images of {splits.name}, {len(splits.classes):,} classes"
     )

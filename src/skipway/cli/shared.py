@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipway.errors import harmless
+from skipway.shares import percent
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -121,7 +122,7 @@ def bar(what: str, total: int, quiet: bool) -> Iterator[Bar]:
 
 def within(ends: tuple[float, float] | None) -> str:
     """The interval of a share, to stand behind it; nothing where there is none."""
-    return "" if ends is None else f"  (95 % interval {ends[0]:.2%} to {ends[1]:.2%})"
+    return "" if ends is None else f"  (95 % interval {percent(ends[0])} to {percent(ends[1])})"
 
 
 def bracketed(ends: tuple[float, float] | None, form: Callable[[float], str]) -> str:

@@ -20,6 +20,7 @@ from skipway.cli.shared import (
     within,
 )
 from skipway.errors import harmless, missing_part
+from skipway.shares import percent
 from skipway.xray import IMAGES
 
 
@@ -78,7 +79,7 @@ def xray(
     note(*(f"skipped: {reason}" for reason in found.skipped))
     lines = [
         f"{harmless(model)} on {harmless(data)}, {images.name}: {found.n:,} images",
-        f"accuracy {found.accuracy:.2%}{within(found.interval)}",
+        f"accuracy {percent(found.accuracy)}{within(found.interval)}",
         *([found.caveat] if found.caveat else []),
         found.summary,
     ]
