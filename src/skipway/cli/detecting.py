@@ -13,7 +13,7 @@ from skipway.shares import percent
 if TYPE_CHECKING:
     from skipway.bootstrap import ComparedFigures
     from skipway.card import Card
-    from skipway.data import DataSet, Split
+    from skipway.data import Split
     from skipway.data.split import Undivided
     from skipway.locator import Locator
     from skipway.pixel_predictor import PixelPredictor
@@ -255,22 +255,19 @@ def _scored(opened: Undivided[Any], card: Card, data: str, split: str | None) ->
 
     said: list[str] = []
     if split is None:
-        split, said = default_split(card, data, _made(opened, card))
+        digest = card.provenance.get("data")
+        held = None if digest is None else opened.held_out(str(digest))
+        split, said = default_split(card, data, held)
     name, images, notes = opened.take(split)
     for note in (*said, *notes):
         print(f"note: {note}", file=sys.stderr)
     return name, images
 
 
-def _made(opened: Undivided[Any], card: Card) -> DataSet | None:
-    """What the training of a model made of the data; None where it is other data."""
-    digest = card.provenance.get("data")
-    return None if digest is None else opened.trained(str(digest))
-
-
 def _trained_on(opened: Undivided[Any], card: Card, images: Split) -> int:
     """How many of the images are known to have trained the model of the card."""
-    made = _made(opened, card)
+    digest = card.provenance.get("data")
+    made = None if digest is None else opened.trained(str(digest))
     return 0 if made is None else made.learned_from(images)
 
 

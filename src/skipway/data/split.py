@@ -277,6 +277,11 @@ class Undivided(Generic[S]):
                 return made
         return None
 
+    def held_out(self, digest: str) -> tuple[str, ...] | None:
+        """What that training held out, test before val; None where this is other data."""
+        made = self.trained(digest)
+        return None if made is None else tuple(n for n in ("test", "val") if n in made.splits)
+
     def take(self, name: str | None = None) -> tuple[str, Split, tuple[str, ...]]:
         """One split, by the rules of `open_split`: its name, the images, and what was decided.
 

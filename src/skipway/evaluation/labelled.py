@@ -92,20 +92,23 @@ def _own_data(card: Card, data: str, seed: int, val: Any) -> DataSet | None:
 
 def _held_out(card: Card, data: str, seed: int, val: Any) -> tuple[str | None, list[str]]:
     """As `default_split`."""
-    split, notes = default_split(card, data, _own_data(card, data, seed, val))
+    made = _own_data(card, data, seed, val)
+    held = None if made is None else tuple(s for s in ("test", "val") if s in made.splits)
+    split, notes = default_split(card, data, held)
     return split, [f"note: {note}" for note in notes]
 
 
-def default_split(card: Card, data: str, made: DataSet | None) -> tuple[str | None, list[str]]:
+def default_split(
+    card: Card, data: str, held: tuple[str, ...] | None
+) -> tuple[str | None, list[str]]:
     """The split to score a model on where none is asked for, and what is to be said.
 
-    made: what its training made of the data, whose test is taken before val; None where this is
-    other data. None is left to what the data has.
+    held: what its training held out, where this is its data, the first to be taken; None for other
+    data. None is left to what the data has.
     """
-    if made is not None:
-        for held in ("test", "val"):
-            if held in made.splits:
-                return held, []
+    if held:
+        return held[0], []
+    if held is not None:
         return None, ["nothing was held out; these images were trained on"]
     known = card.provenance.get("data") is not None
     if known and card.recipe.get("data_path") in (data, last_part(data)):  # ONNX has the latter
