@@ -107,6 +107,7 @@ def task_evaluation(task: str = "detect", pictures: int = 6) -> dict[str, Any]:
                       "right": 9 - i, "missed": pictures - i, "extra": 1})  # fmt: skip
     return {"split": "test", "n": 72, "classes": list(CELLS), "per_class": rows,
             "curves": curves, "pictures": shown, "intervals": {}, "resamples": 1000,
+            "out_of_reach": {"objects": 0, "of_a_class": 0, "in_all": 0, "given": 100},
             "sizes": {"small": {"n": 60, "ap": 0.21}, "medium": {"n": 600, "ap": 0.5},
                       "large": {"n": 329, "ap": 0.57}}}  # fmt: skip
 

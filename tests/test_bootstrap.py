@@ -21,7 +21,15 @@ from sklearn.metrics import f1_score
 
 from skipway import bootstrap
 from skipway.accumulation import Matches
-from skipway.bootstrap import ComparedFigures, Statistic, mean_of, percentiles, resampled
+from skipway.bootstrap import (
+    ComparedFigures,
+    Statistic,
+    known_difference,
+    known_percentiles,
+    mean_of,
+    percentiles,
+    resampled,
+)
 from skipway.evaluation.comparing import compare, intervals
 from skipway.metrics import (
     PairedAccuracy,
@@ -140,7 +148,11 @@ def test_resamples_are_a_function_of_their_number(
 def test_intervals_hold_the_metric(n: int, classes: int, seed: int) -> None:
     found = scored(n, classes, seed)
     metrics = found.metrics()
-    for name, (low, high) in intervals(found).items():
+    for name, ends in intervals(found).items():
+        if ends is None:
+            assert (n < 3, name in ("loss", "ece")) == (True, True)
+            continue
+        low, high = ends
         assert 0 <= low <= high
         if n > 30 and 0 < metrics["accuracy"] < 1:
             assert low - 1e-9 <= metrics[name] <= high + 1e-9, name
@@ -371,9 +383,38 @@ def test_a_model_against_itself() -> None:
     found = compare(scored(50), scored(50))
     assert (found.accuracy.p, found.clear) == (1, False)
     assert set(found.differences.values()) == {0}
-    low, high = found.intervals.pop("accuracy")  # others of its images may tell them apart
-    assert low < 0 < high
+    for name in ("accuracy", "top5"):
+        low, high = found.intervals.pop(name)  # others of its images may tell them apart
+        assert low < 0 < high
     assert all(ends == (0, 0) for ends in found.intervals.values())
+
+
+def test_the_difference_of_top_five_is_that_of_paired_shares() -> None:
+    """Of 30 images that both have among their five, others may be missed by one of them."""
+    a, b = (Scored(**{**vars(scored(30, seed=s)), "in_top5": np.ones(30, bool)}) for s in (1, 2))
+    found = compare(a, b)
+    assert found.intervals["top5"] == PairedAccuracy.of(a.in_top5, b.in_top5).interval
+    assert found.intervals["top5"][0] < -0.1 < 0.1 < found.intervals["top5"][1]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_two_images_tell_nothing_of_a_difference(n: int) -> None:
+    found = compare(scored(n, seed=1), scored(n, seed=2))
+    assert found.intervals["loss"] is found.intervals["ece"] is None
+    assert None not in (found.intervals["accuracy"], found.intervals["top5"])
+
+
+def test_what_does_not_vary_has_no_interval() -> None:
+    equal = np.full(200, 0.3) + 1e-9 * np.random.default_rng(0).random(200)
+    assert known_percentiles(equal, 40) is None
+    assert known_percentiles(np.ones(200), 40) is None
+    varied = np.linspace(0.2, 0.4, 200)
+    assert known_percentiles(varied, 40) == percentiles(varied, 40)
+    assert known_difference(varied, varied, 40) == (0, 0)
+    assert known_difference(varied, varied, 2) is None
+    assert known_difference(np.ones(200), np.ones(200), 40) is None  # without a mistake, both
+    assert known_difference(varied, varied + 0.1, 40) is None
+    assert known_difference(np.ones(200), varied, 40) == percentiles(varied - 1, 40)
 
 
 def test_images_that_one_could_not_read_are_left_out() -> None:

@@ -138,6 +138,9 @@ def test_a_clear_and_an_unclear_difference(tmp_path: Path, two: tuple[Path, Path
     assert pairs[0].p_adjusted is not None
     assert pairs[0].p is not None
     assert pairs[0].p_adjusted > pairs[0].p
+    holm = ", adjusted for 3 pairs by Holm's method)."
+    assert all(holm in text for text in said)
+    assert "adjusted" not in verdicts(compare([first, second]))[0][1]
     twin = scored_run(tmp_path / "twin", answers(0.9, 1))
     (same,) = verdicts(compare([first, twin]))
     assert same == (False, f"A and B are right on the same images. {UNVERIFIED}")

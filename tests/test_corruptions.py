@@ -112,3 +112,5 @@ def test_the_mean_is_over_all_with_an_interval_over_images() -> None:
     by_image = right.mean(axis=(0, 1))
     half = 1.96 * by_image.std() / 20
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.25 * half)
+    assert mean_accuracy(np.ones((5, 5, 40), bool)) == (1, None)  # no more certain than that
+    assert mean_accuracy(right[:, :, :2])[1] is None

@@ -450,12 +450,20 @@ def test_the_interval_is_a_bootstrap_over_queries() -> None:
     vectors, labels = scored(300, 60)
     evaluator = seen_by(vectors, labels, np.arange(300))
     found = evaluator.found
-    right = found.found_at(2).astype(float)
     oracle = stats.bootstrap(
-        (right,), np.mean, method="percentile", n_resamples=4000, rng=0
+        (found.precision,), np.mean, method="percentile", n_resamples=4000, rng=0
     ).confidence_interval
-    low, high = evaluator.intervals()["recall_at_2"]
-    assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=0.015)
+    low, high = evaluator.intervals()["map_at_r"]
+    assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=0.05 * (high - low))
+
+
+def test_the_interval_of_a_recall_is_that_of_a_share() -> None:
+    evaluator = seen_by(*scored(), np.arange(len(scored()[1])))
+    found, ends = evaluator.found, evaluator.intervals()
+    for k in KS:
+        hits = int(found.found_at(k).sum())
+        wilson = stats.binomtest(hits, len(found)).proportion_ci(method="wilson")
+        assert ends[f"recall_at_{k}"] == pytest.approx((wilson.low, wilson.high), abs=1e-6)
 
 
 def test_a_recall_of_all_or_none_is_no_more_certain_than_so_many_queries() -> None:
@@ -466,6 +474,8 @@ def test_a_recall_of_all_or_none_is_no_more_certain_than_so_many_queries() -> No
         assert evaluator.metrics()["recall_at_1"] == recall
         found = stats.binomtest(int(20 * recall), 20).proportion_ci(method="wilson")
         assert evaluator.interval() == pytest.approx((found.low, found.high), abs=1e-6)
+        assert evaluator.metrics()["map_at_r"] == recall
+        assert evaluator.intervals()["map_at_r"] is None
 
 
 def test_vectors_that_are_no_numbers_have_no_metric() -> None:

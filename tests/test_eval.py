@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,21 @@ from commands import call, draw
 from skipway import load, shipped
 from skipway.answers import softmax
 from skipway.card import Card, read_card
+from skipway.cli.evaluating import comparison_lines, told_metrics
 from skipway.data import open_data
 from skipway.data.split import ArrayReader, Names, Split
 from skipway.errors import InputError
-from skipway.evaluation import Labelled, Views, open_labelled, score, scores, trained_on
+from skipway.evaluation import (
+    Labelled,
+    Views,
+    corruptions,
+    open_labelled,
+    score,
+    scores,
+    trained_on,
+)
 from skipway.evaluation.calibrating import apart, calibrate
+from skipway.evaluation.comparing import compare
 from skipway.evaluation.scoring import frames_of
 from skipway.evaluation.slices import Column, slices
 from skipway.images import LONGEST, Preprocess, resize
@@ -354,6 +365,49 @@ def test_against(places: Path) -> None:
     refused = call("eval", a, data, "--against", places / "absent", "--threads=1")
     assert (refused.code, refused.out) == (2, "")  # before anything is scored
     assert refused.error[0].startswith("skipway: --against: ")
+
+
+def test_of_five_classes_no_top_five_is_compared() -> None:
+    drawn, labels = np.random.default_rng(1).normal(size=(2, 40, 4)), np.arange(40) % 4
+    found = compare(*(Scored.from_logits(logits, labels, np.arange(40)) for logits in drawn))
+    few, more = (SimpleNamespace(classes=range(n)) for n in (5, 6))
+    assert not any("top-5" in line for line in comparison_lines(found, "b", told_metrics(few)))
+    lines = [*comparison_lines(found, "b", told_metrics(more))]
+    assert ["top-5" in line for line in lines] == [True, True, False]
+
+
+def test_corruptions_that_help_are_told_as_that(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("eval", places / "a.safetensors", places / "data", "--corruptions", "--threads=1")
+    plain = call(*flags[:3], "--json", "--threads=1").value["metrics"]["accuracy"]
+    for mean, side in ((1.0, "above"), (0.0, "below")):
+        monkeypatch.setattr(corruptions, "mean_accuracy", lambda _, mean=mean: (mean, None))
+        said = call(*flags).out.splitlines()[-1]
+        points = 100 * abs(plain - mean)
+        assert said.endswith(f", {points:.1f} points {side} that of the images as they are")
+
+
+def test_two_images_leave_what_is_no_share_without_an_interval(
+    places: Path, tmp_path: Path
+) -> None:
+    for name in ("red", "sky"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        shutil.copy(places / "data" / "test" / name / "00.png", tmp_path / "test" / name)
+    flags = [
+        "eval", places / "a.safetensors", tmp_path, "--against", places / "b.safetensors",
+        "--corruptions", "--threads=1",
+    ]  # fmt: skip
+    found = call(*flags, "--json").value
+    assert found["n"] == 2
+    for ends in (found["intervals"], found["against"]["intervals"]):
+        known = {name for name, interval in ends.items() if interval is not None}
+        assert known == {"accuracy", "top5"}
+    assert found["corruptions"]["interval"] is None
+    words = call(*flags).out
+    assert re.search(r"top-5 \S+% \(\S+% to \S+%\)  loss [\d.]+  ECE [\d.]+$", words, re.M)
+    assert re.search(r"^B minus A: accuracy .+  loss [-+][\d.]+  ECE [-+][\d.]+$", words, re.M)
+    assert re.search(r"^mean accuracy [\d.]+%, ", words, re.M)
 
 
 def test_classes_in_another_order_are_the_same_images(places: Path) -> None:

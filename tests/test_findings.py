@@ -11,6 +11,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from scipy import stats
 
 from pages import HOSTILE, TEN, assert_self_contained, evaluation, make_run, read, record
 from skipway.data.preflight import remarks, scan
@@ -80,7 +81,7 @@ def test_overfitting(tmp_path):
     rows = healthy_rows()
     for row in rows:
         row["train_accuracy"] = min(1.0, row["val_accuracy"] + 0.07)
-    planted(told(tmp_path, rows=rows), "warn", "It overfits", "100.0 %", "93.0 %", "7.0 points")
+    planted(told(tmp_path, rows=rows), "warn", "It overfits", "99.9 %", "93.0 %", "7.0 points")
     few = healthy_record()
     few["data"]["splits"]["val"]["n"] = 40  # with so few images the gap may be chance
     assert not [f for f in told(tmp_path, few, rows) if "overfits" in f.text]
@@ -179,6 +180,15 @@ def test_the_weakest_class_and_what_it_is_taken_for(tmp_path):
         "24 of the 30 that are missed",
         "for 5",
     )
+
+
+@pytest.mark.parametrize("hits", [84, 79, 76, 72])
+def test_the_weakest_of_ten_classes_is_named_where_ten_chances_do_not_explain_it(tmp_path, hits):
+    evaluated = healthy_evaluation()
+    evaluated["confusion"][3][3:5] = [hits, 100 - hits]
+    ends = stats.binomtest(hits, 100).proportion_ci(1 - 0.05 / 10, "wilson")
+    named = any("clearly found less" in f.text for f in told(tmp_path, evaluated=evaluated))
+    assert named == (ends.high <= (9 * 93 + hits) / 1000 - 0.05) == (hits < 77)
 
 
 @pytest.mark.parametrize(

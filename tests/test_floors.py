@@ -26,6 +26,7 @@ FLOORS = {
         "card",
         "config",
         "recipes",
+        "shares",
         "files",
         "heads",
         "machine",

@@ -390,7 +390,8 @@ def test_outcomes_of_another_shape_are_none(change: dict[str, object]) -> None:
 
 
 def confident_learning(p: np.ndarray, labels: np.ndarray) -> list[tuple[float, int, int]]:
-    """1911.00068, equations 1 and 2, image by image: (margin, image, class), clearest first."""
+    """1911.00068, equations 1 and 2, image by image: (margin, image, class), clearest first; as in
+    cleanlab's filter none whose label is the most probable class."""
     classes = p.shape[1]
     threshold = [
         np.mean([p[i, j] for i in range(len(p)) if labels[i] == j]) if (labels == j).any() else 2.0
@@ -401,7 +402,7 @@ def confident_learning(p: np.ndarray, labels: np.ndarray) -> list[tuple[float, i
         reached = [j for j in range(classes) if p[i, j] >= threshold[j]]
         if reached:
             best = max(reached, key=lambda j: p[i, j])
-            if best != own:
+            if own not in (best, np.argmax(p[i])):
                 found.append((p[i, own] - p[i, best], i, best))
     return sorted(found)
 
@@ -416,6 +417,14 @@ def test_doubted_labels_against_a_plain_reimplementation(classes: int, seed: int
     assert 0 < len(images) < 200
     assert images.tolist() == [i for _, i, _ in expected]
     assert likelier.tolist() == [k for _, _, k in expected]
+
+
+def test_a_label_that_the_network_answers_is_not_doubted() -> None:
+    """Class 1 gets 0.4 of its own image, and 0.45 of one that is answered rightly, as class 0."""
+    p = np.array([[0.95, 0.05, 1e-9], [0.55, 0.45, 1e-9], [1e-9, 0.4, 0.6], [0.1, 0.8, 0.1]])
+    found = scored(np.log(p), np.array([0, 0, 1, 2]))
+    images, likelier = found.doubted_labels(3)
+    assert (images.tolist(), likelier.tolist()) == ([3, 2], [1, 2])
 
 
 def test_planted_label_errors_come_first() -> None:

@@ -679,6 +679,12 @@ def test_eval_of_a_segmenter_where_there_are_no_splits(
     name, n, err = scored()
     assert (name, n) == ("test", len(made.splits["test"]))
     assert "became test" in err
+    rival = f"--against={places / 'n.safetensors'}"
+    assert "was trained on" not in scored(rival)[2]
+    n = len(made.splits["train"])
+    for model in ("m", "n"):
+        said = f"note: {places / model}.safetensors was trained on {n} of these images"
+        assert said in scored(rival, "--split=all")[2].splitlines()
     fields["recipe"] |= {"seed": 5}
     name, n, err = scored()
     assert (name, n) == ("all", 12)

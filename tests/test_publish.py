@@ -779,6 +779,17 @@ def test_push_where_no_hub_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "cannot be reached" in failed(call("push", pushable(tmp_path), "hf:me/pets"))
 
 
+def test_a_model_card_tells_no_top_five_of_three_classes(tmp_path: Path, hub: Hub) -> None:
+    one, five = (Measured(name=name, value=value, split="test", n=1000, data="pets")
+                 for name, value in (("accuracy", 0.9996), ("top5", 1.0)))  # fmt: skip
+    answer = call("push", pushable(tmp_path, metrics=(one, five)), "hf:me/pets", "--to", "timm")
+    assert answer.code == 0, answer.err
+    text = hub.committed["README.md"].decode()
+    assert "| Accuracy | 99.96% | not measured | 1,000 | test | pets |" in text
+    assert "Top-5" not in text
+    assert "top5" not in text
+
+
 @pytest.mark.parametrize(
     ("licence", "expected"),
     [

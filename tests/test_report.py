@@ -36,11 +36,13 @@ from pages import (
     record,
     samples,
 )
+from skipway import shares
 from skipway.cli import app
 from skipway.errors import InputError
-from skipway.report import write_report
+from skipway.report import markup, write_report
 from skipway.report.plot import linear
 from skipway.report.signal import STATISTICS
+from skipway.shares import hundredths
 
 
 def test_page_is_self_contained_and_navigable(tmp_path):
@@ -617,3 +619,23 @@ def test_report_needs_neither_torch_nor_matplotlib(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("places", [0, 1, 2])
+def test_only_all_is_told_as_all_and_only_nothing_as_nothing(places):
+    step = 10**-places
+    for share in (1e-4, 0.0004, 0.5, 0.9996, 0.99999, 1 - 1e-5):
+        said = hundredths(share, places)
+        assert said == f"{float(said):.{places}f}"
+        assert step <= float(said) + 1e-9
+        assert float(said) <= 100 - step + 1e-9
+        if step < 100 * share < 100 - step:
+            assert said == f"{100 * share:.{places}f}"
+    assert float(hundredths(np.float32(1), places)) == 100
+    assert float(hundredths(1 - 2e-16, places)) == 100  # pycocotools' precision without a mistake
+    assert float(hundredths(0.0, places)) == 0
+    assert hundredths(math.nan, places) == "nan"
+    assert markup.shown(0.9997, f".{places}%") == markup.percent(0.9997, places)
+    assert markup.percent(0.9997) == "99.9 %"
+    assert shares.percent(0.99998) == "99.99%"
+    assert markup.within(0.9998, [0.9991, 0.99999]) == "99.9 % (99.9 to 99.9 %)"

@@ -129,7 +129,9 @@ def test_precision_over_recall_by_class(tmp_path):
         assert f"AP at IoU 0.5: {100 * precision.mean():.1f} %. Highest recall: {n - 1} %." in said
         at = max(i for i in range(n) if row["scores"][i] >= 0.5)
         assert f"At a score of 0.5 the recall is {at} %." in said
-    _, points = curve(page, "Mean of all classes")
+    said, points = curve(page, "Mean of all classes")
+    ends = [np.count_nonzero(row["precision"]) - 1 for row in given.values()]
+    assert f"Highest recall: {np.mean(ends):.0f} %." in said  # and not that of the best class
     mean = np.mean([row["precision"] for row in given.values()], axis=0)
     assert np.allclose(points[:, 1], mean[: len(points)], atol=1e-3)
     titles = re.findall(r"<h3>([^<]*)</h3>", page.raw.split("Precision and recall")[1])
@@ -318,7 +320,7 @@ def test_made_up_runs_have_what_real_ones_have(tmp_path, task):
     page = read(make_run(tmp_path, task_record(task), evaluated=real))
     assert_self_contained(page)
     for name in ("small, up to 32 × 32 px", "medium, up to 96 × 96 px", "large"):
-        assert f"{name}\n100.0 % (100.0 to 100.0 %)\n6" in page.text
+        assert f"{name}\n100.0 %\n6" in page.text  # which six images do not make certain
     assert "At a score of 0.5 the recall is 100 %." in curve(page, "WBC")[0]
     assert "At a score of" not in curve(page, "Platelets")[0]  # found, and never so surely
 
@@ -376,6 +378,17 @@ def test_what_stands_out_is_told(tmp_path):
     config["detector"] |= {"head": "fcos", "score_threshold": 0.2}
     known = said(tmp_path / "known", None, evaluated, {"ap": 0.2, "ap50": 0.6}, config=config)
     assert told(known, "40 % of the objects are not found above a score of 0.2.") == "note"
+    beyond = {"objects": 9, "of_a_class": 2, "in_all": 3, "given": 100}
+    for objects, advice in ((9, "note"), (15, None)):  # of 60, of which 40 % are not found
+        evaluated["out_of_reach"] = beyond | {"objects": objects}
+        capped = said(tmp_path / f"{objects}", None, evaluated, {"ap": 0.2, "ap50": 0.6})
+        assert told(capped, f"{objects} objects are out of reach: of a class COCO's") == "note"
+        assert told(capped, "in all, its detector.detections (images with more: 3).") == "note"
+        assert told(capped, "are not found at a score that is kept") == advice
+    for odd in (None, [], {"objects": "x", "given": None}):
+        evaluated["out_of_reach"] = odd
+        capped = said(tmp_path / f"odd-{odd!r:.3}", None, evaluated, {"ap": 0.2, "ap50": 0.6})
+        assert told(capped, "out of reach") is None
     assert told(known, "a lower detector.score_threshold may find more") == "note"
     assert told(found, "Only 60 objects were scored") == "note"
     assert told(found, "their boxes are loose: 60.0 % at IoU 0.5") == "note"

@@ -174,18 +174,6 @@ def test_an_image_without_another_of_its_class_is_no_query() -> None:
     assert len(retrieved(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))) == 0
 
 
-def test_statistics_of_every_query_once_are_the_metrics() -> None:
-    found = retrieved(*clustered(80, 9))
-    statistics = found.statistics(KS)
-    once = np.ones((1, len(found)))
-    for k in KS:
-        assert statistics[f"recall_at_{k}"](once)[0] == pytest.approx(found.recall_at_k(k))
-    assert statistics["map_at_r"](once)[0] == pytest.approx(found.map_at_r())
-    only = np.zeros((1, len(found)))
-    only[0, 5] = 3
-    assert statistics["map_at_r"](only)[0] == pytest.approx(found.precision[5])
-
-
 def test_the_nearest_in_their_order() -> None:
     vectors, _ = clustered(30, 4)
     near, similarity = neighbours(vectors, np.array([7, 0]), 5)

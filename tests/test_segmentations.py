@@ -381,6 +381,29 @@ def test_images_in_which_nothing_is_judged(n: int, seed: int) -> None:
             assert 0 <= low <= high <= 1
 
 
+def test_boundaries_that_few_images_have_have_no_interval() -> None:
+    """Of 40 images, which all have judged pixels."""
+    confusions, boundaries = counted(40)
+    for few, known in ((1, False), (4, False), (5, True)):
+        boundaries[few:] = 0
+        _, boundaries[:few] = counted(few)
+        ends = intervals(confusions, boundaries)
+        assert (ends["boundary_f1"] is not None, ends["miou"] is not None) == (known, True)
+        others = boundaries.copy()
+        others[0, [1, 3]] //= 2
+        ends = compare((confusions, boundaries), (confusions, others)).intervals
+        assert (ends["boundary_f1"] is not None, ends["miou"]) == (known, (0, 0))
+
+
+def test_a_figure_of_few_images_or_without_a_mistake_is_not_certain() -> None:
+    confusions = np.stack([np.diag(row) for row in np.arange(1, 25).reshape(8, 3)])
+    assert metrics(confusions)["miou"] == 1
+    assert set(intervals(confusions).values()) == {None}
+    confusions, boundaries = counted(8)
+    confusions[4:] = 0  # nothing in them is judged
+    assert intervals(confusions, boundaries)["miou"] is None
+
+
 # --- two models -----------------------------------------------------------------------------------
 
 

@@ -132,6 +132,14 @@ class Matches:
         ]
         return Matches(ranked, self._recalls, 2 * self.images)
 
+    def holding(self) -> list[int]:
+        """In how many images there is an object to be found, by range of areas."""
+        none = np.zeros(self.images)
+        return [
+            int(np.count_nonzero(sum((r.objects for r in row if r is not None), none)))
+            for row in self._ranked
+        ]
+
     def precision(self, counts: Array) -> Iterator[tuple[int, int, Array]]:
         """Ranges of areas and classes, and precision at 101 recalls in each resample, float64 [R,
         T, 101]; NaN in those without such an object. Where there never is one, nothing."""
@@ -209,6 +217,15 @@ def figures(scores: Array) -> dict[str, Array]:
     parts |= {"ar": found[..., 2], "ar_1": found[..., 0], "ar_10": found[..., 1]}
     parts |= {f"ar_{AREAS[a]}": recall[:, a, :, 2] for a in range(1, len(AREAS))}
     return {name: _mean(part) for name, part in parts.items()}
+
+
+def holding(matches: Matches) -> dict[str, int]:
+    """Of each of `figures`, in how many images there is an object that it is of."""
+    of_all, *by_size = matches.holding()
+    sizes = dict(zip(AREAS[1:], by_size, strict=True))
+    return dict.fromkeys(("ap", "ap50", "ap75", "ar", "ar_1", "ar_10"), of_all) | {
+        f"{figure}_{size}": n for figure in ("ap", "ar") for size, n in sizes.items()
+    }
 
 
 def by_class(scores: Array) -> Array:

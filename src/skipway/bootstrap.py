@@ -96,7 +96,7 @@ def known_percentiles(
     values: Array, n: int, biased: float | None = None, holding: int | None = None
 ) -> Interval | None:
     """`percentiles` of the resamples that have the metric; None where more than half of them have
-    not, and of fewer than three images.
+    not, of fewer than three images, and where all are equal: nothing measured is so certain.
 
     holding: how many of the images have what is measured, as the objects of a class: what varies is
     no more than these. None of fewer than `FEWEST`, whose resamples vary too little for any
@@ -105,11 +105,26 @@ def known_percentiles(
     there = values[np.isfinite(values)]
     if n < 3 or (holding is not None and holding < FEWEST) or 2 * len(there) <= len(values):
         return None
+    if np.ptp(there) <= _ROUNDING * np.abs(there).max():
+        return None
     return percentiles(there, n if holding is None else holding, biased)
+
+
+def known_difference(
+    first: Array, second: Array, n: int, biased: float | None = None, holding: int | None = None
+) -> Interval | None:
+    """`known_percentiles` of second minus first of two models in the same resamples [R]. Exactly 0
+    where their figures, which vary, are the same in all of them: so are their answers."""
+    between = second - first
+    if not np.nan_to_num(between).any() and known_percentiles(first, n) is not None:
+        return 0.0, 0.0
+    return known_percentiles(between, n, biased, holding)
 
 
 FEWEST = 5
 """Images that have what is measured, of which an interval can be told."""
+_ROUNDING = 1e-6
+"""Share of a metric by which equal ones may be apart: some are float32."""
 
 
 # Two models on the same images
@@ -151,7 +166,7 @@ class ComparedFigures:
     first: dict[str, float]
     second: dict[str, float]
     intervals: dict[str, Interval | None]
-    """Of the differences, 95 %, by a paired bootstrap over images."""
+    """Of the differences, 95 %, by a paired bootstrap over images (`known_difference`)."""
     p: dict[str, float]
     """Of the differences, by a permutation test: the share of random swaps of the two models, image
     by image, that make the difference as large: exact where it does not matter which model an
@@ -164,14 +179,18 @@ class ComparedFigures:
         figures: tuple[dict[str, float], dict[str, float]],
         drawn: tuple[Mapping[str, Array], Mapping[str, Array]],
         swapped: tuple[Mapping[str, Array], Mapping[str, Array]],
+        holding: Mapping[str, int] | None = None,
     ) -> ComparedFigures:
         """figures: of each model, those that are told. drawn: each figure in the same resamples,
-        [R]. swapped: each after the same swaps (see `swapped`)."""
+        [R]. swapped: each after the same swaps (see `swapped`). holding: of each figure, as in
+        `known_percentiles`; None where all images have what is measured."""
         first, second = figures
         ends, p = {}, {}
         for name, value in first.items():
             difference = second[name] - value
-            ends[name] = known_percentiles(drawn[1][name] - drawn[0][name], n, difference)
+            pair = drawn[0][name], drawn[1][name]
+            held = None if holding is None else holding[name]
+            ends[name] = known_difference(*pair, n, difference, held)
             by_chance = np.abs(swapped[1][name] - swapped[0][name])
             # 1e-6 as some are float32; a swap that leaves nothing to judge counts, to be careful
             as_large = int((~(by_chance < abs(difference) - 1e-6)).sum())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from skipway.accumulation import Matches
+from skipway.accumulation import DETECTIONS, Matches
 from skipway.data.objects import Objects
 from skipway.data.objects.shapes import Runs
 from skipway.errors import missing_part
@@ -97,6 +97,47 @@ def _overlaps(box: Array, boxes: Array, crowd: Array) -> Array:
     others = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     whole = np.where(crowd, own, own + others - common)
     return common / np.maximum(whole, 1e-9)
+
+
+@dataclass(frozen=True)
+class OutOfReach:
+    """Objects that cannot be found, as there are more than detections that count."""
+
+    objects: int
+    of_a_class: int
+    """Images with more objects of a class than COCO's measure counts detections of it there."""
+    in_all: int
+    """Images with more objects than `given`."""
+    given: int | None
+    """The most detections that a detector gives of an image, where that is known."""
+
+    @classmethod
+    def of(cls, truth: Iterable[Objects], given: int | None) -> OutOfReach:
+        """In images with these objects."""
+        most, lost, of_a_class, in_all = DETECTIONS[-1], 0, 0, 0
+        for objects in truth:
+            counts = np.bincount(objects.labels[~objects.crowd])
+            n, counted = int(counts.sum()), int(np.minimum(counts, most).sum())
+            lost += n - (counted if given is None else min(counted, given))
+            of_a_class += bool((counts > most).any())
+            in_all += given is not None and n > given
+        return cls(lost, of_a_class, in_all, given)
+
+    def in_words(self) -> str:
+        """A sentence, empty where every object can be found."""
+        parts = []
+        if self.of_a_class:
+            parts.append(
+                f"of a class COCO's measure counts {DETECTIONS[-1]} detections in an image (images "
+                f"with more objects of one: {self.of_a_class:,})"
+            )
+        if self.in_all:
+            parts.append(
+                f"the detector gives {self.given:,} in all, its detector.detections (images with "
+                f"more: {self.in_all:,})"
+            )
+        said = "; ".join(parts)
+        return f"{self.objects:,} objects are out of reach: {said}." if self.objects else ""
 
 
 @dataclass(frozen=True)
@@ -246,7 +287,9 @@ def _judged(evaluation: Any) -> Judged:
         average(mean[0]),
         average(mean[5]),
         by_size,
-        *(average(found[:, i]) for i in (2, 0, 1)),
+        average(found[:, 2]),
+        average(found[:, 0]),
+        average(found[:, 1]),
         ar_by_size,
         objects,
         {int(k): (float(mean[:, j].mean()), float(mean[0, j])) for j, k in enumerate(there)},

@@ -183,7 +183,9 @@ def score_objects(
         return split.image(i, channels)
 
     kinds: tuple[Kind, ...] = ("mask", "box") if locator.card.task == "instance" else ("box",)
-    evaluator, skipped = DetectionEvaluator(len(locator.classes), kinds), []
+    config, skipped = locator.card.detector, []
+    given = None if config is None else config.detections
+    evaluator = DetectionEvaluator(len(locator.classes), kinds, given)
     for i, image in read_ahead(range(len(split)), read, threads, _AHEAD, on_bad):
         if isinstance(image, DecodeError):
             skipped.append(str(image))

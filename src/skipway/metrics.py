@@ -397,7 +397,8 @@ class Scored:
 
         Confident learning (1911.00068, section 3.1): the probability of another class is at least
         what that class's own images get on average, and above that of the label where the label
-        reaches its own average too. Looked for among the `KEPT_CLASSES` most probable classes.
+        reaches its own average too. Looked for among the `KEPT_CLASSES` most probable classes, and
+        never where the network answers the label itself.
         """
         n = np.bincount(self.label, minlength=classes)
         sums = np.bincount(self.label, self.true_score, minlength=classes)
@@ -406,6 +407,6 @@ class Scored:
         first = confident.argmax(axis=1)
         rows = np.arange(len(self.label))
         other, score = self.best[rows, first], self.best_score[rows, first]
-        found = np.flatnonzero(confident.any(axis=1) & (other != self.label))
+        found = np.flatnonzero(confident.any(axis=1) & (other != self.label) & ~self.correct)
         order = np.argsort(self.true_score[found] - score[found], kind="stable")
         return found[order], other[found][order]

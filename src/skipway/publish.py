@@ -24,6 +24,7 @@ from skipway.hub import client, host_of, repository, status, unreachable
 from skipway.peers import NOT_STATED, check_expressible, peer_files, timm_name, torchvision_names
 from skipway.predictor import open_network, torch_source
 from skipway.resnet import ResNet
+from skipway.shares import percent
 from skipway.version import __version__
 from skipway.weights import save_weights
 
@@ -249,7 +250,8 @@ def model_card(card: Card, repo: str, form: HubForm, package: Any) -> str:
         licence = {"license": "unknown"}
     elif identifier is None:
         licence = {"license": "other", "license_name": card.licence}
-    shares = [m for m in card.metrics if m.name in _SHOWN]
+    few = len(card.classes) <= 5  # any answer is among the top 5
+    shares = [m for m in card.metrics if m.name in _SHOWN and not (few and m.name == "top5")]
     results = [
         package.EvalResult(
             task_type="image-classification",
@@ -320,10 +322,11 @@ def _metrics_table(metrics: list[Measured]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for m in metrics:
-        known = m.low is not None and m.high is not None
-        interval = f"{m.low:.2%} to {m.high:.2%}" if known else "not measured"
+        interval = "not measured"
+        if m.low is not None and m.high is not None:
+            interval = f"{percent(m.low)} to {percent(m.high)}"
         rows.append(
-            f"| {_SHOWN[m.name]} | {m.value:.2%} | {interval} | {m.n:,} | {_plain(m.split)} | "
+            f"| {_SHOWN[m.name]} | {percent(m.value)} | {interval} | {m.n:,} | {_plain(m.split)} | "
             f"{_plain(_data_name(m))} |"
         )
     return "\n".join(rows)

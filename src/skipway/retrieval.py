@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skipway.bootstrap import Statistic, mean_of
-
 Array = npt.NDArray[Any]
 
 TIE = 1e-6
@@ -51,11 +49,6 @@ class Retrieved:
     def map_at_r(self) -> float:
         """The mean of `precision`, 0..1 (2003.08505, section 3.2); NaN without queries."""
         return float(self.precision.mean()) if len(self) else float("nan")
-
-    def statistics(self, ks: tuple[int, ...]) -> dict[str, Statistic]:
-        """Recall at each k, and mAP@R, of resamples of the queries."""
-        of = {f"recall_at_{k}": mean_of(self.found_at(k)) for k in ks}
-        return of | {"map_at_r": mean_of(self.precision)}
 
 
 def retrieved(vectors: Array, labels: Array) -> Retrieved:

@@ -8,7 +8,7 @@ them, is one product.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -271,6 +271,18 @@ def iou_intervals(confusions: Array) -> list[Interval | None]:
     return [known_percentiles(values[:, k], n, holding=int(holding[k])) for k in range(classes)]
 
 
+def _holding(
+    names: Iterable[str], confusions: Array, boundaries: Array | None = None
+) -> dict[str, int]:
+    """Of each metric, how many of N images have what it measures: judged pixels, a boundary."""
+
+    def images(counts: Array) -> int:
+        return int(np.any(counts, axis=(1, 2)).sum())
+
+    found = dict.fromkeys(names, images(confusions))
+    return found if boundaries is None else found | {"boundary_f1": images(boundaries)}
+
+
 def metrics(confusions: Array, boundaries: Array | None = None) -> dict[str, float]:
     """Every metric of N images, 0..1, as in `statistics`; NaN where nothing is judged."""
     once = np.ones((1, len(confusions)))
@@ -279,13 +291,13 @@ def metrics(confusions: Array, boundaries: Array | None = None) -> dict[str, flo
 
 
 def intervals(confusions: Array, boundaries: Array | None = None) -> dict[str, Interval | None]:
-    """The 95 % interval of each of `metrics`, by a bootstrap over the images; None where too little
-    is judged (`bootstrap.known_percentiles`). Resamples in which nothing is judged are left out."""
-    found = statistics(confusions, boundaries)
-    if not len(confusions):
+    """The 95 % interval of each of `metrics`, by a bootstrap over the images; None where in too few
+    something is judged (`bootstrap.known_percentiles`). Resamples without any are left out."""
+    found, n = statistics(confusions, boundaries), len(confusions)
+    if not n:
         return dict.fromkeys(found)
-    drawn = resampled(found, len(confusions))
-    return {name: known_percentiles(values, len(confusions)) for name, values in drawn.items()}
+    drawn, held = resampled(found, n), _holding(found, confusions, boundaries)
+    return {name: known_percentiles(drawn[name], n, holding=held[name]) for name in found}
 
 
 def compare(first: tuple[Array, Array], second: tuple[Array, Array]) -> ComparedFigures:
@@ -302,4 +314,6 @@ def compare(first: tuple[Array, Array], second: tuple[Array, Array]) -> Compared
     drawn = [resampled(statistics(*counts), n) for counts in (first, second)]
     both = (np.concatenate(pair) for pair in zip(first, second, strict=True))
     chance = swapped(statistics(*both), n)
-    return ComparedFigures.of(n, (ours, theirs), (drawn[0], drawn[1]), chance)
+    held, others = (_holding(told, *counts) for counts in (first, second))
+    fewest = {name: min(n, others[name]) for name, n in held.items()}
+    return ComparedFigures.of(n, (ours, theirs), (drawn[0], drawn[1]), chance, fewest)

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from skipway.cli.shared import emit
+from skipway.cli.shared import bracketed, emit, points, tell_trained, within
 from skipway.errors import InputError, harmless
+from skipway.shares import percent
 
 if TYPE_CHECKING:
     from skipway.bootstrap import ComparedFigures
@@ -72,14 +73,13 @@ def evaluate_objects(
 
     locator = loaded(model)
     rival = None if against is None else _rival(locator, against, loaded)
-    setting = locator.card.setting
-    policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
+    policy: Literal["error", "skip"] = on_bad or locator.card.setting("data.on_bad", "error")
 
-    def opened(scored: Locator) -> Undivided[AnnotatedSplit]:
+    def opened(scored: Locator, card: Card) -> Undivided[AnnotatedSplit]:
         return undivided_objects(
             data,
-            setting("data.val", "auto"),
-            setting("seed", 0),
+            card.setting("data.val", "auto"),
+            card.setting("seed", 0),
             policy,
             masks=scored.card.task == "instance",
             classes=scored.classes,
@@ -91,15 +91,22 @@ def evaluate_objects(
         _tell_skipped(skipped)
         return evaluator, len(images) - len(skipped)
 
-    name, images = _scored(opened(locator), locator.card, data, split)
+    own = opened(locator, locator.card)
+    name, images = _scored(own, locator.card, data, split)
+    theirs = images
+    if rival is not None:
+        _, theirs, _ = opened(rival, locator.card).take(name)
+        if [*theirs.names] != [*images.names]:
+            raise InputError(f"--against {harmless(against)}: its images are not those of MODEL")
+        tell_trained(model, _trained_on(own, locator.card, images))
+        tell_trained(str(against), _trained_on(opened(rival, rival.card), rival.card, theirs))
     evaluator, n = score(locator, images)
+    if beyond := evaluator.out_of_reach().in_words():
+        print(f"note: {beyond}", file=sys.stderr)
     metrics, ends = evaluator.metrics(), evaluator.intervals
     rows: list[dict[str, Any]] = evaluator.per_class(locator.classes)
     found = None
     if rival is not None:
-        _, theirs, _ = opened(rival).take(name)
-        if [*theirs.names] != [*images.names]:
-            raise InputError(f"--against {harmless(against)}: its images are not those of MODEL")
         places = [locator.classes.index(name) for name in rival.classes]
         found = evaluator.against(score(rival, theirs)[0].relabelled(places))
     if as_json:
@@ -109,11 +116,11 @@ def evaluate_objects(
         return
     print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images")
     for key, figure in metrics.items():
-        print(f"{object_metric(key)} {figure:.2%}{_within(ends[key])}")
+        print(f"{object_metric(key)} {percent(figure)}{within(ends[key])}")
     for row in rows:
         print(
-            f"  {row['label']}: AP {row['ap']:.2%}{_within(row['ap_interval'])}  "
-            f"AP50 {row['ap50']:.2%}  ({row['n']:,} objects)"
+            f"  {row['label']}: AP {percent(row['ap'])}{within(row['ap_interval'])}  "
+            f"AP50 {percent(row['ap50'])}  ({row['n']:,} objects)"
         )
     if found is not None:
         print("\n".join(_comparison(found, harmless(against), object_metric)))
@@ -138,10 +145,6 @@ def object_metric(key: str) -> str:
     return OBJECT_METRICS[key]
 
 
-def _within(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f"  (95 % interval {ends[0]:.2%} to {ends[1]:.2%})"
-
-
 def _as_json(found: ComparedFigures, against: str) -> dict[str, Any]:
     return {
         "model": against,
@@ -158,11 +161,10 @@ def _comparison(found: ComparedFigures, name: str, in_words: Callable[[str], str
     """MODEL is A, the other B; differences are B minus A. in_words: of the key of a metric."""
     yield f"against B, {name}, on the same {found.n:,} images:"
     for key, difference in found.differences.items():
-        ends = found.intervals[key]
-        within = "" if ends is None else f" ({100 * ends[0]:+.2f} to {100 * ends[1]:+.2f})"
+        spread = bracketed(found.intervals[key], points)
         yield (
-            f"  {in_words(key)} {found.second[key]:.2%}, B minus A "
-            f"{100 * difference:+.2f} points{within}, p = {found.p[key]:.2g}"
+            f"  {in_words(key)} {percent(found.second[key])}, B minus A {points(difference)} "
+            f"points{spread}, p = {found.p[key]:.2g}"
         )
     key, difference = next(iter(found.differences.items()))
     by = f"{in_words(key)} differs by {100 * abs(difference):.2f} points"
@@ -196,17 +198,23 @@ def evaluate_pixels(
 
     predictor = loaded(model)
     rival = None if against is None else _rival(predictor, against, loaded)
-    setting = predictor.card.setting
-    policy: Literal["error", "skip"] = on_bad or setting("data.on_bad", "error")
-    opened = undivided_pixels(
-        data,
-        setting("data.val", "auto"),
-        setting("seed", 0),
-        policy,
-        classes=predictor.classes,
-    )
-    name, images = _scored(opened, predictor.card, data, split)
+    policy: Literal["error", "skip"] = on_bad or predictor.card.setting("data.on_bad", "error")
+
+    def opened(card: Card) -> Undivided[MaskedSplit]:
+        return undivided_pixels(
+            data,
+            card.setting("data.val", "auto"),
+            card.setting("seed", 0),
+            policy,
+            classes=card.classes,
+        )
+
+    own = opened(predictor.card)
+    name, images = _scored(own, predictor.card, data, split)
     assert isinstance(images, MaskedSplit)
+    if rival is not None:
+        tell_trained(model, _trained_on(own, predictor.card, images))
+        tell_trained(str(against), _trained_on(opened(rival.card), rival.card, images))
 
     def score(scored: PixelPredictor) -> tuple[SegmentationEvaluator, int]:
         evaluator, skipped = score_pixels(scored, images, threads, policy, asked)
@@ -230,11 +238,11 @@ def evaluate_pixels(
     of = "" if asked == "one" else f", views: {asked}"
     print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images{of}")
     for key, figure in metrics.items():
-        print(f"{PIXEL_METRICS[key]} {figure:.2%}{_within(ends[key])}")
+        print(f"{PIXEL_METRICS[key]} {percent(figure)}{within(ends[key])}")
     width = min(max(len(row["label"]) for row in rows), 24)
     print(f"  {'':<{width}}" + "".join(f"{title:>13}" for title in COLUMNS.values()))
     for row in rows:
-        told = ("–" if row[key] is None else f"{row[key]:.2%}" for key in COLUMNS)
+        told = ("–" if row[key] is None else percent(row[key]) for key in COLUMNS)
         print(f"  {row['label']:<{width}.{width}}" + "".join(f"{value:>13}" for value in told))
     if found is not None:
         print("\n".join(_comparison(found, harmless(against), PIXEL_METRICS.__getitem__)))
@@ -254,6 +262,13 @@ def _scored(opened: Undivided[Any], card: Card, data: str, split: str | None) ->
     for note in (*said, *notes):
         print(f"note: {note}", file=sys.stderr)
     return name, images
+
+
+def _trained_on(opened: Undivided[Any], card: Card, images: Split) -> int:
+    """How many of the images are known to have trained the model of the card."""
+    digest = card.provenance.get("data")
+    made = None if digest is None else opened.trained(str(digest))
+    return 0 if made is None else made.learned_from(images)
 
 
 def _tell_skipped(reasons: list[str]) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipway.cli.shared import Json, Threads, app, emit
+from skipway.cli.shared import Json, Threads, app, emit, within
 from skipway.errors import harmless, missing_part
+from skipway.shares import percent
 
 if TYPE_CHECKING:
     from skipway.doctor import Diagnosis, Finding, Outcome
@@ -125,7 +126,7 @@ def lines(diagnosis: Diagnosis) -> list[str]:
     told = [
         f"{harmless(diagnosis.file)} on {harmless(diagnosis.data)}, {diagnosis.split}: "
         f"{found.n:,} of {diagnosis.of:,} images",
-        f"read {said}: accuracy {percent(assumed)}",
+        f"read {said}: accuracy {scored(assumed)}",
     ]
     if diagnosis.verdict == "unclear":
         told.append("unclear: none of the readings that were tried does better than guessing")
@@ -141,7 +142,7 @@ def lines(diagnosis: Diagnosis) -> list[str]:
             f"{'class order':<15}not asked: it needs {A_CLASS} images a class, {needed:,} in all"
         )
     if diagnosis.verdict == "wrong":
-        told.append(f"read as diagnosed: accuracy {percent(found)}")
+        told.append(f"read as diagnosed: accuracy {scored(found)}")
         p = diagnosis.comparison.p
         told.append(
             f"wrong: {assumed.accuracy:.1%} as assumed, {found.accuracy:.1%} as diagnosed "
@@ -155,8 +156,8 @@ def lines(diagnosis: Diagnosis) -> list[str]:
     return told
 
 
-def percent(found: Outcome) -> str:
-    return f"{found.accuracy:.2%} (95 % interval {found.low:.2%} to {found.high:.2%})"
+def scored(found: Outcome) -> str:
+    return percent(found.accuracy) + within((found.low, found.high))
 
 
 def finding(f: Finding) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,8 +13,22 @@ import typer
 from skipway.cli.detecting import evaluate_objects, evaluate_pixels
 from skipway.cli.probing import evaluate_features
 from skipway.cli.retrieving import evaluate_vectors
-from skipway.cli.shared import Device, Json, Model, OnBad, Precision, Threads, app, emit
+from skipway.cli.shared import (
+    Device,
+    Json,
+    Model,
+    OnBad,
+    Precision,
+    Threads,
+    app,
+    bracketed,
+    emit,
+    points,
+    tell_trained,
+    within,
+)
 from skipway.errors import InputError, harmless
+from skipway.shares import percent
 
 if TYPE_CHECKING:
     from skipway.evaluation import Labelled, Views
@@ -272,22 +287,20 @@ def _metrics(told: Told, scoring: Scoring, scored: Scored) -> None:
     right = 1 - selective_risk(scored.confidence, scored.correct)
     kept = {c: float(right[max(round(c * n), 1) - 1]) for c in COVERAGES}
     aurc = float((1 - right).mean())
-    few_classes = len(scoring.predictor.classes) <= 5  # any answer is among the top 5
-    further = ("loss", "ece") if few_classes else ("top5", "loss", "ece")
+    further = told_metrics(scoring.predictor)[1:]
 
     def lines() -> Iterator[str]:
         of = "" if views == "one" else f", views: {views}"
         of += f", temperature {temperature:.3f}" if temperature != 1 else ""
         what = f"{harmless(scoring.model)} on {harmless(images.data)}, {images.name}"
         yield f"{what}: {n:,} images{of}"
-        low, high = ends["accuracy"]
-        yield f"accuracy {metrics['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%})"
+        yield f"accuracy {percent(metrics['accuracy'])}{within(ends['accuracy'])}"
         yield "  ".join(
-            f"{IN_WORDS[name]} {shown(name, metrics[name])} "
-            f"({shown(name, ends[name][0])} to {shown(name, ends[name][1])})"
+            f"{IN_WORDS[name]} {shown(name, metrics[name])}"
+            + bracketed(ends[name], partial(shown, name))
             for name in further
         )
-        few = ", ".join(f"{c:.0%}: {kept[c]:.2%}" for c in SHOWN_COVERAGES)
+        few = ", ".join(f"{c:.0%}: {percent(kept[c])}" for c in SHOWN_COVERAGES)
         yield f"accuracy if it answers only the most confident {few}  (AURC {aurc:.4f})"
 
     told.add(
@@ -303,8 +316,13 @@ def _metrics(told: Told, scoring: Scoring, scored: Scored) -> None:
     )
 
 
+def told_metrics(predictor: Predictor) -> list[str]:
+    """The metrics that are shown, accuracy first; of five classes any answer is among the top 5."""
+    return [name for name in IN_WORDS if name != "top5" or len(predictor.classes) > 5]
+
+
 def shown(name: str, value: float) -> str:
-    return f"{value:.2%}" if name in ("accuracy", "top5") else f"{value:.4f}"
+    return percent(value) if name in ("accuracy", "top5") else f"{value:.4f}"
 
 
 def _calibrated(told: Told, scoring: Scoring, out: str | None) -> Scored:
@@ -356,8 +374,8 @@ def _rival(scoring: Scoring, name: str, opened: Callable[[str], Predictor]) -> S
         raise InputError(f"--against: {error}") from None
     if [*theirs.split.names] != [*images.split.names]:
         raise InputError(f"--against {harmless(name)}: its images are not those of MODEL")
-    if leaked := trained_on(other.card, images):
-        note(f"note: {harmless(name)} was trained on {leaked:,} of these images")
+    tell_trained(scoring.model, trained_on(card, images))
+    tell_trained(name, trained_on(other.card, images))
     theirs = replace(theirs, notes=tuple(n for n in theirs.notes if n not in images.notes))
     return replace(scoring, predictor=other, model=name, images=theirs)
 
@@ -368,7 +386,7 @@ def _against(told: Told, scored: Scored, rival: Scoring) -> None:
     found = compare(scored, rival.scored())
     accuracy = found.accuracy
     told.add(
-        comparison_lines(found, harmless(rival.model)),
+        comparison_lines(found, harmless(rival.model), told_metrics(rival.predictor)),
         against={
             "model": rival.model,
             "n": accuracy.n,
@@ -384,22 +402,24 @@ def _against(told: Told, scored: Scored, rival: Scoring) -> None:
     )
 
 
-def comparison_lines(found: Compared, name: str) -> Iterator[str]:
-    """MODEL is A, the other B; differences are B minus A."""
+def comparison_lines(found: Compared, name: str, told: list[str]) -> Iterator[str]:
+    """MODEL is A, the other B; differences are B minus A. told: the metrics."""
     accuracy = found.accuracy
-    metrics = "  ".join(f"{IN_WORDS[k]} {shown(k, v)}" for k, v in found.second.items())
+    metrics = "  ".join(f"{IN_WORDS[k]} {shown(k, found.second[k])}" for k in told)
     yield f"against B, {name}, on the same {accuracy.n:,} images: {metrics}"
     parts = []
-    for key, value in found.differences.items():
-        unit, factor, form = ("", 1, "+.4f")
+    for key in told:
+        value = found.differences[key]
+        unit, form = "", signed
         if key in ("accuracy", "top5"):
-            unit, factor, form = (" points", 100, "+.2f")
-        low, high = (factor * end for end in found.intervals[key])
-        parts.append(
-            f"{IN_WORDS[key]} {factor * value:{form}}{unit} ({low:{form}} to {high:{form}})"
-        )
+            unit, form = " points", points
+        parts.append(f"{IN_WORDS[key]} {form(value)}{unit}{bracketed(found.intervals[key], form)}")
     yield "B minus A: " + "  ".join(parts)
     yield verdict(found)
+
+
+def signed(difference: float) -> str:
+    return f"{difference:+.4f}"
 
 
 def verdict(found: Compared) -> str:
@@ -436,8 +456,8 @@ def _sliced(told: Told, scoring: Scoring, scored: Scored, column: Column) -> Non
             low, high = s.interval
             flag = "  few images" if s.few else ""
             yield (
-                f"  {harmless(s.value) or '(empty)':<24.24}{s.n:>8,}  {s.accuracy:>8.2%}  "
-                f"({low:.2%} to {high:.2%}){flag}"
+                f"  {harmless(s.value) or '(empty)':<24.24}{s.n:>8,}  {percent(s.accuracy):>8}  "
+                f"({percent(low)} to {percent(high)}){flag}"
             )
         if (more := len(found.slices) - SHOWN_SLICES) > 0:
             yield f"  … {more:,} more; --json has all"
@@ -459,13 +479,13 @@ def _worst(found: Sliced) -> str:
     worst = found.worst
     low, high = worst.interval
     what = (
-        f"the worst is {harmless(worst.value) or '(empty)'}: {worst.accuracy:.2%} of {worst.n:,} "
-        f"images (95 % interval {low:.2%} to {high:.2%})"
+        f"the worst is {harmless(worst.value) or '(empty)'}: {percent(worst.accuracy)} of "
+        f"{worst.n:,} images (95 % interval {percent(low)} to {percent(high)})"
     )
     if worst.difference is None or worst.p is None:
         return f"{what}; there is no other"
     if worst.difference == 0:
-        return f"no slice is worse than the others: {worst.accuracy:.2%}"
+        return f"no slice is worse than the others: {percent(worst.accuracy)}"
     below = (
         f"{100 * abs(worst.difference):.1f} points {'below' if worst.difference < 0 else 'above'}"
     )
@@ -480,7 +500,8 @@ def _corrupted(told: Told, scoring: Scoring, scored: Scored) -> None:
     from skipway.evaluation.corruptions import SEVERITIES, mean_accuracy, scores_when_corrupted
 
     def row(name: str, values: Sequence[float]) -> str:
-        return f"  {name:<16}" + "".join(f"{v:>8.2%}" for v in [*values, float(np.mean(values))])
+        shares = [*values, float(np.mean(values))]
+        return f"  {name:<16}" + "".join(f"{percent(share):>8}" for share in shares)
 
     severities = "".join(f"{severity:>8}" for severity in range(1, SEVERITIES + 1))
     told.add(["accuracy on corrupted images, by severity:", f"  {'':<16}{severities}    mean"])
@@ -491,13 +512,14 @@ def _corrupted(told: Told, scoring: Scoring, scored: Scored) -> None:
         right.append([s.correct for s in found])
         table[name] = [float(correct.mean()) for correct in right[-1]]
         told.add([row(name, table[name])])
-    mean, (low, high) = mean_accuracy(np.array(right))
-    below = 100 * (float(scored.correct.mean()) - mean)
+    mean, ends = mean_accuracy(np.array(right))
+    above = mean - float(scored.correct.mean())
+    side = "below" if above < 0 else "above"
     told.add(
         [
             row("mean", np.mean([*table.values()], axis=0).tolist()),
-            f"mean accuracy {mean:.2%} (95 % interval {low:.2%} to {high:.2%}), {below:.1f} points "
-            "below that of the images as they are",
+            f"mean accuracy {percent(mean)}{within(ends)}, {100 * abs(above):.1f} points {side} "
+            "that of the images as they are",
         ],
-        corruptions={"accuracy": table, "mean": mean, "interval": (low, high)},
+        corruptions={"accuracy": table, "mean": mean, "interval": ends},
     )

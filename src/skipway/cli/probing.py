@@ -6,8 +6,9 @@ import sys
 from dataclasses import asdict
 from typing import Literal
 
-from skipway.cli.shared import emit
+from skipway.cli.shared import emit, within
 from skipway.errors import InputError, harmless
+from skipway.shares import percent
 
 
 def evaluate_features(
@@ -74,6 +75,6 @@ def evaluate_features(
         f"trained on {found.trained_on:,} images of {harmless(data)}"
     )
     print(
-        f"accuracy {found.accuracy:.2%}  (95 % interval {found.low:.2%} to {found.high:.2%}), "
+        f"accuracy {percent(found.accuracy)}{within((found.low, found.high))}, "
         f"{found.n:,} images of {splits.name}, {len(splits.classes):,} classes"
     )

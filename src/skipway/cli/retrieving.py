@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-from skipway.cli.shared import emit
+from skipway.cli.shared import emit, within
 from skipway.errors import harmless
+from skipway.shares import percent
 
 WEAKEST = 5
 """Classes that are named in the terminal."""
@@ -53,8 +54,7 @@ def evaluate_vectors(
     alone = f", {n - queries:,} without another of their class" if queries < n else ""
     print(f"{harmless(model)} on {harmless(data)}, {images.name}: {n:,} images{alone}")
     for name, value in metrics.items():
-        low, high = ends[name]
-        print(f"{in_words(name)} {value:.2%}  (95 % interval {low:.2%} to {high:.2%})")
+        print(f"{in_words(name)} {percent(value)}{within(ends[name])}")
     rows.sort(key=lambda row: row["recall_at_1"])
     if len(rows) > 1:
         told = (f"{row['label']} {row['recall_at_1']:.1%}" for row in rows[:WEAKEST])

@@ -7,12 +7,13 @@ import enum
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skipway.errors import harmless
+from skipway.shares import percent
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -76,6 +77,12 @@ def emit(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=True))
 
 
+def tell_trained(model: str, images: int) -> None:
+    """Say that a model was trained on so many of the images that it is compared on, if any."""
+    if images:
+        print(f"note: {harmless(model)} was trained on {images:,} of these images", file=sys.stderr)
+
+
 class Bar:
     """How far a command is, on a terminal; see `bar`."""
 
@@ -111,6 +118,21 @@ def bar(what: str, total: int, quiet: bool) -> Iterator[Bar]:
     hidden = quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         yield Bar(progress, total)
+
+
+def within(ends: tuple[float, float] | None) -> str:
+    """The interval of a share, to stand behind it; nothing where there is none."""
+    return "" if ends is None else f"  (95 % interval {percent(ends[0])} to {percent(ends[1])})"
+
+
+def bracketed(ends: tuple[float, float] | None, form: Callable[[float], str]) -> str:
+    """The same of any figure, which `form` puts in words, where it is said what brackets are."""
+    return "" if ends is None else f" ({form(ends[0])} to {form(ends[1])})"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in points."""
+    return f"{100 * difference:+.2f}"
 
 
 def print_table(rows: Iterable[Sequence[str]]) -> None:

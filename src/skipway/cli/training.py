@@ -12,6 +12,7 @@ import typer
 from skipway.cli.settings import with_settings
 from skipway.cli.shared import Json, app, emit
 from skipway.errors import harmless, missing_part
+from skipway.shares import percent
 
 if TYPE_CHECKING:
     from skipway.training import Result
@@ -89,8 +90,8 @@ def show_result(result: Result) -> None:
         scored = f"{found['n']:,} images"
         if found["interval"] is not None:
             low, high = found["interval"]
-            scored = f"95 % interval {low:.2%} to {high:.2%}, {scored}"
-        lines.append(f"{found['split']} {name} {value:.2%}  ({scored})")
+            scored = f"95 % interval {percent(low)} to {percent(high)}, {scored}"
+        lines.append(f"{found['split']} {name} {percent(value)}  ({scored})")
     lines += [
         f"{result.seconds:.0f} s, {speed(result.images_per_second)}{of} in training",
         f"report   {harmless(result.run / 'report.html')}",

@@ -14,6 +14,7 @@ import typer
 
 from skipway.cli.shared import Device, Json, Model, Precision, Threads, app, emit
 from skipway.errors import InputError, harmless
+from skipway.shares import percent
 
 if TYPE_CHECKING:
     from skipway.locator import Locator
@@ -190,7 +191,7 @@ def models(as_json: Json = False) -> None:
                 "source": arch.source,
             }
         )
-    trained = []
+    trained: list[dict[str, Any]] = []
     for name in shipped.NAMES:
         card = read_card(shipped.file(name, ".safetensors"))
         assert card is not None
@@ -219,7 +220,7 @@ def models(as_json: Json = False) -> None:
     print("\nTrained, in place of a file:")
     for model in trained:
         print(
-            f"{model['name']:<24}{model['network']}, accuracy {model['accuracy']:.2%} on "
+            f"{model['name']:<24}{model['network']}, accuracy {percent(model['accuracy'])} on "
             f"{model['data']} {model['split']} ({model['n']:,} images)"
         )
 

@@ -7,8 +7,20 @@ from typing import Annotated
 import typer
 
 from skipway.cli.evaluating import note
-from skipway.cli.shared import Device, Json, OnBad, Threads, Weights, app, bar, emit, print_table
+from skipway.cli.shared import (
+    Device,
+    Json,
+    OnBad,
+    Threads,
+    Weights,
+    app,
+    bar,
+    emit,
+    print_table,
+    within,
+)
 from skipway.errors import harmless, missing_part
+from skipway.shares import percent
 from skipway.xray import IMAGES
 
 
@@ -65,10 +77,9 @@ def xray(
             seen=progress.advance,
         )  # fmt: skip
     note(*(f"skipped: {reason}" for reason in found.skipped))
-    low, high = found.interval
     lines = [
         f"{harmless(model)} on {harmless(data)}, {images.name}: {found.n:,} images",
-        f"accuracy {found.accuracy:.2%}  (95 % interval {low:.2%} to {high:.2%})",
+        f"accuracy {percent(found.accuracy)}{within(found.interval)}",
         *([found.caveat] if found.caveat else []),
         found.summary,
     ]

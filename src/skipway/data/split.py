@@ -172,6 +172,11 @@ class Split:
         """32 bytes that are others once what is read of an image may be another."""
         return self.reader.stamp(self.names)
 
+    def places(self) -> set[str]:
+        """Of each image, what tells it from those of the other splits of its data set."""
+        root = self.reader.root if isinstance(self.reader, FolderReader) else ""
+        return {os.path.join(root, name) for name in self.names}
+
     def take(self, positions: Array) -> Self:
         """Those images only, in that order."""
         names = Names(self.names[int(i)] for i in positions)
@@ -235,6 +240,10 @@ class DataSet:
         found = self.splits[split].per_class(len(self.classes))
         return dict(zip(self.classes, found.tolist(), strict=True))
 
+    def learned_from(self, images: Split) -> int:
+        """How many images of a split of this data are among those for training."""
+        return len(self.splits["train"].places() & images.places())
+
     def digest(self) -> str:
         """sha256 of which images are in which split, to be learned as what; taken or not."""
         digest = hashlib.sha256(repr(self.classes).encode())
@@ -259,14 +268,19 @@ class Undivided(Generic[S]):
     divide: Callable[[], DataSet]
     """The data set that a training would make of it. Raises InputError, see `divided`."""
 
-    def held_out(self, digest: str) -> tuple[str, ...] | None:
-        """What a training held out of the data of that digest, test before val; None where this is
-        other data."""
+    def trained(self, digest: str) -> DataSet | None:
+        """The data set of that digest, which a training made of this; None where this is other
+        data."""
         with contextlib.suppress(InputError):  # not a set to train on: then other data
             made = self.divide()
             if made.digest() == digest:
-                return tuple(name for name in ("test", "val") if name in made.splits)
+                return made
         return None
+
+    def held_out(self, digest: str) -> tuple[str, ...] | None:
+        """What that training held out, test before val; None where this is other data."""
+        made = self.trained(digest)
+        return None if made is None else tuple(n for n in ("test", "val") if n in made.splits)
 
     def take(self, name: str | None = None) -> tuple[str, Split, tuple[str, ...]]:
         """One split, by the rules of `open_split`: its name, the images, and what was decided.

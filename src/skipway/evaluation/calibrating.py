@@ -144,13 +144,14 @@ def _card(card: Card, images: Labelled, calibrated: Calibrated) -> Card:
         Measured(
             name=name,
             value=metrics[name],
-            low=ends[name][0],
-            high=ends[name][1],
+            low=low,
+            high=high,
             split=images.name,
             n=len(calibrated.after.label),
             data=images.data,
         )
         for name in ("loss", "ece")
+        for low, high in (ends[name] or (None, None),)
     ]
     kept = [m for m in card.metrics if m.name not in ("loss", "ece")]
     told = {

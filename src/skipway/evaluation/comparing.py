@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from skipway.bootstrap import percentiles, resampled
+from skipway.bootstrap import Interval, known_difference, known_percentiles, resampled
 from skipway.metrics import PairedAccuracy, Scored, wilson_interval
 
-Array = npt.NDArray[Any]
-Interval = tuple[float, float]
 BIASED = ("ece",)
 """Metrics from 0 up that chance alone raises."""
 SHARES = ("accuracy", "top5")
 """Metrics that count images."""
 
 
-def intervals(scored: Scored) -> dict[str, Interval]:
+def intervals(scored: Scored) -> dict[str, Interval | None]:
     """The 95 % interval of each of `Scored.metrics`: Wilson's of shares of the images, which holds
-    for few of them too, and `bootstrap.percentiles` of the others."""
+    for few of them too, and `bootstrap.known_percentiles` of the others."""
     found, n = resampled(scored.statistics(), len(scored.label)), len(scored.label)
-    ends = {
-        name: wilson_interval(round(value * n), n)
-        if name in SHARES
-        else _interval(name, found[name], n, value)
-        for name, value in scored.metrics().items()
-    }
-    return ends | {name: (max(ends[name][0], 0.0), ends[name][1]) for name in BIASED}
-
-
-def _interval(name: str, values: Array, n: int, metric: float) -> Interval:
-    return percentiles(values, n, metric if name in BIASED else None)
+    ends: dict[str, Interval | None] = {}
+    for name, value in scored.metrics().items():
+        if name in SHARES:
+            ends[name] = wilson_interval(round(value * n), n)
+        elif known := known_percentiles(found[name], n, value if name in BIASED else None):
+            ends[name] = max(known[0], 0.0), known[1]  # a loss and an error are no less
+        else:
+            ends[name] = None
+    return ends
 
 
 @dataclass(frozen=True)
@@ -44,9 +38,9 @@ class Compared:
     first: dict[str, float]
     """`Scored.metrics` on these images."""
     second: dict[str, float]
-    intervals: dict[str, Interval]
-    """Of the differences, 95 %: by a paired bootstrap, that of accuracy as `PairedAccuracy` has
-    it."""
+    intervals: dict[str, Interval | None]
+    """Of the differences, 95 %: by a paired bootstrap (`bootstrap.known_difference`), those of
+    shares of the images as `PairedAccuracy` has them."""
 
     @property
     def differences(self) -> dict[str, float]:
@@ -71,7 +65,12 @@ def compare(first: Scored, second: Scored) -> Compared:
     drawn = resampled(both, n)
     a, b = first.metrics(), second.metrics()
     ends = {
-        name: _interval(name, drawn[1, name] - drawn[0, name], n, b[name] - a[name]) for name in a
+        name: known_difference(
+            drawn[0, name], drawn[1, name], n, b[name] - a[name] if name in BIASED else None
+        )
+        for name in a
     }
     accuracy = PairedAccuracy.of(first.correct, second.correct)
-    return Compared(accuracy, a, b, ends | {"accuracy": accuracy.interval})
+    ends["accuracy"] = accuracy.interval
+    ends["top5"] = PairedAccuracy.of(first.in_top5, second.in_top5).interval
+    return Compared(accuracy, a, b, ends)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from skipway.bootstrap import mean_of, percentiles, resampled
+from skipway.bootstrap import Interval, known_percentiles, mean_of, resampled
 from skipway.data import Key, Split
 from skipway.evaluation.scoring import Views, score
 from skipway.metrics import Scored
@@ -114,12 +114,13 @@ def corrupted(image: Array, name: str, severity: int, key: Key) -> Array:
     return np.concatenate([colour, image[:, :, 3:]], axis=2)
 
 
-def mean_accuracy(right: Array) -> tuple[float, tuple[float, float]]:
-    """The mean over corruptions and severities, and its 95 % interval over images, from whether
-    each image was right: [corruptions, severities, N]."""
+def mean_accuracy(right: Array) -> tuple[float, Interval | None]:
+    """The mean over corruptions and severities, and its 95 % interval over images
+    (`bootstrap.known_percentiles`), from whether each image was right: [corruptions, severities,
+    N]."""
     by_image = right.mean(axis=(0, 1))
     drawn = resampled({"mean": mean_of(by_image)}, len(by_image))
-    return float(by_image.mean()), percentiles(drawn["mean"], len(by_image))
+    return float(by_image.mean()), known_percentiles(drawn["mean"], len(by_image))
 
 
 def scores_when_corrupted(

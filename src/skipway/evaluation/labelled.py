@@ -72,9 +72,7 @@ def open_as_labelled(
 def trained_on(card: Card, images: Labelled) -> int:
     """How many of the images are known to have trained the model of the card."""
     made = _own_data(card, images.data, *_seed_and_val(card))
-    if made is None:
-        return 0
-    return len({*made.splits["train"].names} & {*images.split.names})
+    return 0 if made is None else made.learned_from(images.split)
 
 
 def _seed_and_val(card: Card) -> tuple[int, Any]:

@@ -121,11 +121,12 @@ def verdicts(comparison: Comparison) -> list[tuple[bool | None, str]]:
     cannot be tested, together where the reason is the same, and accuracies that are too good."""
     found: list[tuple[bool | None, str]] = []
     reasons: dict[str, list[str]] = {}
+    tested = sum(pair.p is not None for pair in comparison.pairs)
     for pair in comparison.pairs:
         if pair.reason is not None:
             reasons.setdefault(pair.reason, []).append(f"{pair.first} and {pair.second}")
         else:
-            found.append((pair.clear, _verdict(pair)))
+            found.append((pair.clear, _verdict(pair, tested)))
     for reason, pairs in reasons.items():
         found.append((None, f"Not tested: {', '.join(pairs)}: {reason}."))
     for letter, run in comparison.runs.items():
@@ -136,19 +137,21 @@ def verdicts(comparison: Comparison) -> list[tuple[bool | None, str]]:
     return found
 
 
-def _verdict(pair: Pair) -> str:
+def _verdict(pair: Pair, tested: int) -> str:
+    """tested: how many pairs were."""
     first, second = pair.first, pair.second
     difference, p = pair.difference or 0.0, 1.0 if pair.p_adjusted is None else pair.p_adjusted
     low, high = pair.interval or (0.0, 0.0)
     paired = f" {pair.note}" if pair.note else ""
     if not pair.only_first and not pair.only_second:
         return f"{first} and {second} are right on the same images.{paired}"
+    adjusted = f", adjusted for {tested:,} pairs by Holm's method" if tested > 1 else ""
     numbers = (
         f"{second} minus {first}: {100 * difference:+.2f} points "
         f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}). Only {first} is right on "
         f"{plural(pair.only_first or 0, 'image', 'images')}, only {second} on "
         f"{plural(pair.only_second or 0, 'image', 'images')} ("
-        f"{'p < 0.0001' if p < 1e-4 else f'p = {p:.2g}'}).{paired}"
+        f"{'p < 0.0001' if p < 1e-4 else f'p = {p:.2g}'}{adjusted}).{paired}"
     )
     if pair.clear:
         better, worse = (second, first) if difference > 0 else (first, second)
@@ -189,8 +192,8 @@ def _accuracy(comparison: Comparison) -> Html | None:
     head = ("Pair", "Points", "95 % interval", "Both right", "Only first", "Only second",
             "p", "p, adjusted")  # fmt: skip
     note = (
-        "On the same images: McNemar's exact test, the interval by a paired bootstrap over images, "
-        "p adjusted for the number of pairs (Holm)."
+        "On the same images: McNemar's exact test, p adjusted for the number of pairs (Holm); the "
+        "interval is Newcombe's of paired shares (1998, method 10)."
     )
     return tag(
         "div",

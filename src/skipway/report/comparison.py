@@ -43,7 +43,7 @@ class Pair:
     difference: float | None = None
     """Second minus first accuracy."""
     interval: tuple[float, float] | None = None
-    """Its 95 % interval, by a paired bootstrap over images."""
+    """Its 95 % interval, `metrics.paired_interval`."""
     p: float | None = None
     """Of McNemar's exact test."""
     p_adjusted: float | None = None

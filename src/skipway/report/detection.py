@@ -136,10 +136,11 @@ def _curves(run: Run) -> Html | None:
     if not found:
         return None
     found.sort(key=lambda curve: float(curve[1].mean()))
-    plots = [_curve(*curve) for curve in found[:SHOWN_CURVES]]
+    plots = [_curve(*curve, _reached(curve[1])) for curve in found[:SHOWN_CURVES]]
     if len(found) > 1 and len({len(precision) for _, precision, _ in found}) == 1:
         mean = np.mean([precision for _, precision, _ in found], axis=0)
-        plots.insert(0, _curve("Mean of all classes", mean, None))
+        most = float(np.mean([_reached(precision) for _, precision, _ in found]))
+        plots.insert(0, _curve("Mean of all classes", mean, None, most))
     finds = main_kind(run).name.lower() or "boxes"
     note = (
         f"Precision: of the {finds} that were found, the share that is right. Recall: of the "
@@ -157,13 +158,19 @@ def _curves(run: Run) -> Html | None:
     )
 
 
-def _curve(label: str, precision: Any, scores: object) -> Html:
-    last = len(precision) - 1
+def _reached(precision: Any) -> float:
+    """The highest recall that a curve has a precision at."""
     reached = precision.nonzero()[0]
-    end = int(reached[-1]) if len(reached) else 0
+    return float(reached[-1]) / (len(precision) - 1) if len(reached) else 0.0
+
+
+def _curve(label: str, precision: Any, scores: object, most: float) -> Html:
+    """most: the highest recall, of several classes on average: their line ends with the last."""
+    last = len(precision) - 1
+    end = round(_reached(precision) * last)
     points = [(i / last, float(precision[i])) for i in range(end + 1)]
-    ap50, most = percent(float(precision.mean())), percent(end / last, 0)
-    caption = f"AP at IoU 0.5: {ap50}. Highest recall: {most}."
+    ap50 = percent(float(precision.mean()))
+    caption = f"AP at IoU 0.5: {ap50}. Highest recall: {percent(most, 0)}."
     marks = []
     levels = [number(v) for v in scores] if isinstance(scores, list) else []
     if len(levels) == len(precision):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
+from skipway.detections import OutOfReach
 from skipway.errors import harmless
 from skipway.report.average_precision import kept, main_kind
 from skipway.report.findings import (
@@ -106,7 +108,11 @@ def _overlooked(run: Run) -> Iterator[Finding]:
     if total < FEWEST or not _learned(run):
         return
     recall = sum(n * r for n, r in rows) / total
-    if recall < OVERLOOKED:
+    beyond = _out_of_reach(run)
+    if said := beyond.in_words():
+        more = " A higher detector.detections finds more of them." if beyond.in_all else ""
+        yield Finding("note", f"{said}{more}")
+    if recall < OVERLOOKED * max(1 - beyond.objects / total, 0):
         yield Finding(
             "note",
             f"{percent(1 - recall, 0)} of the objects are not found {kept(run)}. Longer training, "
@@ -119,6 +125,13 @@ def _overlooked(run: Run) -> Iterator[Finding]:
             f"Almost nothing is overlooked: {percent(recall)} of the objects are found at IoU 0.5 "
             f"{kept(run)}.",
         )
+
+
+def _out_of_reach(run: Run) -> OutOfReach:
+    """As the run kept it."""
+    known = mapping(run.evaluation.get("out_of_reach"))
+    counts = [max(int(number(known.get(f.name)) or 0), 0) for f in fields(OutOfReach)]
+    return OutOfReach(*counts)
 
 
 def _weakest(run: Run) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -322,18 +323,25 @@ def _raw_classes(run: Run) -> list[Any]:
     return [str(name) for name in run.evaluation["classes"]]
 
 
+def clearly_below(hits: Sequence[int], n: Sequence[int], overall: float) -> list[int]:
+    """The classes whose share of hits is 5 points or more below that of all, and not by chance:
+    each with images is looked at, so their intervals hold for all together (Bonferroni)."""
+    z = NormalDist().inv_cdf(1 - 0.025 / max(sum(of > 0 for of in n), 1))
+    return [
+        k
+        for k, (right, of) in enumerate(zip(hits, n, strict=True))
+        if of and wilson_interval(right, of, z)[1] <= overall - 0.05
+    ]
+
+
 def _weakest(run: Run) -> Iterator[Finding]:
     if run.confusion is None or len(run.classes) < 3:
         return
-    scores = class_scores(run.confusion)
+    scores, hits = class_scores(run.confusion), run.confusion.diagonal()
     if not scores.n.any():
         return
-    overall = run.confusion.diagonal().sum() / run.confusion.sum()
-    weak = [
-        k
-        for k in range(len(run.classes))
-        if (ends := scores.interval(k)) is not None and ends[1] <= overall - 0.05
-    ]
+    overall = hits.sum() / run.confusion.sum()
+    weak = clearly_below(hits.tolist(), scores.n.astype(int).tolist(), overall)
     if not weak:
         return
     k = min(weak, key=lambda k: float(scores.recall[k]))

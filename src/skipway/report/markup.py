@@ -13,6 +13,7 @@ from typing import Any
 
 from skipway.errors import harmless
 from skipway.report.values import ends, number
+from skipway.shares import hundredths
 
 OPEN_ROWS = 30
 """Tables with more rows than this start closed."""
@@ -121,14 +122,19 @@ def fact_list(facts: Iterable[tuple[str, object]]) -> Html | None:
 
 
 def shown(value: Any, form: str = ",.0f", unit: str = "") -> str | None:
-    """A number in that format with its unit, "98.9 %" for ``.1%``; None where it is no number."""
+    """A number in that format with its unit, of ``.1%`` as `percent`; None where it is no
+    number."""
     figure = number(value)
-    return None if figure is None else f"{figure:{form}}".replace("%", " %") + unit
+    if figure is None:
+        return None
+    if form.endswith("%"):
+        return percent(figure, int(form[1:-1])) + unit
+    return f"{figure:{form}}{unit}"
 
 
 def percent(value: float, places: int = 1) -> str:
-    """A share of 0 to 1 as "98.9 %"."""
-    return f"{100 * value:.{places}f} %"
+    """A share of 0 to 1 as "98.9 %"; see `hundredths`."""
+    return f"{hundredths(value, places)} %"
 
 
 def within(value: Any, interval: Any) -> str | None:
@@ -136,7 +142,7 @@ def within(value: Any, interval: Any) -> str | None:
     text, spread = shown(value, ".1%"), ends(interval)
     if text is None or spread is None:
         return text
-    return f"{text} ({100 * spread[0]:.1f} to {percent(spread[1])})"
+    return f"{text} ({hundredths(spread[0], 1)} to {percent(spread[1])})"
 
 
 def large(value: Any) -> str | None:

@@ -154,10 +154,10 @@ def _doubted(run: Run) -> Html | None:
         return tag("div", title, tag("p", "None was found.", class_="quiet"))
     said = (
         f"{plural(int(n), 'label looks', 'labels look')} wrong on these images, "
-        f"{run.seen_in_training}: another class got at least the probability that its own images "
-        "get on average (confident learning). Some are mistakes of the network; look before you "
-        "change a label. "
-        "Those among the worst mistakes are marked there."
+        f"{run.seen_in_training}: the answer is another class, and one got at least the "
+        "probability that its own images get on average (confident learning). Some are mistakes "
+        "of the network; look before you change a label. Those among the worst mistakes are marked "
+        "there."
     )
     pictured = [row for row in rows if row.get("image") is not None]
 

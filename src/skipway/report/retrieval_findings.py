@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from skipway.errors import harmless
-from skipway.metrics import wilson_interval
 from skipway.report.findings import (
     LITTLE,
     Finding,
     as_list,
     broken_loss,
     by_urgency,
+    clearly_below,
     leaks,
     unfinished,
     unsteady,
@@ -96,12 +96,11 @@ def _weakest(run: Run) -> Iterator[Finding]:
     if len(rows) < 3:
         return
     overall = sum(n * recall for _, n, recall in rows) / total
-    weak = [
-        row for row in rows if wilson_interval(round(row[2] * row[1]), row[1])[1] <= overall - 0.05
-    ]
+    hits, queries = [round(n * recall) for _, n, recall in rows], [n for _, n, _ in rows]
+    weak = clearly_below(hits, queries, overall)
     if not weak:
         return
-    name, _, lowest = min(weak, key=lambda row: row[2])
+    name, _, lowest = min((rows[k] for k in weak), key=lambda row: row[2])
     yield Finding(
         "note",
         f"{harmless(name)} is clearly found less often than others: for {percent(lowest)} of its "

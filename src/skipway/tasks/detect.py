@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skipway.accumulation import by_class, figures, interval, resamples_of, scores_of
+from skipway.accumulation import by_class, figures, holding, interval, resamples_of, scores_of
 from skipway.architecture import Architecture
 from skipway.bootstrap import ComparedFigures, Interval, swapped
 from skipway.config import AugmentConfig
@@ -27,6 +27,7 @@ from skipway.detections import (
     Detections,
     Judged,
     Kind,
+    OutOfReach,
     judged,
     matched,
     pixels_of,
@@ -67,8 +68,11 @@ class Target:
 class DetectionEvaluator:
     """COCO's average precision over images; see `tasks.Evaluator`."""
 
-    def __init__(self, classes: int, kinds: tuple[Kind, ...]) -> None:
-        self.classes, self.kinds = classes, kinds
+    def __init__(
+        self, classes: int, kinds: tuple[Kind, ...], detections: int | None = None
+    ) -> None:
+        """detections: the most that the detector gives of an image, where that is known."""
+        self.classes, self.kinds, self.detections = classes, kinds, detections
         self._seen: dict[int, tuple[Detections, Objects, tuple[int, int]]] = {}
         """By position in the split."""
 
@@ -118,8 +122,19 @@ class DetectionEvaluator:
     @cached_property
     def intervals(self) -> dict[str, Interval | None]:
         """Of each metric, 95 %, by a bootstrap over images; None where that tells nothing."""
-        found, n = self._resampled(self._drawn), len(self._seen)
-        return {name: interval(found[name], n, value) for name, value in self.metrics().items()}
+        found, n, held = self._resampled(self._drawn), len(self._seen), self._holding()
+        return {
+            name: interval(found[name], n, value, held[name])
+            for name, value in self.metrics().items()
+        }
+
+    def _holding(self) -> dict[str, int]:
+        """Of each metric, in how many images there is an object that it is of."""
+        return {
+            self._before(kind) + name: n
+            for kind, of_kind in self.judgements.items()
+            for name, n in holding(of_kind.matches).items()
+        }
 
     def _resampled(self, drawn: Mapping[Kind, Array]) -> dict[str, Array]:
         """Each metric in each resample."""
@@ -149,9 +164,8 @@ class DetectionEvaluator:
         both = {kind: ours[kind].matches.beside(theirs[kind].matches) for kind in kinds}
         n = len(images)
         chance = [pair[0]._resampled(found) for found in swapped(both, n, resamples_of(n))]
-        return ComparedFigures.of(
-            n, (first, second), (drawn_of[0], drawn_of[1]), (chance[0], chance[1])
-        )
+        drawn, swaps = (drawn_of[0], drawn_of[1]), (chance[0], chance[1])
+        return ComparedFigures.of(n, (first, second), drawn, swaps, pair[0]._holding())
 
     def relabelled(self, places: Sequence[int]) -> DetectionEvaluator:
         """The same where label k is `places[k]`."""
@@ -161,19 +175,23 @@ class DetectionEvaluator:
             made.add(i, replace(found, labels=moved[found.labels]), there, size)
         return made
 
+    def out_of_reach(self) -> OutOfReach:
+        """The objects that cannot be found, as there are more than detections that count."""
+        return OutOfReach.of((truth for _, truth, _ in self._seen.values()), self.detections)
+
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Objects, AP with its interval, AP50 and recall of each class that has an object."""
         first, boxes = self.judgements[self.kinds[0]], self.judgements["box"]
         resampled = {kind: by_class(drawn) for kind, drawn in self._drawn.items()}
-        counts, holding = np.zeros((2, self.classes), int)
+        counts, held = np.zeros((2, self.classes), int)
         for _, truth, _ in self._seen.values():
             here = np.bincount(truth.labels[~truth.crowd], minlength=self.classes)
-            counts, holding = counts + here, holding + (here > 0)
+            counts, held = counts + here, held + (here > 0)
         rows = []
         for k, (ap, ap50) in boxes.by_class.items():
             row: dict[str, Any] = {"label": harmless(classes[k]), "n": int(counts[k])}
             row |= {"ap": ap, "ap50": ap50, "recall": boxes.recall[k]}
-            n, images = len(self._seen), int(holding[k])
+            n, images = len(self._seen), int(held[k])
             row["ap_interval"] = interval(resampled["box"][:, k], n, ap, images)
             if len(self.kinds) > 1 and k in first.by_class:
                 row["mask_ap"], row["mask_ap50"] = first.by_class[k]
@@ -187,6 +205,7 @@ class DetectionEvaluator:
         return {
             "classes": [*classes],
             "per_class": self.per_class(classes),
+            "out_of_reach": asdict(self.out_of_reach()),
             "intervals": self.intervals,
             "resamples": resamples_of(len(self._seen)),
             "curves": [
@@ -354,7 +373,7 @@ class Detect:
         ]
 
     def evaluator(self) -> DetectionEvaluator:
-        return DetectionEvaluator(self.classes, self.kinds)
+        return DetectionEvaluator(self.classes, self.kinds, self.detector.detections)
 
 
 def detections(

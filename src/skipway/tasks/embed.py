@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipway.architecture import Architecture
-from skipway.bootstrap import percentiles, resampled
+from skipway.bootstrap import Interval, known_percentiles, mean_of, resampled
 from skipway.config import AugmentConfig
 from skipway.data import Key, Split
 from skipway.data.feed import Batch
@@ -131,20 +131,20 @@ class RetrievalEvaluator:
         found = self.found
         return {f"recall_at_{k}": found.recall_at_k(k) for k in KS} | {"map_at_r": found.map_at_r()}
 
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % interval of each metric, by a bootstrap over the queries; of a recall of 0 or 1,
-        which all resamples have too, Wilson's."""
-        found = self.found
-        drawn = resampled(found.statistics(KS), len(found))
-        ends = {name: percentiles(values, len(found)) for name, values in drawn.items()}
-        for k in KS:
-            hits = int(found.found_at(k).sum())
-            if hits in (0, len(found)):
-                ends[f"recall_at_{k}"] = wilson_interval(hits, len(found))
-        return ends
+    def intervals(self) -> dict[str, Interval | None]:
+        """The 95 % interval of each metric over the queries: Wilson's of recalls, which count them,
+        and `bootstrap.known_percentiles` of mAP@R. None of no query."""
+        found, n = self.found, len(self.found)
+        if not n:
+            return dict.fromkeys(self.metrics())
+        ends: dict[str, Interval | None] = {
+            f"recall_at_{k}": wilson_interval(int(found.found_at(k).sum()), n) for k in KS
+        }
+        drawn = resampled({"map_at_r": mean_of(found.precision)}, n)["map_at_r"]
+        return ends | {"map_at_r": known_percentiles(drawn, n)}
 
-    def interval(self) -> tuple[float, float] | None:
-        return self.intervals()["recall_at_1"] if len(self.found) else None
+    def interval(self) -> Interval | None:
+        return self.intervals()["recall_at_1"]
 
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Queries, recall at 1 and mAP@R of each class that has a query."""

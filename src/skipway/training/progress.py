@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from skipway.shares import percent
 from skipway.training.clock import Clock
 from skipway.training.forecast import Forecast
 from skipway.training.loop import Tally
@@ -93,7 +94,7 @@ class TrainingProgress:
         parts = [f"epoch {row['epoch']:>3}/{self._clock.epochs}"]
         for key, value in row.items():
             if key.startswith("train_") or key in SHOWN:
-                shown = f"{value:.2%}" if key in SHARES else f"{value:.4f}"
+                shown = percent(value) if key in SHARES else f"{value:.4f}"
                 parts.append(f"{key.removeprefix('train_').replace('_', ' ')} {shown}")
         parts += [speed(row["images_per_second"]), f"waiting {row['waiting']:.0%}"]
         parts += [f"ETA {self._left(row['step'])}"]
