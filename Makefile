@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/installed
+TRAINS := $(VENV)/trains
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -19,17 +20,19 @@ help:
 	@echo "make clean     remove .venv and what tools left; runs/ and results/ stay"
 
 # The stamp is touched last, so that an installation that was cut off is done again.
-$(STAMP): pyproject.toml
+$(TRAINS): PARTS := train
+$(STAMP): PARTS := train,test
+$(TRAINS) $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "skipway needs Python 3.11 or newer; $(PYTHON) is" \
 	    "$$($(PYTHON) --version 2>/dev/null || echo missing)." \
 	    "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(PARTS)]'
 	@touch $@
 
 demo: RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
-demo: $(STAMP)
+demo: $(TRAINS)
 	$(BIN)/skipway train digits --out $(RUN)
 	$(BIN)/skipway predict $(RUN) docs/digit-7.png --top 3
 	@echo "The report: $(RUN)/report.html"

@@ -496,7 +496,7 @@ def test_a_damaged_image_is_a_problem_of_annotated_data(tmp_path: Path) -> None:
     found = call("check-data", data, "--json")
     assert found.code == 1
     (problem,) = found.value["problems"]
-    assert (problem["kind"], problem["image"]) == ("unreadable-image", "3.png")
+    assert (problem["kind"], problem["file"]) == ("unreadable-image", str(image))
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,20 @@ def test_freed_memory_is_taken_again_as_it_is() -> None:
     assert faults["given back"] > 20 * max(faults["kept"], 1)
 
 
+SMALL_NUMBERS = """
+import torch
+from skipway.predictor import ready_torch
+ready_torch(2)
+assert torch.get_num_threads() == 2
+assert float(torch.tensor([1e-39]).mul(1)) == 0
+assert bool((torch.full((2_000_000,), 1e-39) * 1 == 0).all())  # in the pool's threads too
+"""
+
+
+def test_torch_computes_with_the_threads_that_are_asked_for_and_small_numbers_as_0() -> None:
+    subprocess.run([sys.executable, "-c", SMALL_NUMBERS], check=True, timeout=120)
+
+
 def group(place: Path, **files: str) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():

@@ -107,6 +107,14 @@ def leaks(data: DataSet, scans: Mapping[str, Scan]) -> Iterator[Problem]:
             yield Problem(image_file(data, leak.second, later), None, "", "leak", what)
 
 
+def unreadable(data: DataSet, scans: Mapping[str, Scan]) -> Iterator[Problem]:
+    """The images that cannot be read, each by its file."""
+    for name, found in scans.items():
+        for i, why in found.failed:
+            why = why.removeprefix(f"{harmless(data.splits[name].names[i])}: ")
+            yield Problem(image_file(data, name, i), None, "", "unreadable-image", why)
+
+
 def image_file(data: DataSet, split: str, i: int) -> str:
     """The path of image i of a split."""
     reader = data.splits[split].reader
@@ -131,10 +139,5 @@ def check_objects(
         data = None
     if data is not None:
         scans = {name: scan(split, threads, verify) for name, split in data.splits.items()}
-        found += [
-            Problem(path, None, data.splits[name].names[i], "unreadable-image", why)
-            for name, one in scans.items()
-            for i, why in one.failed
-        ]
-        found += leaks(data, scans)
+        found += [*unreadable(data, scans), *leaks(data, scans)]
     return ObjectReport(path, form, found, data)

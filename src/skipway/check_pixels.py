@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.check import LISTED, Looks, size_rows, table, wrapped
-from skipway.check_objects import image_file, leaks, problem_lines
+from skipway.check_objects import leaks, problem_lines, unreadable
 from skipway.data import DataSet
 from skipway.data.pixels import (
     KINDS,
@@ -20,7 +20,7 @@ from skipway.data.pixels import (
     mask_problems,
     open_pixels,
 )
-from skipway.data.preflight import Scan, balance, scan
+from skipway.data.preflight import balance, scan
 from skipway.errors import InputError, harmless
 from skipway.images import verify
 
@@ -135,13 +135,5 @@ def check_pixels(path: str, val: Any, seed: int, threads: int) -> PixelReport:
         data = None
     if data is not None:
         scans = {name: scan(split, threads, verify) for name, split in data.splits.items()}
-        found += [*_unreadable(data, scans), *leaks(data, scans)]
+        found += [*unreadable(data, scans), *leaks(data, scans)]
     return PixelReport(path, str(form_of_masks(path)), found, data)
-
-
-def _unreadable(data: DataSet, scans: dict[str, Scan]) -> Iterator[Problem]:
-    for name, found in scans.items():
-        for i, why in found.failed:
-            image = data.splits[name].names[i]
-            why = why.removeprefix(f"{harmless(image)}: ")
-            yield Problem(image_file(data, name, i), None, "", "unreadable-image", why)

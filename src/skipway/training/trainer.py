@@ -340,8 +340,8 @@ class Trainer(Setup):
         """Forget the best epoch where a later one has taken its file, after the checkpoint and
         before the stop: its weights are gone. Gone on with bit by bit, that one comes again; on
         another machine it may not, and others are then the best of what is left."""
-        kept = self.run_path / "best.safetensors"
-        if self.best and read_card(kept).provenance["step"] != self.best["step"]:
+        card = read_card(self.run_path / "best.safetensors") if self.best else None
+        if card is not None and card.provenance["step"] != self.best["step"]:
             self.progress.say(
                 f"  note: the weights of epoch {self.best['epoch']}, the best so far, were "
                 "replaced by those of a later one that is trained again"
