@@ -314,7 +314,11 @@ def _calibrated(told: Told, scoring: Scoring, out: str | None) -> Scored:
     target = calibrating.place(scoring.model, predictor, out)
     scoring.images, fitted_on = calibrating.apart(predictor, scoring.model, scoring.images)
     note(*scoring.images.notes)
-    if known := trained_on(predictor.card, fitted_on):
+    known = trained_on(predictor.card, fitted_on)
+    if known is None:
+        note("note: the data has changed since training: if images that are fitted on trained the")
+        note("model, of those it is too sure, and the temperature will be too low")
+    elif known:
         note(f"note: {known:,} of the images that are fitted on trained the model: of those it is")
         note("too sure, and the temperature will be too low")
     found, skipped = calibrating.calibrate(
@@ -356,7 +360,10 @@ def _rival(scoring: Scoring, name: str, opened: Callable[[str], Predictor]) -> S
         raise InputError(f"--against: {error}") from None
     if [*theirs.split.names] != [*images.split.names]:
         raise InputError(f"--against {harmless(name)}: its images are not those of MODEL")
-    if leaked := trained_on(other.card, images):
+    leaked = trained_on(other.card, images)
+    if leaked is None:
+        note(f"note: {harmless(name)} may have been trained on these images: its data has changed")
+    elif leaked:
         note(f"note: {harmless(name)} was trained on {leaked:,} of these images")
     theirs = replace(theirs, notes=tuple(n for n in theirs.notes if n not in images.notes))
     return replace(scoring, predictor=other, model=name, images=theirs)
