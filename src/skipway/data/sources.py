@@ -57,7 +57,8 @@ def _made(path: str, found: Found, val: Val, seed: int, unseen: bool = False) ->
         more = ", …" if len(found.empty) > 3 else ""
         raise InputError(
             f"{harmless(path)}: class folders without a training image: {shown}{more}\n"
-            "Put images into them, or remove them."
+            + (f"{found.strange}\n" if found.strange else "")
+            + "Put images into them, or remove them."
         )
     training = next((name for name in ("train", "all") if name in found.splits), None)
     if training is None:

@@ -200,6 +200,8 @@ class Found:
     """The form lists its classes, and all of them are learned; else those of training are."""
     empty: tuple[str, ...] = ()
     """Class folders of training images that hold none."""
+    strange: str = ""
+    """What the notes say of files in class folders that are no images by their names."""
     notes: tuple[str, ...] = ()
     channels: Channels = 3
     """As in `DataSet`, and `mirror` too."""
