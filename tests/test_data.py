@@ -367,6 +367,19 @@ def test_labels_stay_right_where_a_split_lacks_a_class(tmp_path: Path, split: st
     assert f"1 of 3 classes have no image in {split}" in data.notes
 
 
+def test_a_class_that_no_drawn_split_has_is_told(tmp_path: Path) -> None:
+    content = files("ants", "bees", each=10) | files("wasps", each=1)
+    data = open_data(in_folder(tmp_path, content))
+    for name in ("val", "test"):
+        assert f"1 of 3 classes have no image in {name}" in data.notes
+    assert not any("in train" in note for note in data.notes)
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    data = open_data(in_folder(tmp_path, files("Cat", "cat", "dog", each=10)))
+    assert data.notes[0] == "classes that differ in case alone: 'Cat' and 'cat'"
+
+
 def test_an_empty_class_folder_of_validation_is_told(tmp_path: Path) -> None:
     in_folder(tmp_path, files("train/ants", "train/bees", "val/bees"))
     (tmp_path / "val" / "ants").mkdir()
