@@ -19,8 +19,9 @@ def check_data(
     task: Annotated[
         str | None,
         typer.Option(
-            help="As for train. instance: the masks of annotations too. segment: the masks where "
-            "there are annotations as well. embed: splits may have classes of their own."
+            help="As for train. classify: class folders, whatever lies beside. instance: the masks "
+            "of annotations too. segment: the masks where there are annotations as well. embed: "
+            "splits may have classes of their own."
         ),
     ] = None,
     threads: Threads = None,

@@ -92,7 +92,8 @@ def _opened(
     """As `open_split`, for a model of that card, and what must be known of the split; where none
     is asked for, as `default_split`."""
     seed, val = _seed_and_val(card)
-    split, said = asked, []
+    split = asked
+    said: list[str] = []
     if asked is None:
         made = _own_data(card, data, seed, val)
         held = None if made is None else tuple(s for s in ("test", "val") if s in made.splits)

@@ -1,7 +1,8 @@
 """Class folders: in a folder or a zip.
 
-``CLASS/image.jpg``, or ``train/CLASS/image.jpg`` with ``val`` and ``test`` beside it; one folder
-around all of it is passed. Images may lie deeper in their class folder.
+``CLASS/image.jpg``, or ``train/CLASS/image.jpg`` with ``val`` and ``test`` beside it (or what else
+`SPLIT_NAMES` calls so); one folder around all of it is passed. Images may lie deeper in their
+class folder.
 """
 
 from __future__ import annotations
@@ -74,9 +75,11 @@ def passed(members: Members) -> tuple[str, Members]:
     alone = all(f"{folder}/".startswith(root) for folder in members.folders)
     if not root or split_name(root[:-1]) or not inner or not (alone or "train" in inner):
         return "", members
-    parts = (members.images, members.folders, members.others)
-    within = [[n.removeprefix(root) for n in part if n.startswith(root)] for part in parts]
-    return root, Members(*within, outside=len(members.images) - len(within[0]))
+    images, folders, others = (
+        [n.removeprefix(root) for n in part if n.startswith(root)]
+        for part in (members.images, members.folders, members.others)
+    )
+    return root, Members(images, folders, others, len(members.images) - len(images))
 
 
 def from_names(path: Path, reader: Reader, members: Members) -> Found:
@@ -245,7 +248,7 @@ def _walk(root: Path) -> Members:
                 )
             else:
                 found.others.append(name)
-    return Members(*map(sorted, (found.images, found.folders, found.others)))
+    return Members(sorted(found.images), sorted(found.folders), sorted(found.others))
 
 
 def _identity(folder: str | os.PathLike[str]) -> tuple[int, int] | None:

@@ -106,7 +106,7 @@ def _separator(header: str) -> str | None:
     """What separates the columns, None where the line names no path and label."""
     for separator in ",;\t":
         try:
-            names = next(_reader([header], separator), [])
+            names: list[str] = next(_reader([header], separator), [])
             if column(names, PATHS) is not None and column(names, LABELS) is not None:
                 return separator
         except csv.Error:
