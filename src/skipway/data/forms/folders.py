@@ -72,6 +72,7 @@ def passed(members: Members) -> tuple[str, Members]:
     tops = {name.split("/", 1)[0] for name in members.images if "/" in name}
     root = f"{next(iter(tops))}/" if len(tops) == 1 else ""
     inner = {split_name(n.split("/")[1]) for n in members.images if n.count("/") > 1}
+    # A folder beside it may be a class that lacks images, and it a class too, unless it has splits.
     alone = all(f"{folder}/".startswith(root) for folder in members.folders)
     if not root or split_name(root[:-1]) or not inner or not (alone or "train" in inner):
         return "", members
