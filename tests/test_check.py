@@ -32,6 +32,7 @@ from commands import QUICK, Answer, call, draw
 from skipway.check import FEW, SHOWN, UNEVEN, Look, check, look
 from skipway.data import DataSet, open_data, preflight
 from skipway.data.feed import decode_all
+from skipway.data.objects import form_of
 from skipway.data.preflight import (
     DIGEST,
     Scan,
@@ -43,6 +44,7 @@ from skipway.data.preflight import (
     scan,
 )
 from skipway.data.split import ArrayReader, Names, Split
+from skipway.errors import InputError
 from skipway.images import DecodeError, Preprocess, decode, verify
 from skipway.training.plan import make_plan
 
@@ -746,3 +748,42 @@ def test_only_two_pairs_are_shown(tmp_path: Path) -> None:
     assert line.startswith("warning: 10 of 13 val images are in train too")
     assert line.count(" = ") == 2
     assert line.endswith("skipway check-data lists all")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.json", '{"name": "pets", "images": 40}'),
+        ("rows.json", '[{"file_name": "a/1.png", "image_id": 1}]'),
+        ("config.yaml", "model: resnet18\nclass_names: [a, b]\n"),
+        ("classes.yaml", "names: [a, b]\n"),
+        ("data.yaml", "source: a museum\n"),
+    ],
+)
+def test_stray_files_beside_class_folders_are_no_annotations(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    root = clean(tmp_path / "data")
+    (root / name).write_text(content)
+    assert form_of(str(root)) is None
+    assert call("check-data", root, "--json").value["ok"]
+
+
+def test_annotations_are_not_looked_at_where_images_are_classified(tmp_path: Path) -> None:
+    root = clean(tmp_path / "data")
+    (root / "train.json").write_text("no COCO")
+    assert call("check-data", root, "--threads=1").code == 2
+    assert call("check-data", root, "--task=classify", "--json").value["ok"]
+
+
+def test_masks_and_annotations_are_not_classified_unasked(tmp_path: Path) -> None:
+    masks = draw(tmp_path / "masks" / "train", ("images", "masks"), n=20)
+    boxes = clean(tmp_path / "boxes")
+    (boxes / "data.yaml").write_text("train: train\nval: val\nnames: [a]\n")
+    for root, task in ((masks.parent, "segment"), (boxes, "detect")):
+        with pytest.raises(InputError, match=f"--task {task}.*; or --task classify") as raised:
+            make_plan(str(root), {})
+        assert len(str(raised.value).splitlines()) <= 3
+        assert len(make_plan(str(root), {"task": "classify", "device": "cpu"}).data.classes) == 2
+    (boxes / "data.yaml").write_text("museum: here\n")
+    assert make_plan(str(boxes), {"device": "cpu"}).data.classes == ("ants", "bees")

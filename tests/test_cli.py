@@ -794,6 +794,16 @@ def test_a_run_is_scored_on_what_it_held_out(data: Path, tmp_path: Path) -> None
     found = call("eval", run, flat, "--json")
     assert found.value["split"] == "all"
     assert "may have been trained on" in found.err
+    for place in (flat, f"{flat}/", os.path.relpath(flat)):
+        found = call("eval", run, place, "--split=test", "--json")
+        assert "test is drawn anew, and those that are scored may have been trained on" in found.err
+    fitted = call("eval", run, flat, "--split=test", "--calibrate", "--json")
+    assert "the data has changed since training" in fitted.err
+    rival = call("eval", run, flat, "--split=test", "--against", run, "--json")
+    assert "may have been trained on these images: its data has changed" in rival.err
+    same = call("eval", run, moved, "--split=test", "--calibrate", "--out=c.safetensors", "--json")
+    same = call("eval", run, moved, "--split=test", "--against", run, "--json").err + same.err
+    assert "trained" not in same
 
 
 def test_a_finished_run_is_not_resumed(trained: tuple[Path, Answer]) -> None:

@@ -173,6 +173,9 @@ def test_names_and_labels(tmp_path: Path) -> None:
         ("test", "test"),
         ("Test", "test"),
         ("VAL", "val"),
+        ("dev", "val"),
+        ("eval", "val"),
+        ("Validate", "val"),
     ],
 )
 @pytest.mark.parametrize("train", ["train", "Train"])
@@ -200,6 +203,121 @@ def test_images_outside_class_folders_are_told(tmp_path: Path) -> None:
     assert data.notes[0] == "2 images outside class folders are left out"
     assert list(data.splits) == ["train", "val"]
     assert sum(len(s) for s in data.splits.values()) == 20
+
+
+def test_folders_beside_splits_are_told_by_name(tmp_path: Path) -> None:
+    content = files("train/a", "train/b", each=10) | files("train2/a", each=3)
+    data = open_data(in_folder(tmp_path, content | {"cover.png": picture(2)}))
+    assert data.notes[:2] == (
+        "train2/ is none of train, val, test: its 3 images are left out",
+        "1 images outside class folders are left out",
+    )
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("training_set/a", "training_set/b", "test_set/a", "test_set/b"), "Rename them to train/"),
+        (("X_train/a", "X_train/b", "X_test/a", "X_test/b"), "Rename them to train/"),
+        (("a/train", "a/test", "b/train", "b/test"), "splits lie inside the classes"),
+        (("a", "b/train", "b/val"), "in b/"),
+        (("train", "test"), "without class folders"),
+        (("train/a", "train/b", "val/a", "val/b", "dev/a", "dev/b"), "both be val"),
+    ],
+)
+def test_splits_are_not_taken_for_classes(
+    tmp_path: Path, folders: tuple[str, ...], said: str, zipped: bool
+) -> None:
+    content = files(*folders, each=10)
+    path = (in_zip if zipped else in_folder)(tmp_path / ("d.zip" if zipped else "d"), content)
+    text = error_of(lambda: open_data(path))
+    assert said in text
+    assert len(text.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("bullet_train/side", "bullet_train/front", "bus/side", "bus/rear"),  # not the same in each
+        ("test_a/x", "test_b/x"),
+        ("bus/small/train", "bus/small/test", "car/small"),  # deeper
+    ],
+)
+def test_classes_are_not_taken_for_splits(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    data = open_data(in_folder(tmp_path, files(*folders, each=10)))
+    assert data.classes == tuple(sorted({folder.split("/")[0] for folder in folders}))
+
+
+@pytest.mark.parametrize("inner", ["{}", "train/{}"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_one_folder_around_all_is_passed(tmp_path: Path, inner: str, zipped: bool) -> None:
+    content = files(*(f"flowers/{inner.format(c)}" for c in "ab"), each=10)
+    content["cover.png"] = picture(1)
+    path = (in_zip if zipped else in_folder)(tmp_path / ("d.zip" if zipped else "d"), content)
+    data = open_data(path)
+    assert data.classes == ("a", "b")
+    assert sum(map(len, data.splits.values())) == 20
+    assert data.notes[0] == "1 images outside class folders are left out"
+    split = data.splits["train"]
+    assert split.image(0, 3).any()
+
+
+def test_a_class_beside_an_empty_one_is_no_folder_around_all(tmp_path: Path) -> None:
+    in_folder(tmp_path, files("cats/2019", "cats/2020"))
+    (tmp_path / "dogs").mkdir()
+    assert "'dogs'" in error_of(lambda: open_data(str(tmp_path)))
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "JP2", "pnm", "apng"])
+def test_what_is_read_is_an_image_by_any_of_its_names(tmp_path: Path, suffix: str) -> None:
+    content = files("a", "b", each=5) | {f"a/x.{suffix}": picture(1)}
+    data = open_data(in_folder(tmp_path, content))
+    assert sum(map(len, data.splits.values())) == 11
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_files_that_are_no_images_by_their_names_are_told(tmp_path: Path, zipped: bool) -> None:
+    content = files("a", "b", each=5) | dict.fromkeys(("a/1.heic", "b/2.HEIC", "b/x", "c.txt"), b"")
+    write = in_zip if zipped else in_folder
+    path = write(tmp_path / ("d.zip" if zipped else "d"), content)
+    told = "3 files in class folders are no images by their names: .heic 2, no suffix 1"
+    assert open_data(path).notes[0] == told
+    path = write(tmp_path / ("e.zip" if zipped else "e"), content | {"c/3.heic": b""})
+    text = error_of(lambda: open_data(path)).splitlines()
+    assert "without a training image: 'c'" in text[0]
+    assert text[1] == "4 files in class folders are no images by their names: .heic 3, no suffix 1"
+    assert len(text) == 3
+    path = write(tmp_path / ("f.zip" if zipped else "f"), {"a/1.heic": b"", "b/1.heic": b""})
+    assert error_of(lambda: open_data(path)).endswith("by their names: .heic 2")
+
+
+def test_a_folder_that_is_called_as_an_image_is_none(tmp_path: Path) -> None:
+    content = files("a/set.jpg", "b/set.jpg", each=5)
+    path = in_zip(tmp_path / "d.zip", content | {"a/set.jpg/": b"", "b/set.jpg/": b""})
+    assert sum(map(len, open_data(path).splits.values())) == 10
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_folder(tmp_path, files("train/a", "train/b", "val/a", "val/b", each=4))
+    scan = os.scandir
+
+    def refusing(folder: Any) -> Any:
+        if Path(folder).name == "val":
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert error_of(lambda: open_data(str(tmp_path))) == f"{tmp_path / 'val'}: Permission denied"
+
+
+def test_a_link_to_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    in_folder(tmp_path, files("train/a", "train/b", each=4))
+    (tmp_path / "val").symlink_to(tmp_path / "unmounted")
+    text = error_of(lambda: open_data(str(tmp_path)))
+    assert text.startswith(f"{tmp_path / 'val'}: a link to what is not there")
 
 
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:
@@ -247,6 +365,19 @@ def test_labels_stay_right_where_a_split_lacks_a_class(tmp_path: Path, split: st
     for name, label in labelled(data.splits[split], data.classes).items():
         assert name.split("/")[1] == label
     assert f"1 of 3 classes have no image in {split}" in data.notes
+
+
+def test_a_class_that_no_drawn_split_has_is_told(tmp_path: Path) -> None:
+    content = files("ants", "bees", each=10) | files("wasps", each=1)
+    data = open_data(in_folder(tmp_path, content))
+    for name in ("val", "test"):
+        assert f"1 of 3 classes have no image in {name}" in data.notes
+    assert not any("in train" in note for note in data.notes)
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    data = open_data(in_folder(tmp_path, files("Cat", "cat", "dog", each=10)))
+    assert data.notes[0] == "classes that differ in case alone: 'Cat' and 'cat'"
 
 
 def test_an_empty_class_folder_of_validation_is_told(tmp_path: Path) -> None:

@@ -272,6 +272,7 @@ def test_npz_that_names_its_classes(tmp_path: Path, order: str) -> None:
         ({"train_images": np.zeros((0, 8, 8), np.uint8)}, "train_images is empty"),
         ({"train_labels": np.zeros(12)}, "is float64 of shape (12,); give whole numbers"),
         ({"train_labels": np.array(["a"] * 12)}, "is <U1 of shape (12,); give whole numbers"),
+        ({"train_labels": np.arange(12, dtype=np.uint64) << 60}, "too large for a label"),
         ({"train_labels": np.zeros((12, 1, 1), int)}, "give whole numbers, [N] or [N, 1]"),
         ({"train_labels": np.zeros(11, int)}, "12 train_images, but 11 train_labels"),
         ({"train_labels": None}, "train_labels is missing"),

@@ -53,6 +53,69 @@ def test_columns_by_their_names(place: Path, file: str, label: str) -> None:
     assert labelled(path) == dict(ROWS)
 
 
+def test_spaces_behind_separators_are_none_of_the_text(place: Path) -> None:
+    lines = [f'{file}, "{label} "' for file, label in ROWS]
+    (place / "list.csv").write_text("\n".join(['path, "label"', *lines]))
+    assert labelled(place / "list.csv") == dict(ROWS)
+
+
+@pytest.mark.parametrize("name", ["subset", "Set", "partition", "dataset_split"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "parquet of images"])
+def test_other_names_of_the_column_of_splits(place: Path, name: str, form: str) -> None:
+    """They count where all that is in them are names of splits."""
+    for values, splits in (
+        (("Train", "test "), {"train": len(ROWS) // 2, "test": len(ROWS) // 2}),
+        (("train", "x"), {"train": len(ROWS)}),
+    ):
+        columns: dict[str, Any] = {
+            "path": [file for file, _ in ROWS],
+            "label": [label for _, label in ROWS],
+            name: [values[i % 2] for i in range(len(ROWS))],
+        }
+        if form == "csv":
+            path = writers.table(
+                place / "l.csv", [*zip(*columns.values(), strict=True)], [*columns]
+            )
+        else:
+            if form != "parquet":
+                columns["image"] = [HELD[file] for file in columns.pop("path")]
+            path = place / "l.parquet"
+            pq.write_table(pa.table(columns), path)
+        data = open_data(str(path), "none")
+        used = "x" not in values
+        if used:
+            assert {split: len(found) for split, found in data.splits.items()} == splits
+        else:
+            assert "train" in data.splits
+            assert len(find(str(path)).splits["all"]) == len(ROWS)
+        if form != "parquet of images":
+            assert (f"columns not used: {name}" in data.notes) is not used
+
+
+def test_columns_that_could_both_tell_splits(place: Path) -> None:
+    rows = [(*row, "train", "test") for row in ROWS]
+    path = writers.table(place / "list.csv", rows, (*HEADER, "subset", "set"))
+    text = error_of(lambda: open_data(str(path)))
+    assert text.endswith("list.csv, line 1: subset and set could both be meant")
+
+
+def test_columns_that_are_not_used_are_told(place: Path) -> None:
+    rows = [(i, *row, i % 5, "") for i, row in enumerate(ROWS)]
+    path = writers.table(place / "list.csv", rows, ("", *HEADER, "fold", "gr\x1boup"))
+    note = open_data(str(path), "none").notes[0]
+    assert note.startswith("columns not used: fold, gr")
+    assert "\x1b" not in note
+
+
+def test_spaces_around_labels_in_a_parquet_are_no_class(place: Path) -> None:
+    columns = {
+        "image": [*HELD.values()],
+        "label": [f" {label} "[i % 2 :] for i, (_, label) in enumerate(ROWS)],
+    }
+    pq.write_table(pa.table(columns), place / "list.parquet")
+    assert open_data(str(place / "list.parquet"), "none").classes == ("ants", "bees")
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])

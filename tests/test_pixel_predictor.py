@@ -689,6 +689,9 @@ def test_eval_of_a_segmenter_where_there_are_no_splits(
     name, n, err = scored()
     assert (name, n) == ("all", 12)
     assert "may have been trained on" in err
+    assert "test is drawn anew" in scored("--split=test")[2]
+    fields["provenance"] = {}
+    assert "drawn anew" not in scored("--split=test")[2]
 
 
 @pytest.mark.parametrize("views", ["one", "slide"])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from skipway.answers import softmax
 from skipway.card import METADATA_KEY, Card, without_places
 from skipway.data import open_split
-from skipway.data.forms.folders import SUFFIXES, walk
+from skipway.data.forms.folders import is_image, walk
 from skipway.errors import GateNotMet, InputError, harmless, missing_part
 from skipway.files import atomic_write, check_new, is_hub_name, weight_file
 from skipway.images import DecodeError, ImageLike, Preprocess
@@ -211,7 +211,7 @@ def real_images(card: Card, on: Sequence[str] = (), run: Path | None = None) -> 
 def _inputs(place: str, prepare: Preprocess) -> list[Array]:
     """Some images of a place, prepared; those that cannot be read are passed over."""
     folder = os.path.isdir(place)
-    if not folder and Path(place).suffix.lower() in SUFFIXES:
+    if not folder and is_image(place):
         return [prepare(place)]
     reads: list[Callable[[], ImageLike]]
     try:

@@ -41,6 +41,14 @@ FORMATS = (
 """What is read, by Pillow's names. It knows others, among them EPS, for which it starts a program
 on what the file says."""
 
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The endings of the names of such files, lower case. Pillow loads all of its formats for it,
+    which is not for the time of an import."""
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in FORMATS)
+
+
 # Pillow's notes on odd but readable files. Filters are the whole process's: changing them around
 # each image, in several threads, would in the end leave all warnings off. Last of all, so that
 # those of who imports this count.

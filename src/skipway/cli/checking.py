@@ -19,8 +19,9 @@ def check_data(
     task: Annotated[
         str | None,
         typer.Option(
-            help="As for train. instance: the masks of annotations too. segment: the masks where "
-            "there are annotations as well. embed: splits may have classes of their own."
+            help="As for train. classify: class folders, whatever lies beside. instance: the masks "
+            "of annotations too. segment: the masks where there are annotations as well. embed: "
+            "splits may have classes of their own."
         ),
     ] = None,
     threads: Threads = None,
@@ -42,7 +43,7 @@ def check_data(
     from skipway.check_pixels import PixelReport, check_pixels
     from skipway.config import resolve
     from skipway.data import open_data
-    from skipway.data.pixels import form_of_masks
+    from skipway.data.labels import task_of_data
     from skipway.machine import cores
 
     settings = {"data_path": data, "recipe": "modern", "data.val": val, "seed": seed}
@@ -51,9 +52,10 @@ def check_data(
     threads = threads or cores()
     asked = data, config.data.val, config.seed, threads
     annotated: ObjectReport | PixelReport | None = None
-    if config.task not in ("segment", "embed"):
-        annotated = check_objects(*asked, masks=config.task == "instance")
-    if config.task == "segment" or (annotated is None and not task and form_of_masks(data)):
+    kind = config.task if task else task_of_data(data)
+    if kind in ("detect", "instance"):
+        annotated = check_objects(*asked, masks=kind == "instance")
+    elif kind == "segment":
         annotated = check_pixels(*asked)
     if annotated is not None:
         if as_json:

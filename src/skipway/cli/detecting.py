@@ -251,14 +251,16 @@ def evaluate_pixels(
 def _scored(opened: Undivided[Any], card: Card, data: str, split: str | None) -> tuple[str, Split]:
     """The split that is scored, by default as `default_split`, else as `Undivided.take`. What must
     be known of it goes to stderr."""
-    from skipway.evaluation import default_split
+    from skipway.evaluation import default_split, drawn_anew
 
     said: list[str] = []
+    digest, asked = card.provenance.get("data"), split
+    held = None if digest is None else opened.held_out(str(digest))
     if split is None:
-        digest = card.provenance.get("data")
-        held = None if digest is None else opened.held_out(str(digest))
         split, said = default_split(card, data, held)
     name, images, notes = opened.take(split)
+    if asked is not None and held is None:
+        said = drawn_anew(card, data, name, images)
     for note in (*said, *notes):
         print(f"note: {note}", file=sys.stderr)
     return name, images

@@ -332,7 +332,11 @@ def _calibrated(told: Told, scoring: Scoring, out: str | None) -> Scored:
     target = calibrating.place(scoring.model, predictor, out)
     scoring.images, fitted_on = calibrating.apart(predictor, scoring.model, scoring.images)
     note(*scoring.images.notes)
-    if known := trained_on(predictor.card, fitted_on):
+    known = trained_on(predictor.card, fitted_on)
+    if known is None:
+        note("note: the data has changed since training: if images that are fitted on trained the")
+        note("model, of those it is too sure, and the temperature will be too low")
+    elif known:
         note(f"note: {known:,} of the images that are fitted on trained the model: of those it is")
         note("too sure, and the temperature will be too low")
     found, skipped = calibrating.calibrate(

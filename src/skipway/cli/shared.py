@@ -77,9 +77,13 @@ def emit(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=True))
 
 
-def tell_trained(model: str, images: int) -> None:
-    """Say that a model was trained on so many of the images that it is compared on, if any."""
-    if images:
+def tell_trained(model: str, images: int | None) -> None:
+    """Say that a model was trained on so many of the images that it is compared on, if any; None
+    where its data has changed since, so that nobody knows."""
+    if images is None:
+        said = "may have been trained on these images: its data has changed"
+        print(f"note: {harmless(model)} {said}", file=sys.stderr)
+    elif images:
         print(f"note: {harmless(model)} was trained on {images:,} of these images", file=sys.stderr)
 
 

@@ -31,6 +31,9 @@ from skipway.errors import InputError, harmless, missing_part
 
 Array = npt.NDArray[Any]
 
+_SHOWN = 3
+"""Groups of classes that a note names at most."""
+
 
 def open_data(path: str, val: Val = "auto", seed: int = 0, unseen: bool = False) -> DataSet:
     """A data set for training, its validation split made where it has none.
@@ -57,7 +60,8 @@ def _made(path: str, found: Found, val: Val, seed: int, unseen: bool = False) ->
         more = ", …" if len(found.empty) > 3 else ""
         raise InputError(
             f"{harmless(path)}: class folders without a training image: {shown}{more}\n"
-            "Put images into them, or remove them."
+            + (f"{found.strange}\n" if found.strange else "")
+            + "Put images into them, or remove them."
         )
     training = next((name for name in ("train", "all") if name in found.splits), None)
     if training is None:
@@ -72,11 +76,7 @@ def _made(path: str, found: Found, val: Val, seed: int, unseen: bool = False) ->
     if others:
         n = len(classes) - others
         notes.append(f"{n} classes are trained on, {others} others are only measured on")
-    elif training == "train":
-        for name, split in splits.items():
-            absent = len(classes) - len(np.unique(split.labels))
-            if absent:
-                notes.append(f"{absent} of {len(classes)} classes have no image in {name}")
+    notes += _alike(classes)
 
     def hold(split: Split, share: float, at_most: int | None) -> tuple[Split, Split]:
         parts = hold_out(split, share, seed, at_most)
@@ -88,6 +88,10 @@ def _made(path: str, found: Found, val: Val, seed: int, unseen: bool = False) ->
         return parts
 
     splits, said = divided(path, splits, val, seed, hold)
+    for name, split in splits.items():
+        absent = len(classes) - len(np.unique(split.labels))
+        if absent and not others:
+            notes.append(f"{absent} of {len(classes)} classes have no image in {name}")
     return DataSet(
         path,
         classes,
@@ -155,6 +159,17 @@ def _classes(path: str, found: Found, training: Split, unseen: bool) -> tuple[tu
             "training needs two or more"
         )
     return classes, len(others)
+
+
+def _alike(classes: Sequence[str]) -> list[str]:
+    """A note on names of classes that differ in case alone, where there are any."""
+    by_name: dict[str, list[str]] = {}
+    for name in classes:
+        by_name.setdefault(name.casefold(), []).append(repr(harmless(name)))
+    groups = [" and ".join(names) for names in by_name.values() if len(names) > 1]
+    more = ", …" if len(groups) > _SHOWN else ""
+    shown = ", ".join(groups[:_SHOWN])
+    return [f"classes that differ in case alone: {shown}{more}"] if groups else []
 
 
 def _matched(

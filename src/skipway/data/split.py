@@ -144,6 +144,8 @@ class Split:
     labels: Array
     notes: tuple[str, ...] = ()
     """What was decided on the way, where the split stands alone."""
+    drawn: bool = False
+    """Held out of images for training: other images would be, had the data others."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -203,6 +205,8 @@ class Found:
     """The form lists its classes, and all of them are learned; else those of training are."""
     empty: tuple[str, ...] = ()
     """Class folders of training images that hold none."""
+    strange: str = ""
+    """What the notes say of files in class folders that are no images by their names."""
     notes: tuple[str, ...] = ()
     channels: Channels = 3
     """As in `DataSet`, and `mirror` too."""
@@ -332,11 +336,12 @@ def divided(
         found["train"] = found.pop("all")
         if val != "none":
             share, at_most = (1 / 9 if isinstance(val, str) else val), None  # of what is left
-            found["train"], found["test"] = hold(found["train"], 0.1, None)
+            found["train"], test = hold(found["train"], 0.1, None)
+            found["test"] = replace(test, drawn=True)
             notes.append(f"no split given: {len(found['test']):,} images became test {how}")
     if "train" in found and "val" not in found and val != "none":
-        found["train"], found["val"] = hold(found["train"], share, at_most)
-        n = len(found["val"])
+        found["train"], held = hold(found["train"], share, at_most)
+        found["val"], n = replace(held, drawn=True), len(held)
         notes.append(f"{n:,} of the training images became validation {how}")
     return {name: found[name] for name in ("train", "val", "test") if name in found}, notes
 

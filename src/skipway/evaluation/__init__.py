@@ -3,13 +3,20 @@
 None of it needs torch by itself.
 """
 
-from skipway.evaluation.labelled import Labelled, default_split, open_labelled, trained_on
+from skipway.evaluation.labelled import (
+    Labelled,
+    default_split,
+    drawn_anew,
+    open_labelled,
+    trained_on,
+)
 from skipway.evaluation.scoring import Views, score, scores, views_of
 
 __all__ = [
     "Labelled",
     "Views",
     "default_split",
+    "drawn_anew",
     "open_labelled",
     "score",
     "scores",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +39,8 @@ def open_labelled(
     takes. Splits that the data does not have are made with the seed and the share of `like`, by
     default of the model's own card. Raises InputError.
     """
-    notes = []
-    card = like or predictor.card
-    seed, val = _seed_and_val(card)
-    if split is None:
-        split, said = _held_out(card, data, seed, val)
-        notes += said
     known = predictor.classes if predictor.classes_known else None
-    name, found, classes = open_split(data, split, known, seed, val)
+    name, found, classes, notes = _opened(like or predictor.card, data, split, known)
     if len(classes) != len(predictor.classes):
         raise InputError(
             f"{harmless(model)} has {len(predictor.classes)} outputs without class names, "
@@ -61,18 +57,18 @@ def open_as_labelled(
 ) -> tuple[Labelled, tuple[str, ...]]:
     """A split of the data whose labels count the data's own classes, and these: for what a model
     says of any classes. The arguments are as in `open_labelled`. Raises InputError."""
-    notes: list[str] = []
-    seed, val = _seed_and_val(card)
-    if split is None:
-        split, notes = _held_out(card, data, seed, val)
-    name, found, classes = open_split(data, split, None, seed, val)
+    name, found, classes, notes = _opened(card, data, split, None)
     return Labelled(data, name, found, (*notes, *(f"note: {n}" for n in found.notes))), classes
 
 
-def trained_on(card: Card, images: Labelled) -> int:
-    """How many of the images are known to have trained the model of the card."""
+def trained_on(card: Card, images: Labelled) -> int | None:
+    """How many of the images are known to have trained the model of the card; None where the data
+    has changed since, so that any of them may have."""
     made = _own_data(card, images.data, *_seed_and_val(card))
-    return 0 if made is None else made.learned_from(images.split)
+    if made is None:
+        open_to_it = images.split.drawn or images.name.endswith(("train", "all"))  # or half of all
+        return None if open_to_it and _lies_there(card, images.data) else 0
+    return made.learned_from(images.split)
 
 
 def _seed_and_val(card: Card) -> tuple[int, Any]:
@@ -90,12 +86,33 @@ def _own_data(card: Card, data: str, seed: int, val: Any) -> DataSet | None:
     return None
 
 
-def _held_out(card: Card, data: str, seed: int, val: Any) -> tuple[str | None, list[str]]:
-    """As `default_split`."""
-    made = _own_data(card, data, seed, val)
-    held = None if made is None else tuple(s for s in ("test", "val") if s in made.splits)
-    split, notes = default_split(card, data, held)
-    return split, [f"note: {note}" for note in notes]
+def _opened(
+    card: Card, data: str, asked: str | None, classes: Sequence[str] | None
+) -> tuple[str, Split, tuple[str, ...], list[str]]:
+    """As `open_split`, for a model of that card, and what must be known of the split; where none
+    is asked for, as `default_split`."""
+    seed, val = _seed_and_val(card)
+    split = asked
+    said: list[str] = []
+    if asked is None:
+        made = _own_data(card, data, seed, val)
+        held = None if made is None else tuple(s for s in ("test", "val") if s in made.splits)
+        split, said = default_split(card, data, held)
+    name, found, names = open_split(data, split, classes, seed, val)
+    if asked is not None and found.drawn and _own_data(card, data, seed, val) is None:
+        said = drawn_anew(card, data, name, found)
+    return name, found, names, [f"note: {note}" for note in said]
+
+
+def drawn_anew(card: Card, data: str, name: str, split: Split) -> list[str]:
+    """What is to be said of a split that was asked for, of data that are not, or no longer, those
+    of the model's training."""
+    if not split.drawn or not _lies_there(card, data):
+        return []
+    return [
+        f"the images are not those of training; {name} is drawn anew, and those that are scored "
+        "may have been trained on"
+    ]
 
 
 def default_split(
@@ -110,8 +127,17 @@ def default_split(
         return held[0], []
     if held is not None:
         return None, ["nothing was held out; these images were trained on"]
-    known = card.provenance.get("data") is not None
-    if known and card.recipe.get("data_path") in (data, last_part(data)):  # ONNX has the latter
+    if _lies_there(card, data):
         note = "the images are not those of training; where there are no splits, those that are "
         return None, [f"{note}scored may have been trained on"]
     return None, []
+
+
+def _lies_there(card: Card, data: str) -> bool:
+    """Whether data are where the images of the model's training were, whatever is there now."""
+    place = card.recipe.get("data_path")
+    if card.provenance.get("data") is None or not isinstance(place, str):
+        return False
+    if os.path.exists(place) and os.path.exists(data):
+        return os.path.realpath(place) == os.path.realpath(data)
+    return last_part(place) == last_part(data)  # exports and copies of a card have no more

@@ -23,6 +23,7 @@ from skipway.card import Card
 from skipway.config import RunConfig, flag_of, resolve
 from skipway.data import DataSet, open_data
 from skipway.data.feed import batches
+from skipway.data.labels import check_classes
 from skipway.data.objects import AnnotatedSplit, open_objects
 from skipway.data.pixels import open_pixels
 from skipway.data.split import taken
@@ -85,6 +86,8 @@ def make_plan(data_path: str, given: Mapping[str, Any], world: World = ALONE) ->
     _check_recipe(name, opening.task)
     _check_fields(opening.model.architecture)
     check_device(opening.device)
+    if "task" not in given:
+        check_classes(data_path)
     data = opened(opening)
     if opening.task == "embed":
         _check_queries(data)

@@ -161,6 +161,11 @@ def _labels(path: Path, key: str, values: Array) -> Array:
             f"{harmless(path)}: {key} is {values.dtype} of shape {values.shape}; "
             "give whole numbers, [N] or [N, 1]"
         )
+    if values.dtype.kind == "u" and values.max(initial=0) > np.iinfo(np.int64).max:
+        raise InputError(
+            f"{harmless(path)}: {key} has {values.max():,}, too large for a label; number "
+            "the classes from 0"
+        )
     return values.reshape(-1).astype(np.int64)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from skipway.data.forms.folders import split_name, walk
 from skipway.data.forms.rowgroups import KEPT, Column, ParquetReader, reading
-from skipway.data.forms.tables import LABELS, PATHS, SPLIT, Row, column, found_in
+from skipway.data.forms.tables import LABELS, PATHS, Row, column, found_in, split_column, unused
 from skipway.data.split import Found, Names, Split
 from skipway.errors import InputError, harmless, missing_part
 
@@ -51,7 +51,8 @@ def open_parquet(path: Path) -> Found:
     layout = _Layout.of(path)
     if layout.image is not None:
         return _images(path.parent, {"all": [path]}, ())
-    return found_in(path, "row", _rows(path, layout), int if layout.whole else str)
+    order = int if layout.whole else str
+    return found_in(path, "row", _rows(path, layout), order, layout.notes)
 
 
 def open_parquet_folder(path: Path) -> Found:
@@ -115,6 +116,8 @@ class _Layout(NamedTuple):
     """Of the classes, in the order of their numbers, where the metadata gives them."""
     whole: bool
     """Labels are numbers."""
+    notes: tuple[str, ...]
+    """Of a table of paths, on its other columns."""
 
     @staticmethod
     def of(path: Path) -> _Layout:
@@ -138,7 +141,7 @@ class _Layout(NamedTuple):
         try:
             label = column(names, _IMAGE_LABELS if images else LABELS)
             file = None if images else column(names, PATHS)
-            split = column(names, SPLIT)
+            split = split_column(names, lambda i: map(str, _columns(path, [names[i]])[0]))
         except ValueError as error:
             raise InputError(f"{where}: {harmless(error)}; leave one of these columns") from None
         shown = ", ".join(f"{harmless(item.name)} ({item.type})"[:60] for item in list(schema)[:6])
@@ -162,6 +165,7 @@ class _Layout(NamedTuple):
             None if split is None else names[split],
             _class_names(path, schema, names[label]) if whole else None,
             whole,
+            () if images else unused(names, (file, label, split)),
         )
 
 
@@ -229,6 +233,8 @@ def _images(folder: Path, files: dict[str, list[Path]], notes: tuple[str, ...]) 
         )
     held: dict[str, tuple[list[str], list[Any]]] = {}
     for split, (names, labels) in _by_split(files, layout).items():
+        if not layout.whole:
+            labels = [label and label.strip() for label in labels]
         if not labels:
             remarks.append(f"{split} has no rows and is left out")
         elif layout.whole and set(labels) == {-1}:  # Hugging Face's way to keep them back

@@ -1,18 +1,20 @@
 """Tables of paths and labels: CSV, or parquet.
 
 Columns are found by their names, in any case: the path (path, file, filename, file_name, image),
-the label (label, class, target), and, where there is one, ``split`` (train, val, test). A CSV has a
-header, is UTF-8, and is separated by commas, semicolons or tabs. Paths are absolute or relative to
-the table's folder.
+the label (label, class, target), and, where there is one, ``split`` (train, val, test), or else
+subset, set, partition or dataset_split that holds nothing but names of splits. A CSV has a header,
+is UTF-8, and is separated by commas, semicolons or tabs. Paths are absolute or relative to the
+table's folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -22,9 +24,10 @@ from skipway.errors import InputError, harmless
 
 PATHS = ("path", "file", "filename", "file_name", "image")
 LABELS = ("label", "class", "target")
-SPLIT = ("split",)
+_SPLIT = ("split",)
+_MAYBE_SPLIT = ("subset", "set", "partition", "dataset_split")
 _SHOWN = 5
-"""Rows that an error names at most."""
+"""Rows that an error, or columns that a note names at most."""
 
 
 class Row(NamedTuple):
@@ -43,6 +46,27 @@ def column(names: Sequence[str], wanted: Sequence[str]) -> int | None:
     if len(found) > 1:
         raise ValueError(f"{' and '.join(names[i].strip() for i in found)} could both be meant")
     return found[0] if found else None
+
+
+def split_column(names: Sequence[str], values: Callable[[int], Iterable[str]]) -> int | None:
+    """The column that tells splits. values: of a column. Raises ValueError for several."""
+    found = column(names, _SPLIT)
+    if found is not None:
+        return found
+    maybe = [
+        name
+        if column([name], _MAYBE_SPLIT) == 0 and all(split_name(v.strip()) for v in values(i))
+        else ""
+        for i, name in enumerate(names)
+    ]
+    return column(maybe, _MAYBE_SPLIT)
+
+
+def unused(names: Sequence[str], used: Iterable[int | None]) -> tuple[str, ...]:
+    """A note on the columns that are not used, where there are any."""
+    others = [harmless(n.strip()) for i, n in enumerate(names) if n.strip() and i not in {*used}]
+    more = ", …" if len(others) > _SHOWN else ""
+    return (f"columns not used: {', '.join(others[:_SHOWN])}{more}",) if others else ()
 
 
 def is_csv(path: Path) -> bool:
@@ -69,10 +93,9 @@ def open_csv(path: Path) -> Found:
                     f"Columns: one of {', '.join(PATHS)}; one of {', '.join(LABELS)}; and split "
                     "where there is one."
                 )
-            file.seek(0)
-            return found_in(
-                path, "line", _rows(path, csv.reader(file, delimiter=separator, strict=True))
-            )
+            names, places = _columns(path, file, separator)
+            rows = _rows(path, _lines(file, separator), places)
+            return found_in(path, "line", rows, notes=unused(names, places))
     except UnicodeDecodeError:
         raise InputError(f"{harmless(path)}: not UTF-8; save it as UTF-8") from None
     except OSError as error:
@@ -83,7 +106,7 @@ def _separator(header: str) -> str | None:
     """What separates the columns, None where the line names no path and label."""
     for separator in ",;\t":
         try:
-            names = next(csv.reader([header], delimiter=separator, strict=True), [])
+            names: list[str] = next(_reader([header], separator), [])
             if column(names, PATHS) is not None and column(names, LABELS) is not None:
                 return separator
         except csv.Error:
@@ -93,11 +116,41 @@ def _separator(header: str) -> str | None:
     return None
 
 
-def _rows(path: Path, lines: Any) -> Iterator[Row]:
+def _reader(lines: Iterable[str], separator: str) -> Any:
+    return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
+
+
+def _lines(file: TextIO, separator: str) -> Any:
+    """A `csv.reader` from the first line on."""
+    file.seek(0)
+    return _reader(file, separator)
+
+
+def _columns(
+    path: Path, file: TextIO, separator: str
+) -> tuple[list[str], tuple[int | None, int | None, int | None]]:
+    """The names of the columns, and the places of path, label and split. Raises InputError where
+    several could be meant."""
+
+    def values(i: int) -> Iterator[str]:
+        lines = _lines(file, separator)
+        next(lines)
+        with contextlib.suppress(csv.Error):  # told, with its line, when the rows are read
+            yield from (fields[i] if i < len(fields) else "" for fields in lines if fields)
+
+    try:
+        names = next(_lines(file, separator))
+        return names, (column(names, PATHS), column(names, LABELS), split_column(names, values))
+    except UnicodeDecodeError:
+        raise
+    except (csv.Error, ValueError) as error:
+        raise InputError(f"{harmless(path)}, line 1: {harmless(error)}") from None
+
+
+def _rows(path: Path, lines: Any, places: Sequence[int | None]) -> Iterator[Row]:
     number = 1
     try:
         names = next(lines)
-        places = [column(names, wanted) for wanted in (PATHS, LABELS, SPLIT)]
         for number, fields in _numbered(lines):
             if len(fields) != len(names):
                 raise ValueError(f"{len(fields)} fields where the header has {len(names)}")
@@ -120,10 +173,14 @@ def _numbered(lines: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def found_in(
-    path: Path, unit: str, rows: Iterable[Row], order: Callable[[str], Any] = str
+    path: Path,
+    unit: str,
+    rows: Iterable[Row],
+    order: Callable[[str], Any] = str,
+    notes: tuple[str, ...] = (),
 ) -> Found:
     """What the rows of a table make; `unit` is what a row is called in errors, `order` gives what
-    the labels are sorted by."""
+    the labels are sorted by, `notes` what is known of its columns."""
     faults = _Faults(path, unit)
     first: dict[str, int] = {}
     by_split: dict[str, list[tuple[str, str, int]]] = {}
@@ -162,7 +219,8 @@ def found_in(
         labels = np.array([place_of[label] for label, _, _ in part], np.int64)
         splits[name] = Split(FolderReader(path.parent), Names(file for _, file, _ in part), labels)
         numbers[name] = unit, np.array([number for _, _, number in part], np.int64)
-    notes = (f"{absolute:,} paths are absolute: they hold on this machine",) if absolute else ()
+    if absolute:
+        notes = (f"{absolute:,} paths are absolute: they hold on this machine", *notes)
     return Found(splits, classes, notes=notes, rows=numbers)
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from skipway.data.forms.folders import archive_root, from_names, images_among
+from skipway.data.forms.folders import from_names, members_of, passed
 from skipway.data.split import Found, Names, stamp_of
 from skipway.errors import InputError, harmless
 from skipway.images import DecodeError
@@ -93,12 +93,10 @@ def open_tar(path: Path) -> Found:
         raise
     except Exception as error:  # headers of nonsense raise all kinds of errors
         raise _damaged(path, harmless(error)[:100]) from None
-    names, folders = images_among(set(members))
-    root = archive_root(names)
-    start = len(root) + 1 if root else 0
-    places = np.array([members[name] for name in names], np.int64).reshape(-1, 2)
-    reader = TarReader(path, Names(n[start:] for n in names), places[:, 0], places[:, 1])
-    found = from_names(path, reader, names, folders, root)
+    root, inside = passed(members_of(set(members)))
+    places = np.array([members[root + name] for name in inside.images], np.int64).reshape(-1, 2)
+    reader = TarReader(path, Names(inside.images), places[:, 0], places[:, 1])
+    found = from_names(path, reader, inside)
     if not left_out:
         return found
     note = f"{left_out:,} members of the tar are left out: links, or with .. in their names"

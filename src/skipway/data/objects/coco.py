@@ -80,13 +80,20 @@ def _entries(*folders: Path) -> Iterator[Path]:
             yield from sorted(folder.iterdir())
 
 
+_KEYS = (b'"annotations"', b'"images"', b'"categories"')
+_WITHIN = (b'"image_id"', b'"file_name"', b'"supercategory"')
+"""What stands below each of them."""
+
+
 def _has_keys(file: Path) -> bool:
-    """Whether a file has keys of the form near its beginning or its end."""
+    """Whether a file has one key of the form near its beginning or its end, and another, or what
+    stands below it: one alone may be of anything."""
     with file.open("rb") as opened:
         ends = opened.read(1 << 16)
         opened.seek(max(0, file.stat().st_size - (1 << 16)))
         ends += opened.read()
-    return any(key in ends for key in (b'"annotations"', b'"images"', b'"categories"'))
+    parts = sum(key in ends or within in ends for key, within in zip(_KEYS, _WITHIN, strict=True))
+    return parts > 1 and any(key in ends for key in _KEYS)
 
 
 class _Image(NamedTuple):

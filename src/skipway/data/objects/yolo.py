@@ -9,6 +9,7 @@ box and keypoints, which are left out. An image without a text file holds no obj
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,24 @@ Array = npt.NDArray[Any]
 SPLITS = ("train", "val", "test")
 _NO_LABELS = ("classes.txt", "notes.txt")
 """What tools put among the labels."""
+_NAMES = re.compile(rb"""^["']?names["']?\s*:""", re.MULTILINE)
+_IMAGES = re.compile(rb"""^["']?(train|val|valid|test)["']?\s*:""", re.MULTILINE)
 
 
 def find_file(root: Path) -> Path | None:
     """The yaml in a folder that describes it, None where there is none."""
     files = [f for f in sorted(root.iterdir()) if f.suffix.lower() in (".yaml", ".yml")]
     named = [f for f in files if f.stem.lower() in ("data", "dataset")]
-    return next(iter(named or [f for f in files if b"names" in f.read_bytes()[: 1 << 20]]), None)
+    if described := next(filter(_is_described, [*named, *files]), None):
+        return described
+    laid = any(root.glob("labels")) or any(root.glob("*/labels"))  # else anything may be called so
+    return named[0] if named and laid else None
+
+
+def _is_described(file: Path) -> bool:
+    """Whether a yaml has the keys of names and of a split."""
+    start = file.read_bytes()[: 1 << 20]
+    return bool(_NAMES.search(start) and _IMAGES.search(start))
 
 
 def read(path: Path, masks: bool) -> dict[str, Listing]:
