@@ -29,7 +29,7 @@ $(TRAINS) $(STAMP): pyproject.toml
 	    "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(PARTS)]'
-	@touch $@
+	@touch $(TRAINS) $@
 
 demo: RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: $(TRAINS)

@@ -412,6 +412,9 @@ def test_what_does_not_vary_has_no_interval() -> None:
     assert known_percentiles(varied, 40) == percentiles(varied, 40)
     assert known_difference(varied, varied, 40) == (0, 0)
     assert known_difference(varied, varied, 2) is None
+    assert known_difference(varied, varied, 40, None, 4) is None
+    assert known_difference(varied, varied, 40, None, 5) == (0, 0)
+    assert known_difference(varied, np.full(len(varied), np.nan), 40) is None
     assert known_difference(np.ones(200), np.ones(200), 40) is None  # without a mistake, both
     assert known_difference(varied, varied + 0.1, 40) is None
     assert known_difference(np.ones(200), varied, 40) == percentiles(varied - 1, 40)

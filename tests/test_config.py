@@ -412,6 +412,7 @@ def test_parts_of_a_recipe_that_are_another_optimizers_go_with_it() -> None:
 
 def test_what_is_as_usual_is_not_refused() -> None:
     make_plan("digits", {"embedder.loss": "proxy-anchor", "schedule.milestones": []})
+    make_plan("digits", {"recipe": "he2015-cifar", "schedule.milestones": []})
 
 
 def test_muon_keeps_norms_of_what_makes_vectors() -> None:

@@ -104,7 +104,7 @@ def test_a_study_that_expects_nothing_has_no_verdict() -> None:
     told = outcome(Told([free]))
     found = read(told)
     assert told.judged == "nothing is expected at this scale"
-    assert "1 study so far: 1 nothing is expected at this scale." in found.text
+    assert "1 study so far: nothing expected of 1." in found.text
     assert "inconclusive at this budget" not in section(found, "made-up")
     begun = outcome(Told([free]), done=5)
     assert begun.judged == "inconclusive at this budget"

@@ -533,6 +533,12 @@ def test_what_a_copy_has_damaged_is_not_thrown_away(tmp_path: Path, record: str 
     with pytest.raises(InputError, match=r"run\.json"):
         trainings.train_cell(cell, given, lambda line: None)
     assert (run / "best.safetensors").read_bytes() == b"weights"
+    (run / "best.safetensors").unlink()
+    (run / "run.json").write_text('{"status": "interrupted", "config": {}}')
+    (run / "metrics.jsonl").write_text('{"step": 12000}\n')
+    with pytest.raises(InputError, match="its checkpoints are missing"):
+        trainings.train_cell(cell, given, lambda line: None)
+    assert (run / "metrics.jsonl").exists()
 
 
 def test_a_training_that_was_moved_is_of_both_machines() -> None:

@@ -248,7 +248,8 @@ def interval(values: Array, n: int, figure: float, holding: int | None = None) -
     objects, and resamples that have none are left out (`bootstrap.known_percentiles`).
 
     Precision at a recall is the largest at that or a higher one, so chance alone raises it, in a
-    resample once more: see `bootstrap.percentiles`.
+    resample once more: see `bootstrap.percentiles`. Average recall has hardly any such excess, and
+    is hardly moved.
     """
     ends = known_percentiles(values, n, figure, holding)
     return None if ends is None else (max(ends[0], 0.0), min(ends[1], 1.0))

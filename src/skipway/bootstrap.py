@@ -115,10 +115,9 @@ def known_difference(
 ) -> Interval | None:
     """`known_percentiles` of second minus first of two models in the same resamples [R]. Exactly 0
     where their figures, which vary, are the same in all of them: so are their answers."""
-    between = second - first
-    if not np.nan_to_num(between).any() and known_percentiles(first, n) is not None:
-        return 0.0, 0.0
-    return known_percentiles(between, n, biased, holding)
+    if np.array_equal(first, second, equal_nan=True):
+        return None if known_percentiles(first, n, None, holding) is None else (0.0, 0.0)
+    return known_percentiles(second - first, n, biased, holding)
 
 
 FEWEST = 5

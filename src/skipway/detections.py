@@ -137,7 +137,8 @@ class OutOfReach:
                 f"more: {self.in_all:,})"
             )
         said = "; ".join(parts)
-        return f"{self.objects:,} objects are out of reach: {said}." if self.objects else ""
+        what = "1 object is" if self.objects == 1 else f"{self.objects:,} objects are"
+        return f"{what} out of reach: {said}." if self.objects else ""
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,10 @@ def _groups(controller: str) -> Iterator[Path]:
     own, and all above it. A container may see its own as the root."""
     try:
         lines = _OWN_GROUPS.read_text().splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return
     for line in lines:
-        _, names, path = line.split(":", 2)
+        names, _, path = line.partition(":")[2].partition(":")
         if names and controller not in names.split(","):
             continue
         root = _GROUPS / controller if names else _GROUPS

@@ -197,7 +197,7 @@ def _json(outcome: Outcome, out: Path) -> dict[str, Any]:
         "study": outcome.study.NAME,
         "scale": outcome.scale.name,
         "seeds": outcome.seeds,
-        "verdict": outcome.verdict,
+        "verdict": outcome.verdict if outcome.expects else None,
         "computed": outcome.done,
         "cells": outcome.cells,
         "reached": list(outcome.reached),

@@ -29,7 +29,6 @@ from skipway.report.markup import (
 )
 from skipway.study import STUDIES
 from skipway.study.form import (
-    NOTHING_DUE,
     WORDS,
     Finding,
     Scale,
@@ -104,10 +103,10 @@ def page(outcomes: Sequence[Outcome], left_out: Sequence[str] = ()) -> str:
 def _cards(begun: Sequence[Outcome]) -> Html:
     if not begun:
         return tag("p", "Nothing has been run yet.", class_="warn")
-    counts = Counter(outcome.judged for outcome in begun)
-    order = (*WORDS.values(), NOTHING_DUE)
-    said = ", ".join(f"{counts[words]} {words}" for words in order if counts[words])
-    summary = f"{plural(len(begun), 'study', 'studies')} so far: {said}."
+    counts = Counter(outcome.verdict for outcome in begun if outcome.expects)
+    said = [f"{counts[v]} {words}" for v, words in WORDS.items() if counts[v]]
+    said += [f"nothing expected of {free}"] if (free := len(begun) - counts.total()) else []
+    summary = f"{plural(len(begun), 'study', 'studies')} so far: {', '.join(said)}."
     cards = tag("div", *map(_card, begun), class_="cards studies")
     return joined([tag("p", summary, class_="summary"), cards])
 

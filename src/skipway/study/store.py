@@ -293,7 +293,7 @@ def as_json(outcome: Outcome, done: Sequence[Done]) -> dict[str, Any]:
         "data": outcome.data,
         "precisions": list(outcome.precisions),
         "seeds": outcome.seeds,
-        "verdict": outcome.verdict,
+        "verdict": outcome.verdict if outcome.expects else None,
         "tally": tally(outcome.told.findings),
         "findings": [finding_json(finding) for finding in outcome.told.findings],
         "notes": list(outcome.told.notes),

@@ -142,6 +142,11 @@ def trained(cell: Cell, run: Path, given: Given, say: Callable[[str], None]) -> 
         if saved(run / "checkpoints"):
             say(f"{cell.name}: going on")
             engine.resume(run, progress, data_path=data_of(given), given=machine(given))
+        elif (run / "metrics.jsonl").exists():
+            raise InputError(
+                f"{harmless(run)}: its checkpoints are missing\n"
+                "Put them back, or move the folder away to train anew."
+            )
         else:
             shutil.rmtree(run, ignore_errors=True)  # it stopped before its first checkpoint
             engine.start(data_of(given), {**cell.settings, **machine(given)}, run, progress)

@@ -356,7 +356,8 @@ any but the usual one."""
 
 def _check_effect(config: RunConfig, given: Mapping[str, Any]) -> None:
     """Raise InputError for a given setting that would do nothing, alone or beside others."""
-    if config.schedule.kind == "step" and not config.schedule.milestones:
+    named = "schedule.milestones" in given  # none are a choice too
+    if config.schedule.kind == "step" and not config.schedule.milestones and not named:
         raise InputError(
             "schedule.kind = step: the rate never falls without schedule.milestones\n"
             """Add --set 'schedule.milestones=["50 %","75 %"]'."""

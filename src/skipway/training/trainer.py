@@ -337,14 +337,17 @@ class Trainer(Setup):
             self.progress.say(line)
 
     def _check_best(self) -> None:
-        """Forget the best epoch where a later one has taken its file, after the checkpoint and
-        before the stop: its weights are gone. Gone on with bit by bit, that one comes again; on
-        another machine it may not, and others are then the best of what is left."""
-        card = read_card(self.run_path / "best.safetensors") if self.best else None
-        if card is not None and card.provenance["step"] != self.best["step"]:
+        """Forget the best epoch where its weights are gone, as where a later one has taken their
+        file, after the checkpoint and before the stop. Gone on with bit by bit, that one comes
+        again; on another machine it may not, and others are then the best of what is left."""
+        if not self.best:
+            return
+        kept = self.run_path / "best.safetensors"
+        card = read_card(kept) if kept.exists() else None
+        if card is None or card.provenance.get("step") != self.best["step"]:
             self.progress.say(
-                f"  note: the weights of epoch {self.best['epoch']}, the best so far, were "
-                "replaced by those of a later one that is trained again"
+                f"  note: the weights of epoch {self.best['epoch']}, the best so far, are gone; "
+                "the best of what comes is taken"
             )
             self.best = {}
 
