@@ -224,6 +224,9 @@ def test_folders_beside_splits_are_told_by_name(tmp_path: Path) -> None:
         (("a", "b/train", "b/val"), "in b/"),
         (("train", "test"), "without class folders"),
         (("train/a", "train/b", "val/a", "val/b", "dev/a", "dev/b"), "both be val"),
+        (("train/train/a", "train/train/b", "test/test/a", "test/test/b"), "nothing but test/"),
+        (("seg_train/seg_train/a", "seg_test/seg_test/a"), "nothing but seg_test/"),
+        (("bus/day", "bus/night", "train/day", "train/night"), "may be a split or a class"),
     ],
 )
 def test_splits_are_not_taken_for_classes(
@@ -241,6 +244,7 @@ def test_splits_are_not_taken_for_classes(
     [
         ("bullet_train/side", "bullet_train/front", "bus/side", "bus/rear"),  # not the same in each
         ("test_a/x", "test_b/x"),
+        ("bottle/small", "bottle/large", "test_tube/small", "test_tube/large"),
         ("bus/small/train", "bus/small/test", "car/small"),  # deeper
     ],
 )

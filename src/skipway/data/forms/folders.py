@@ -115,10 +115,12 @@ def from_names(path: Path, reader: Reader, members: Members) -> Found:
             "Expected DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg and val/ or test/ beside"
             + (f"\n{strange}" if strange else "")
         )
+    inner = _inner(names)
+    _check_doubled(path, inner)
     if has_splits:
-        _check_twins(path, tops)
+        _check_twins(path, inner)
     else:
-        _check_classes(path, names)
+        _check_classes(path, inner)
     training, depth = ("train", 1) if has_splits else ("all", 0)
     inside = [f.split("/") for f in members.folders if f.count("/") == depth]
     inside = [c for c in inside if not has_splits or split_name(c[0]) == training]
@@ -141,10 +143,45 @@ def _strange(names: Iterable[str]) -> str:
     return f"{what}: {shown}{more}" if ends else ""
 
 
-def _check_twins(path: Path, tops: Iterable[str]) -> None:
-    """Raise InputError where two folders would be one split."""
+def _inner(names: Iterable[str]) -> dict[str, set[str]]:
+    """The folders in each of the first folders."""
+    inner: dict[str, set[str]] = {}
+    for name in names:
+        top, *below = name.split("/")[:-1] or [""]
+        if top:
+            inner.setdefault(top, set()).update(below[:1])
+    return inner
+
+
+def _like_a_split(folder: str) -> bool:
+    """Whether a split's name is a word of this one, as of training_set."""
+    return any(map(split_name, re.split(r"[\W_\d]+", folder)))
+
+
+def _check_doubled(path: Path, inner: Mapping[str, set[str]]) -> None:
+    """Raise InputError where a folder like a split holds nothing but one of its own name, as some
+    archives are unpacked."""
+    for top, below in inner.items():
+        if below == {top} and _like_a_split(top):
+            top = harmless(top)
+            raise InputError(
+                f"{harmless(path)}: {top}/ holds nothing but {top}/\nMove what that holds one up, "
+                "so that it is DATA/train/CLASS/image.jpg."
+            )
+
+
+def _check_twins(path: Path, inner: Mapping[str, set[str]]) -> None:
+    """Raise InputError where two folders would be one split, or the only one may be a class."""
+    splits = [top for top in inner if split_name(top)]
+    alike = [top for top in inner if not split_name(top) and inner[top] == inner[splits[0]]]
+    if len(splits) == 1 and alike:
+        raise InputError(
+            f"{harmless(path)}: {harmless(splits[0])}/ may be a split or a class, as "
+            f"{_folders(alike)} beside it hold the same folders\nName it otherwise where it is a "
+            "class; else move the others away."
+        )
     first: dict[str, str] = {}
-    for top in sorted(tops):
+    for top in sorted(inner):
         split = split_name(top)
         if split and first.setdefault(split, top) != top:
             raise InputError(
@@ -153,13 +190,8 @@ def _check_twins(path: Path, tops: Iterable[str]) -> None:
             )
 
 
-def _check_classes(path: Path, names: Iterable[str]) -> None:
+def _check_classes(path: Path, inner: Mapping[str, set[str]]) -> None:
     """Raise InputError where class folders look like splits, or hold them."""
-    inner: dict[str, set[str]] = {}
-    for name in names:
-        top, *below = name.split("/")[:-1] or [""]
-        if top:
-            inner.setdefault(top, set()).update(below[:1])
     second = set().union(*inner.values())
     if len(set(map(split_name, second))) > 1 and all(map(split_name, second)):
         raise InputError(
@@ -175,9 +207,8 @@ def _check_classes(path: Path, names: Iterable[str]) -> None:
             f"{where} hold images without class folders\n"
             "Put them into class folders: DATA/train/CLASS/image.jpg."
         )
-    tokens = {token for top in inner for token in re.split(r"[\W_\d]+", top)}
     alike = len(second) > 1 and all(below == second for below in inner.values())
-    if alike and any(map(split_name, tokens)):
+    if alike and all(map(_like_a_split, inner)):
         raise InputError(
             f"{where} each hold {_folders(second)}: splits, it seems, and not classes\n"
             "Rename them to train/ and test/ (or val/); classes, to names without these words."
