@@ -342,6 +342,18 @@ cli.main()
 """
 
 
+def test_folders_that_are_no_classes_have_vectors_without_labels(tmp_path: Path) -> None:
+    """As of data for detectors: train/ and val/ of images."""
+    draw(tmp_path, ["train", "val"], 3)
+    images = indexing.Images.of(str(tmp_path))
+    assert (len(images), images.classes) == (6, None)
+    (note,) = images.notes
+    assert note == "train/, val/ hold images without class folders: none is given a label"
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="no images in class folders"):
+        indexing.Images.of(str(tmp_path / "none"))
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "left", "kept"),
     [

@@ -67,15 +67,27 @@ class Images:
             raise InputError(f"{harmless(path)}: {error.strerror}") from None
         if is_file or loose:
             names = [path.name] if is_file else walk(path)
-            root = path.parent if is_file else path
-            split = Split(FolderReader(root), Names(names), np.zeros(len(names), np.int64))
             note = "images lie outside of class folders: none is given a label"
-            return Images(data, {"all": split}, None, (note,) if "/" in "".join(names) else ())
+            notes = (note,) if "/" in "".join(names) else ()
+            return Images._unlabelled(data, path.parent if is_file else path, names, notes)
         if data == "digits":
             made = open_data(data)
             return Images(data, made.splits, made.classes)
-        found = find(data)
+        try:
+            found = find(data)
+        except InputError as error:  # folders that are no classes have images all the same
+            names = walk(path) if path.is_dir() else []
+            if not names:
+                raise
+            why = str(error).splitlines()[0].removeprefix(f"{harmless(path)}: ")
+            notes = (f"{why}: none is given a label",)
+            return Images._unlabelled(data, path, names, notes)
         return Images(data, found.splits, found.classes, found.notes)
+
+    @staticmethod
+    def _unlabelled(data: str, root: Path, names: Sequence[str], notes: tuple[str, ...]) -> Images:
+        split = Split(FolderReader(root), Names(names), np.zeros(len(names), np.int64))
+        return Images(data, {"all": split}, None, notes)
 
     def __len__(self) -> int:
         return sum(map(len, self.splits.values()))
