@@ -392,7 +392,10 @@ def test_a_detector_against_itself_and_a_twin() -> None:
     made = evaluator(scene(0, 20))
     same = made.against(evaluator(scene(0, 20)))
     assert set(same.differences.values()) == {0}
-    assert set(same.intervals.values()) == {(0, 0)}
+    # Large objects are in four images alone: too few to say how far the difference may be from 0.
+    unknown = {name for name, interval in same.intervals.items() if interval is None}
+    assert unknown == {"ap_large", "ar_large"}
+    assert set(same.intervals.values()) == {(0, 0), None}
     assert set(same.p.values()) == {1}
     assert not any(map(same.clear, same.first))
     pairs = [
