@@ -685,6 +685,7 @@ def test_eval_says_which_detector_was_trained_on_the_images(
     def notes(data: str | Path, *flags: str) -> list[str]:
         told = call("eval", *flags[:1], data, *flags[1:], "--json", "--threads=1")
         assert told.code == 0, told.err
+        assert {f"note: {note}" for note in told.value["notes"]} == {*told.err.splitlines()}
         return [line for line in told.err.splitlines() if "was trained on" in line]
 
     def trained_on(name: str, n: int) -> str:

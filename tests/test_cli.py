@@ -801,6 +801,11 @@ def test_a_run_is_scored_on_what_it_held_out(data: Path, tmp_path: Path) -> None
     assert "the data has changed since training" in fitted.err
     rival = call("eval", run, flat, "--split=test", "--against", run, "--json")
     assert "may have been trained on these images: its data has changed" in rival.err
+    probed = call("eval", run, flat, "--probe=knn", "--json")
+    assert "may have been trained on these images: its data has changed" in probed.err
+    for told in (found, rival, probed):  # in the answer too, for who reads no stderr
+        assert told.value["notes"]
+        assert {f"note: {note}" for note in told.value["notes"]} == {*told.err.splitlines()}
     same = call("eval", run, moved, "--split=test", "--calibrate", "--out=c.safetensors", "--json")
     same = call("eval", run, moved, "--split=test", "--against", run, "--json").err + same.err
     assert "trained" not in same

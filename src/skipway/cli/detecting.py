@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from skipway.cli.shared import bracketed, emit, points, tell_trained, within
+from skipway.cli.shared import Remarks, bracketed, emit, points, within
 from skipway.errors import InputError, harmless
 from skipway.shares import percent
 
@@ -71,6 +70,7 @@ def evaluate_objects(
     def loaded(name: str) -> Locator:
         return load_locator(name, threads, device, precision)
 
+    remarks = Remarks()
     locator = loaded(model)
     rival = None if against is None else _rival(locator, against, loaded)
     policy: Literal["error", "skip"] = on_bad or locator.card.setting("data.on_bad", "error")
@@ -88,21 +88,21 @@ def evaluate_objects(
     def score(scored: Locator, images: Split) -> tuple[DetectionEvaluator, int]:
         assert isinstance(images, AnnotatedSplit)
         evaluator, skipped = score_objects(scored, images, threads, policy)
-        _tell_skipped(skipped)
+        remarks.skip(skipped)
         return evaluator, len(images) - len(skipped)
 
     own = opened(locator, locator.card)
-    name, images = _scored(own, locator.card, data, split)
+    name, images = _scored(own, locator.card, data, split, remarks)
     theirs = images
     if rival is not None:
         _, theirs, _ = opened(rival, locator.card).take(name)
         if [*theirs.names] != [*images.names]:
             raise InputError(f"--against {harmless(against)}: its images are not those of MODEL")
-        tell_trained(model, _trained_on(own, locator.card, images))
-        tell_trained(str(against), _trained_on(opened(rival, rival.card), rival.card, theirs))
+        remarks.trained(model, _trained_on(own, locator.card, images))
+        remarks.trained(str(against), _trained_on(opened(rival, rival.card), rival.card, theirs))
     evaluator, n = score(locator, images)
     if beyond := evaluator.out_of_reach().in_words():
-        print(f"note: {beyond}", file=sys.stderr)
+        remarks.note(beyond)
     metrics, ends = evaluator.metrics(), evaluator.intervals
     rows: list[dict[str, Any]] = evaluator.per_class(locator.classes)
     found = None
@@ -112,6 +112,7 @@ def evaluate_objects(
     if as_json:
         value = {"metrics": metrics, "intervals": ends, "resamples": resamples_of(n), "n": n}
         value |= {"split": name, "per_class": rows}
+        value |= remarks.to_json()
         emit(value | ({} if found is None else {"against": _as_json(found, str(against))}))
         return
     print(f"{harmless(model)} on {harmless(data)}, {name}: {n:,} images")
@@ -196,6 +197,7 @@ def evaluate_pixels(
     def loaded(name: str) -> PixelPredictor:
         return load_pixel_predictor(name, threads, device, precision)
 
+    remarks = Remarks()
     predictor = loaded(model)
     rival = None if against is None else _rival(predictor, against, loaded)
     policy: Literal["error", "skip"] = on_bad or predictor.card.setting("data.on_bad", "error")
@@ -210,15 +212,15 @@ def evaluate_pixels(
         )
 
     own = opened(predictor.card)
-    name, images = _scored(own, predictor.card, data, split)
+    name, images = _scored(own, predictor.card, data, split, remarks)
     assert isinstance(images, MaskedSplit)
     if rival is not None:
-        tell_trained(model, _trained_on(own, predictor.card, images))
-        tell_trained(str(against), _trained_on(opened(rival.card), rival.card, images))
+        remarks.trained(model, _trained_on(own, predictor.card, images))
+        remarks.trained(str(against), _trained_on(opened(rival.card), rival.card, images))
 
     def score(scored: PixelPredictor) -> tuple[SegmentationEvaluator, int]:
         evaluator, skipped = score_pixels(scored, images, threads, policy, asked)
-        _tell_skipped(skipped)
+        remarks.skip(skipped)
         return evaluator, len(images) - len(skipped)
 
     evaluator, n = score(predictor)
@@ -233,6 +235,7 @@ def evaluate_pixels(
     if as_json:
         value: dict[str, Any] = {"metrics": metrics, "intervals": ends, "n": n, "split": name}
         value |= {"views": asked.value, "size": predictor.card.preprocess.size, "per_class": rows}
+        value |= remarks.to_json()
         emit(value | ({} if found is None else {"against": _as_json(found, str(against))}))
         return
     of = "" if asked == "one" else f", views: {asked}"
@@ -248,9 +251,11 @@ def evaluate_pixels(
         print("\n".join(_comparison(found, harmless(against), PIXEL_METRICS.__getitem__)))
 
 
-def _scored(opened: Undivided[Any], card: Card, data: str, split: str | None) -> tuple[str, Split]:
-    """The split that is scored, by default as `default_split`, else as `Undivided.take`. What must
-    be known of it goes to stderr."""
+def _scored(
+    opened: Undivided[Any], card: Card, data: str, split: str | None, remarks: Remarks
+) -> tuple[str, Split]:
+    """The split that is scored, by default as `default_split`, else as `Undivided.take`; with
+    remarks on what must be known of it."""
     from skipway.evaluation import default_split, drawn_anew
 
     said: list[str] = []
@@ -261,8 +266,7 @@ def _scored(opened: Undivided[Any], card: Card, data: str, split: str | None) ->
     name, images, notes = opened.take(split)
     if asked is not None and held is None:
         said = drawn_anew(card, data, name, images)
-    for note in (*said, *notes):
-        print(f"note: {note}", file=sys.stderr)
+    remarks.note(*said, *notes)
     return name, images
 
 
@@ -271,8 +275,3 @@ def _trained_on(opened: Undivided[Any], card: Card, images: Split) -> int:
     digest = card.provenance.get("data")
     made = None if digest is None else opened.trained(str(digest))
     return 0 if made is None else made.learned_from(images)
-
-
-def _tell_skipped(reasons: list[str]) -> None:
-    for reason in reasons:
-        print(f"skipped: {reason}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,12 +18,12 @@ from skipway.cli.shared import (
     Model,
     OnBad,
     Precision,
+    Remarks,
     Threads,
     app,
     bracketed,
     emit,
     points,
-    tell_trained,
     within,
 )
 from skipway.errors import InputError, harmless
@@ -50,6 +49,7 @@ class Told:
 
     as_json: bool
     value: dict[str, Any] = field(default_factory=dict)
+    remarks: Remarks = field(default_factory=Remarks)
 
     def add(self, lines: Iterable[str], **value: Any) -> None:
         self.value |= value
@@ -211,9 +211,9 @@ def evaluate(
     predictor = opened(model)
     images = open_labelled(predictor, model, data, split)
     policy = on_bad.value if on_bad else predictor.card.setting("data.on_bad", "error")
-    scoring = Scoring(predictor, model, images, threads, policy, Views(views))
-    rival = None if against is None else _rival(scoring, against, opened)
     told = Told(as_json)
+    scoring = Scoring(predictor, model, images, threads, policy, Views(views), told.remarks)
+    rival = None if against is None else _rival(scoring, against, opened)
     if calibrate:
         scored = _calibrated(told, scoring, out)
     else:
@@ -226,7 +226,7 @@ def evaluate(
     if corruptions:
         _corrupted(told, scoring, scored)
     if as_json:
-        emit(told.value)
+        emit(told.value | told.remarks.to_json())
 
 
 @dataclass
@@ -239,22 +239,18 @@ class Scoring:
     threads: int
     on_bad: str
     views: Views
+    remarks: Remarks
 
     def scored(self) -> Scored:
-        """The scores; what must be known of them, and what was skipped, goes to stderr."""
+        """The scores; with remarks on what must be known of them, and on what was skipped."""
         from skipway.evaluation import score
 
-        note(*self.images.notes)
+        self.remarks.note(*self.images.notes)
         found, skipped = score(
             self.predictor, self.images.split, self.threads, self.on_bad, self.views
         )
-        note(*(f"skipped: {reason}" for reason in skipped))
+        self.remarks.skip(skipped)
         return found
-
-
-def note(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)
 
 
 def _check(
@@ -328,21 +324,21 @@ def shown(name: str, value: float) -> str:
 def _calibrated(told: Told, scoring: Scoring, out: str | None) -> Scored:
     from skipway.evaluation import calibrating, trained_on
 
-    predictor = scoring.predictor
+    predictor, remarks = scoring.predictor, scoring.remarks
     target = calibrating.place(scoring.model, predictor, out)
     scoring.images, fitted_on = calibrating.apart(predictor, scoring.model, scoring.images)
-    note(*scoring.images.notes)
+    remarks.note(*scoring.images.notes)
     known = trained_on(predictor.card, fitted_on)
+    outcome = "of those it is too sure, and the temperature will be too low"
     if known is None:
-        note("note: the data has changed since training: if images that are fitted on trained the")
-        note("model, of those it is too sure, and the temperature will be too low")
+        said = "the data has changed since training: if images that are fitted on trained the model"
+        remarks.note(f"{said}, {outcome}")
     elif known:
-        note(f"note: {known:,} of the images that are fitted on trained the model: of those it is")
-        note("too sure, and the temperature will be too low")
+        remarks.note(f"{known:,} of the images that are fitted on trained the model: {outcome}")
     found, skipped = calibrating.calibrate(
         predictor, scoring.images, fitted_on, scoring.threads, scoring.on_bad
     )
-    note(*(f"skipped: {reason}" for reason in skipped))
+    remarks.skip(skipped)
     _metrics(told, scoring, found.before)
     calibrating.write(predictor, scoring.images, found, target)
     before, after = found.before.metrics(), found.after.metrics()
@@ -378,8 +374,8 @@ def _rival(scoring: Scoring, name: str, opened: Callable[[str], Predictor]) -> S
         raise InputError(f"--against: {error}") from None
     if [*theirs.split.names] != [*images.split.names]:
         raise InputError(f"--against {harmless(name)}: its images are not those of MODEL")
-    tell_trained(scoring.model, trained_on(card, images))
-    tell_trained(name, trained_on(other.card, images))
+    scoring.remarks.trained(scoring.model, trained_on(card, images))
+    scoring.remarks.trained(name, trained_on(other.card, images))
     theirs = replace(theirs, notes=tuple(n for n in theirs.notes if n not in images.notes))
     return replace(scoring, predictor=other, model=name, images=theirs)
 
@@ -452,7 +448,7 @@ def _sliced(told: Told, scoring: Scoring, scored: Scored, column: Column) -> Non
 
     found = slices(scored, scoring.images, column)
     if found.left_out:
-        note(f"note: {found.left_out:,} images have no line in {harmless(column.path)}")
+        told.remarks.note(f"{found.left_out:,} images have no line in {harmless(column.path)}")
 
     def lines() -> Iterator[str]:
         yield f"by {harmless(found.column)}, the fewest images first:"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Literal
 
-from skipway.cli.shared import emit, within
+from skipway.cli.shared import Remarks, emit, within
 from skipway.errors import InputError, harmless
 from skipway.shares import percent
 
@@ -26,6 +25,7 @@ def evaluate_features(
 ) -> None:
     """Score a classifier on the features of a model. Raises InputError."""
     from skipway.embedding import load_embedder
+    from skipway.evaluation import Labelled, trained_on
     from skipway.predictor import task_of
     from skipway.probing import open_splits, probe
 
@@ -43,8 +43,9 @@ def evaluate_features(
     )  # fmt: skip
     card = embedder.card
     splits = open_splits(card, data, split)
-    for note in splits.notes:
-        print(f"note: {note}", file=sys.stderr)
+    remarks = Remarks()
+    remarks.note(*splits.notes)
+    remarks.trained(model, trained_on(card, Labelled(data, splits.name, splits.test)))
     found = probe(
         embedder,
         splits.train,
@@ -55,17 +56,17 @@ def evaluate_features(
         on_bad=on_bad or card.setting("data.on_bad", "error"),
         threads=threads,
     )
-    for reason in found.skipped:
-        print(f"skipped: {reason}", file=sys.stderr)
+    remarks.skip(found.skipped)
     if found.leaked:
-        print(
-            f"warning: {found.leaked:,} of {found.n:,} {splits.name} images are in train too, so "
-            "the accuracy is too good; skipway check-data lists them",
-            file=sys.stderr,
+        remarks.note(
+            f"{found.leaked:,} of {found.n:,} {splits.name} images are in train too, so the "
+            "accuracy is too good; skipway check-data lists them"
         )
     made = {name: embedder.made.get(name) for name in ("stage", "pooling")}
     if as_json:
-        emit({"probe": asdict(found), "split": splits.name, "classes": len(splits.classes)} | made)
+        told = {name: value for name, value in asdict(found).items() if name != "skipped"}
+        value = {"probe": told, "split": splits.name, "classes": len(splits.classes)}
+        emit(value | made | remarks.to_json())
         return
     chosen = f"k-NN probe of {found.neighbours} neighbours"
     if found.strength is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Literal
 
-from skipway.cli.shared import emit, within
+from skipway.cli.shared import Remarks, emit, within
 from skipway.errors import harmless
 from skipway.shares import percent
 
@@ -30,12 +29,11 @@ def evaluate_vectors(
 
     embedder = load_embedder(model, threads=threads, device=device, precision=precision)
     images, classes = open_as_labelled(embedder.card, data, split)
-    for note in images.notes:
-        print(note, file=sys.stderr)
+    remarks = Remarks()
+    remarks.note(*images.notes)
     policy = on_bad or embedder.card.setting("data.on_bad", "error")
     evaluator, skipped = score_vectors(embedder, images.split, threads, policy)
-    for reason in skipped:
-        print(f"skipped: {reason}", file=sys.stderr)
+    remarks.skip(skipped)
     metrics, ends = evaluator.metrics(), evaluator.intervals()
     rows = evaluator.per_class(classes)
     n, queries = len(images.split) - len(skipped), len(evaluator.found)
@@ -49,6 +47,7 @@ def evaluate_vectors(
                 "split": images.name,
                 "per_class": rows,
             }
+            | remarks.to_json()
         )
         return
     alone = f", {n - queries:,} without another of their class" if queries < n else ""
@@ -57,7 +56,7 @@ def evaluate_vectors(
         print(f"{in_words(name)} {percent(value)}{within(ends[name])}")
     rows.sort(key=lambda row: row["recall_at_1"])
     if len(rows) > 1:
-        told = (f"{row['label']} {row['recall_at_1']:.1%}" for row in rows[:WEAKEST])
+        told = (f"{row['label']} {percent(row['recall_at_1'])}" for row in rows[:WEAKEST])
         print(f"lowest recall@1 of a class: {', '.join(told)}")
 
 

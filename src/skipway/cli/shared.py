@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,14 +78,38 @@ def emit(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=True))
 
 
-def tell_trained(model: str, images: int | None) -> None:
-    """Say that a model was trained on so many of the images that it is compared on, if any; None
-    where its data has changed since, so that nobody knows."""
-    if images is None:
-        said = "may have been trained on these images: its data has changed"
-        print(f"note: {harmless(model)} {said}", file=sys.stderr)
-    elif images:
-        print(f"note: {harmless(model)} was trained on {images:,} of these images", file=sys.stderr)
+@dataclass
+class Remarks:
+    """What must be known of an answer: told on stderr as it comes, and with the answer as JSON."""
+
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    """Why each image that was left out could not be read."""
+
+    def note(self, *notes: str) -> None:
+        self._tell("note", self.notes, notes)
+
+    def skip(self, reasons: Iterable[str]) -> None:
+        self._tell("skipped", self.skipped, reasons)
+
+    def trained(self, model: str, images: int | None) -> None:
+        """That a model was trained on so many of the images that it is scored on, if any; None
+        where its data has changed since, so that nobody knows."""
+        if images is None:
+            self.note(
+                f"{harmless(model)} may have been trained on these images: its data has changed"
+            )
+        elif images:
+            self.note(f"{harmless(model)} was trained on {images:,} of these images")
+
+    def to_json(self) -> dict[str, list[str]]:
+        return {"notes": self.notes, "skipped": self.skipped}
+
+    @staticmethod
+    def _tell(kind: str, told: list[str], lines: Iterable[str]) -> None:
+        for line in lines:
+            print(f"{kind}: {line}", file=sys.stderr)
+            told.append(line)
 
 
 class Bar:

@@ -14,7 +14,7 @@ import typer
 
 from skipway.cli.shared import Device, Json, Model, Precision, Threads, app, emit
 from skipway.errors import InputError, harmless
-from skipway.shares import percent
+from skipway.shares import hundredths, percent
 
 if TYPE_CHECKING:
     from skipway.locator import Locator
@@ -117,7 +117,7 @@ Answer = tuple[dict[str, Any], str]
 def classified(loaded: Predictor, paths: list[str], top: int) -> Iterator[Answer]:
     """The classes of each image."""
     for found in loaded.stream(paths, top):
-        scores = (f"{harmless(s.label)} {s.score:.1%}" for s in found.predictions)
+        scores = (f"{harmless(s.label)} {hundredths(s.score, 1)}%" for s in found.predictions)
         yield asdict(found), "  ".join(scores)
 
 
@@ -148,7 +148,7 @@ def mapped(
             drawing = str(write_painting(found, drawings, loaded.classes))
         if maps is not None and found.error is None:
             mask = str(write_mask(found, maps, loaded.classes))
-        words = "  ".join(f"{harmless(s.label)} {s.share:.1%}" for s in found.shares)
+        words = "  ".join(f"{harmless(s.label)} {hundredths(s.share, 1)}%" for s in found.shares)
         files = {"drawing": drawing, "mask": mask}
         yield found.to_json() | files, _with_files(words, drawing, mask)
 

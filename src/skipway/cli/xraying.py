@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from skipway.cli.evaluating import note
 from skipway.cli.shared import (
     Device,
     Json,
     OnBad,
+    Remarks,
     Threads,
     Weights,
     app,
@@ -63,12 +63,13 @@ def xray(
     threads = threads or cores()
     net, predictor = open_classifier(model, threads, device)
     images = open_labelled(predictor, model, data, split)
-    note(*images.notes)
+    remarks = Remarks()
+    remarks.note(*images.notes)
     some = sample(images.split, limit)
     there, known = len({*some.labels.tolist()}), len(predictor.classes)
     if there < known:
         said = f"{there} of {known} classes are in the images"
-        note(f"{said}: one fixed answer is right more often than 1 in {known}")
+        remarks.note(f"{said}: one fixed answer is right more often than 1 in {known}")
     with bar("images", len(some), as_json) as progress:
         found = look_into(
             net, predictor, some,
@@ -76,7 +77,7 @@ def xray(
             on_bad=on_bad.value if on_bad else predictor.card.setting("data.on_bad", "error"),
             seen=progress.advance,
         )  # fmt: skip
-    note(*(f"skipped: {reason}" for reason in found.skipped))
+    remarks.skip(found.skipped)
     lines = [
         f"{harmless(model)} on {harmless(data)}, {images.name}: {found.n:,} images",
         f"accuracy {percent(found.accuracy)}{within(found.interval)}",
@@ -86,7 +87,7 @@ def xray(
     path = write_picture(found, out, f"Block X-ray of {harmless(model)}", lines)
     if as_json:
         told = {"model": model, "data": data, "split": images.name}
-        emit(told | found.to_json() | {"picture": str(path)})
+        emit(told | found.to_json() | remarks.to_json() | {"picture": str(path)})
         return
     print("\n".join(lines[:2]))
     print_table([HEAD, *rows(found)])

@@ -48,8 +48,7 @@ def open_labelled(
         )
     if known is None:
         notes.append("class names are not in the file: taken from the data in its order")
-    notes += [f"note: {note}" for note in found.notes]
-    return Labelled(data, name, found, tuple(notes))
+    return Labelled(data, name, found, (*notes, *found.notes))
 
 
 def open_as_labelled(
@@ -58,7 +57,7 @@ def open_as_labelled(
     """A split of the data whose labels count the data's own classes, and these: for what a model
     says of any classes. The arguments are as in `open_labelled`. Raises InputError."""
     name, found, classes, notes = _opened(card, data, split, None)
-    return Labelled(data, name, found, (*notes, *(f"note: {n}" for n in found.notes))), classes
+    return Labelled(data, name, found, (*notes, *found.notes)), classes
 
 
 def trained_on(card: Card, images: Labelled) -> int | None:
@@ -101,7 +100,7 @@ def _opened(
     name, found, names = open_split(data, split, classes, seed, val)
     if asked is not None and found.drawn and _own_data(card, data, seed, val) is None:
         said = drawn_anew(card, data, name, found)
-    return name, found, names, [f"note: {note}" for note in said]
+    return name, found, names, said
 
 
 def drawn_anew(card: Card, data: str, name: str, split: Split) -> list[str]:
