@@ -26,6 +26,7 @@ FLOORS = {
         "card",
         "config",
         "recipes",
+        "settings",
         "shares",
         "files",
         "heads",

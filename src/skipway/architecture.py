@@ -9,16 +9,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from skipway.errors import InputError, harmless, nearest
 
 Shortcut = Literal["A", "A-split", "B", "C", "D", "none"]
+FIELDS_FROM_DATA = ("num_classes", "in_channels", "input_size")
+"""Of an architecture, what the data decides in a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One residual network, every choice a field. Raises ValueError where fields contradict."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True}  # `settings` tells them
 
     block: Literal["basic", "bottleneck"]
     """Two 3x3 convolutions, or 1x1, 3x3, 1x1 (2015, Fig. 5)."""
@@ -72,10 +76,13 @@ class Architecture:
     checkpointing: bool = False
     """Recompute each unit's activations in the backward pass instead of keeping them."""
     bn_eps: float = 1e-5
+    """Added to the variances of batch norm."""
     bn_momentum: float = 0.1
     """Weight of the newest batch in the running statistics (PyTorch's convention)."""
     in_channels: int = 3
+    """Channels of the image."""
     num_classes: int = 1000
+    """Outputs of the classifier."""
     input_size: int = 224
     """Native height and width in pixels."""
     source: str = ""

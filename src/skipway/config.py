@@ -85,9 +85,13 @@ def _interval(value: object) -> str:
 
 
 Task = Literal["classify", "detect", "instance", "segment", "embed"]
-Duration = Annotated[str, BeforeValidator(_checked)]
+Duration = Annotated[
+    str, BeforeValidator(_checked), Field(examples=["5 epochs", "400 steps", "10 %"])
+]
 Length = Annotated[Duration, AfterValidator(_positive)]
-Interval = Annotated[str, BeforeValidator(_interval)]
+Interval = Annotated[
+    str, BeforeValidator(_interval), Field(examples=["5 minutes", "200 steps", "1 epoch"])
+]
 
 
 def _several(value: object) -> object:
@@ -148,7 +152,9 @@ Scales = Annotated[tuple[float, float], BeforeValidator(_two), AfterValidator(_s
 Betas = Annotated[tuple[Share, Share], _told("give two numbers, from 0 to below 1, as [0.9,0.999]")]
 Frozen = Annotated[Literal["all"] | Annotated[int, Field(ge=0, le=6)], _told("give 1 to 6, or all")]
 Device = Annotated[
-    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), _told("give cpu, cuda or cuda:N")
+    str,
+    Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1"]),
+    _told("give cpu, cuda or cuda:N"),
 ]
 
 
@@ -179,6 +185,7 @@ class DataConfig(Slice):
     size: int | None = Field(None, ge=8, le=4096)
     """Height and width of the model's input in pixels; chosen from the images when None."""
     channels: Literal[1, 3, 4] = 3
+    """Of the model's input: grey, RGB, or RGB with alpha."""
     resize: Literal["crop", "letterbox", "squash", "fit"] = "crop"
     """As in the card's preprocessing; fit is that of detection and segmentation."""
     crop_ratio: float | None = Field(None, gt=0, le=1)
@@ -220,6 +227,7 @@ class AugmentConfig(Slice):
     """rand: so many random `operations`, each of one `magnitude` (1909.13719). trivial: one
     operation of random magnitude (2103.10158)."""
     operations: int = Field(2, ge=1, le=20)
+    """Of rand: how many are applied to an image, one after another."""
     magnitude: float = Field(9, ge=0, le=30)
     """Of rand; timm's, which go to 10, times 3."""
     magnitude_std: float = Field(0, ge=0, le=30)
@@ -261,6 +269,8 @@ class OptimConfig(Slice):
     eps: float = Field(1e-6, gt=0)
     """Of adamw and lamb: added to the root of the average square."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Of sgd part of the gradient (L2); of adamw, lamb and what Muon updates apart from it
+    (1711.05101)."""
     decay_all: bool = True
     """Decay batch norm's gamma and beta and all biases too."""
     head_lr: float = Field(1.0, gt=0)
@@ -282,16 +292,20 @@ class ScheduleConfig(Slice):
     will train do not count. linear, cosine: to 0. polynomial: to 0 as the `power` of what is left.
     one-cycle: cosine up during the warm-up, cosine down to 0."""
     length: Length = "40 epochs"
+    """Of the whole training; the schedule spans it."""
     minutes: float | None = Field(None, gt=0)
     """Plan the length so that the whole run ends within so many minutes on this machine; warm-up
     and milestones keep their shares of the run."""
     warmup: Annotated[Duration, AfterValidator(_in_the_run)] = "0 steps"
+    """How long the rate rises, or is `warmup_lr`, at the beginning (1706.02677, section 2.2)."""
     warmup_lr: float | None = Field(None, gt=0)
     """Constant rate during warm-up (2015: 0.01 for deep nets); None rises linearly from near 0."""
     milestones: tuple[Duration, ...] = ()
+    """Of step: when the rate falls."""
     factor: float = Field(0.1, gt=0)
     """Of step and plateau."""
     power: float = Field(2.0, gt=0)
+    """Of polynomial."""
     plateau_patience: int = Field(10, ge=0)
     """Of plateau: epochs without a better metric that are borne at one rate."""
     threshold: float = Field(1e-4, ge=0, lt=1)
@@ -323,6 +337,7 @@ class RunConfig(Slice):
 
     data_path: str
     recipe: str
+    """A name of `skipway recipes`: what all settings are before others are given."""
     task: Task = "classify"
     """classify: one label an image. detect: boxes of objects. instance: boxes and masks. segment:
     the class of each pixel. embed: a vector, close to those of images of the same class."""
@@ -350,6 +365,7 @@ class RunConfig(Slice):
     focal: cross-entropy times (1 - p)^focal_gamma (1708.02002). ce+dice: of segmentation, with the
     soft Dice coefficient (1606.04797)."""
     focal_gamma: float = Field(2.0, ge=0)
+    """Of focal: how little what is right already counts; 0 is cross-entropy."""
     bce_threshold: float | None = Field(None, ge=0, lt=1)
     """Of bce: a mixed image is fully of each class whose share, smoothed, is above it (2110.00476);
     None takes the shares as they are."""
@@ -357,19 +373,24 @@ class RunConfig(Slice):
     """balanced: the loss of a class in inverse proportion to its training images, or pixels. root:
     to their square root, where balanced would have a few of them decide."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label that is spread evenly over all classes (1512.00567, section 7)."""
     exact_norm: bool = False
     """After training, compute batch norm's statistics over training images (2015 code)."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Decides every draw: first weights, order, augmentation, and what is held out."""
     device: Device = "auto"
+    """auto: a GPU where there is one."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of training; evaluation is in float32."""
     compile: bool = False
     """Compile the network (torch.compile), in one process: minutes at the start, then faster steps,
     for long runs; needs a C++ compiler on the CPU."""
     threads: int = Field(1, ge=1, le=1024)
+    """Of computation; where it is not set, those of the machine."""
     checkpoint_every: Interval = "1 epoch"
-    """5 minutes, 200 steps or 1 epoch."""
+    """How often all that a resume needs is written."""
     keep_checkpoints: int = Field(2, ge=1)
+    """How many of the newest stay, beside the best weights."""
 
     @property
     def on_features(self) -> bool:
@@ -394,10 +415,10 @@ def _check_key(key: str) -> None:
     known = list(keys())
     if key not in known and not key.startswith(_ARCHITECTURE):
         settable = [k for k in known if k != _DATA]
-        raise InputError(f"--set: unknown key {harmless(key)!r}.{_meant(key, settable)}")
+        raise InputError(f"--set: unknown key {harmless(key)!r}.{meant(key, settable)}")
 
 
-def _meant(key: str, known: list[str]) -> str:
+def meant(key: str, known: list[str]) -> str:
     """The key that was perhaps meant by an unknown one, else those of its group."""
     if key in FLAGS:
         return f" Did you mean {FLAGS[key]!r}?"

@@ -63,6 +63,8 @@ class DetectorConfig(BaseModel):
     )
 
     head: Literal["faster-rcnn", "mask-rcnn", "retinanet", "fcos"] = "faster-rcnn"
+    """faster-rcnn: proposals, then a second look at each. mask-rcnn: and a mask of each object.
+    retinanet, fcos: one look everywhere, from anchors or from points."""
     neck: Literal["fpn", "c4"] = "fpn"
     """A feature pyramid; or for the R-CNNs the form of 2015 (appendix A), where proposals and RoIs
     come from the last stage but one, and the last stage is the head of each RoI."""

@@ -25,7 +25,7 @@ Data = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run's configuration."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any key of `skipway settings`."),
 ]
 _OPTIONS: dict[str, Any] = {
     "task": Annotated[
@@ -36,7 +36,9 @@ _OPTIONS: dict[str, Any] = {
         ),
     ],
     "model": Annotated[str | None, typer.Option(help="A name of `skipway models`.")],
-    "recipe": Annotated[str | None, typer.Option(help=", ".join(RECIPES) + ".")],
+    "recipe": Annotated[
+        str | None, typer.Option(help=", ".join(RECIPES) + "; see `skipway recipes`.")
+    ],
     "epochs": Annotated[float | None, typer.Option(help="Length of the training.")],
     "minutes": Annotated[
         float | None, typer.Option(help="Plan the length to end within so many minutes.")

@@ -1,4 +1,4 @@
-"""`skipway predict` and `models`: neither needs torch by itself."""
+"""`skipway predict`: it needs torch only where the model does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 
 from skipway.cli.shared import Device, Json, Model, Precision, Threads, app, emit
 from skipway.errors import InputError, harmless
-from skipway.shares import hundredths, percent
+from skipway.shares import hundredths
 
 if TYPE_CHECKING:
     from skipway.locator import Locator
@@ -167,62 +167,6 @@ def _folder(flag: str, name: str | None) -> Path | None:
     except OSError as error:
         raise InputError(f"{flag} {harmless(name)}: {error.strerror}") from None
     return Path(name)
-
-
-@app.command()
-def models(as_json: Json = False) -> None:
-    """List the networks and the models that ship.
-
-    With parameters and multiply-adds of each network.
-    """
-    from skipway import shipped
-    from skipway.architecture import ARCHITECTURES, count
-    from skipway.card import read_card
-
-    networks = []
-    for name, arch in ARCHITECTURES.items():
-        params, macs = count(arch)
-        networks.append(
-            {
-                "name": name,
-                "params": params,
-                "macs": macs,
-                "input_size": arch.input_size,
-                "source": arch.source,
-            }
-        )
-    trained: list[dict[str, Any]] = []
-    for name in shipped.NAMES:
-        card = read_card(shipped.file(name, ".safetensors"))
-        assert card is not None
-        accuracy = card.metrics[0]
-        trained.append(
-            {
-                "name": name,
-                "network": card.model,
-                "classes": len(card.classes),
-                "accuracy": accuracy.value,
-                "data": accuracy.data,
-                "split": accuracy.split,
-                "n": accuracy.n,
-                "licence": card.licence,
-            }
-        )
-    if as_json:
-        emit({"networks": networks, "shipped": trained})
-        return
-    print(f"{'name':<18}{'parameters':>14}{'multiply-adds':>17}{'pixels':>8}  source")
-    for row in networks:
-        print(
-            f"{row['name']:<18}{row['params']:>14,}{row['macs']:>17,}{row['input_size']:>8}"
-            f"  {row['source']}"
-        )
-    print("\nTrained, in place of a file:")
-    for model in trained:
-        print(
-            f"{model['name']:<24}{model['network']}, accuracy {percent(model['accuracy'])} on "
-            f"{model['data']} {model['split']} ({model['n']:,} images)"
-        )
 
 
 def expand(images: Iterable[str]) -> Iterable[str]:

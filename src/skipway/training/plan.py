@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from skipway.architecture import (
+    FIELDS_FROM_DATA,
     Architecture,
     architecture,
     count,
@@ -39,7 +40,6 @@ from skipway.training.clock import Clock
 from skipway.training.distributed import ALONE, World
 from skipway.weights import read_state
 
-FIELDS_FROM_DATA = ("num_classes", "in_channels", "input_size")
 _FIELDS = "model.architecture."
 
 
