@@ -23,6 +23,7 @@ FIRST = (
     "`nuclei`",
     "`street`",
     "Training `resnet50` (batch 8, 224 px) from class folders, against the plain",
+    "Training `resnet50` (batch 8, 224 px) from class folders, against that loop",
     "Training `resnet50` (batch 8, 224 px) from class folders, against timm",
     "Training Faster R-CNN",
     "Training Mask R-CNN",
@@ -89,7 +90,7 @@ def rows() -> list[tuple[str, str, str]]:
 PEERS = {
     "plain": "the plain float32 PyTorch loop",
     "plain_bf16": "that loop in bf16 and channels_last",
-    "timm": "timm's train.py",
+    "timm": "timm's train.py in float32, its default",
 }
 
 
@@ -435,7 +436,7 @@ def machines() -> str:
     found = [json.loads(path.read_text()) for path in results()]
     parts = [part for one in found for part in (one, *one.get("cases", {}).values())]
     stamps = [part["machine"] for part in parts if "machine" in part]
-    processors = " and ".join(dict.fromkeys(machine["cpu"] for machine in stamps))
+    processors = "; ".join(dict.fromkeys(machine["cpu"] for machine in stamps))
     torch = ", ".join(sorted({machine["versions"]["torch"] for machine in stamps}))
     most = max(machine["cores"] for machine in stamps)
     return (
@@ -455,12 +456,12 @@ def document() -> str:
     return f"""# What was measured
 
 Made by `python benchmarks/table.py` from the files in [results/](../results/), which hold the
-command, the machine and the spread of each figure, and of benchmarks the commit of the day when it
-was written down: `-dirty` says that the tree held more than the commit. {machines()}
+command, the machine and the spread of each figure, and of benchmarks the commit that they ran at:
+`-dirty` says that files differed from it. {machines()}
 
 {table_of(rows())}
 
-## Bars that are missed, and notes
+## Targets that were missed, and notes
 
 {short_of()}
 """

@@ -125,6 +125,15 @@ def test_what_is_needed_and_not_there_is_left_out_and_refused_where_named(
     assert (named.code, named.error) == (2, ["skipway: pictures needs --data"])
 
 
+def test_where_nothing_can_be_run_no_bar_is_met(folder: Path) -> None:
+    names = 'BENCHMARKS = {k: BENCHMARKS[k] for k in ("pictures", "card")}'
+    (folder / "index.py").write_text(f"{INDEX}\n{names}\n")
+    answer = bench(folder)
+    assert (answer.code, answer.out) == (2, "")
+    assert "none of the benchmarks can be run" in answer.error[-1]
+    assert bench(folder, "--list").code == 0
+
+
 def test_folders_that_are_given_reach_the_file(folder: Path, tmp_path: Path) -> None:
     def arguments(*words: str | Path) -> list[str]:
         assert bench(folder, "pictures", *words).code == 0

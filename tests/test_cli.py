@@ -241,6 +241,14 @@ def test_predict_of_a_folder(trained: tuple[Path, Answer], data: Path) -> None:
     assert math.isclose(sum(score["score"] for score in every), 1)
 
 
+def test_predict_takes_no_option_of_another_task(trained: tuple[Path, Answer], data: Path) -> None:
+    image = next((data / "test/red").iterdir())
+    refused = call("predict", trained[0], image, "--threshold=0.9")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--threshold" in refused.error[0]
+    assert "of the task classify; it is of detectors" in refused.error[0]
+
+
 def test_predict_for_people(trained: tuple[Path, Answer], data: Path) -> None:
     image = data / "test/red/00.png"
     found = call("predict", trained[0], image, "--threads", "1")

@@ -237,6 +237,8 @@ def test_settings_are_parsed(text: str, expected: tuple[str, Any]) -> None:
     [
         ("optim.lr", "write key=value"),
         ("lr=0.1", "unknown key 'lr'. Did you mean 'optim.lr'?"),
+        ("optimizer=adamw", "unknown key 'optimizer'. Did you mean 'optim.kind'?"),
+        ("scheduler=step", "unknown key 'scheduler'. Did you mean 'schedule.kind'?"),
         ("optim.learning_rate=1", "unknown key 'optim.learning_rate'. Keys of optim: kind, lr,"),
         ("optim.name=adamw", "unknown key 'optim.name'. Keys of optim: kind, lr,"),
         ("schedule.name=cosine", "unknown key 'schedule.name'. Keys of schedule: kind,"),

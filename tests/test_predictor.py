@@ -281,6 +281,12 @@ def test_score_is_what_single_predictions_say(
     assert fewer.confidence.tolist() == pytest.approx(np.delete(found.confidence, 5), abs=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "float16", "bfloat16", ""])
+def test_a_precision_that_is_none_is_refused(run: Path, precision: str) -> None:
+    with pytest.raises(InputError, match=r"precision .*give float32 or bf16"):
+        load(run, precision=precision)
+
+
 def test_a_card_survives_in_the_predictor(run: Path) -> None:
     found = load(run).card
     assert found == card(make_net())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from skipway.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,3 +92,12 @@ def test_the_table_shows_the_speed_of_training_as_far_as_it_is_measured(tmp_path
     assert deep[0].startswith("`resnet1202`, batch 64")
     assert deep[1] == "2,500 MiB at most, not 9,000; 1.40 times the time"
     assert large[1] == "3,210 MiB"
+
+
+def test_what_recipes_are_said_to_give_was_measured() -> None:
+    """What is ours of it: the papers' figures name a paper."""
+    measured = (ROOT / "docs" / "measured.md").read_text()
+    for name in ("modern", "speedrun-cifar", "detect", "segment"):
+        figures = re.findall(r"(\d+\.\d+) %", RECIPES[name].expected)
+        assert figures
+        assert all(f"{figure}%" in measured for figure in figures), name

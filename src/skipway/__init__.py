@@ -50,17 +50,17 @@ def train(
 ) -> Result:
     """Train a model of any task and write its run, with the report.
 
-    data: a folder, zip or tar of class folders, a CSV or parquet of paths, a parquet of images, an
-    npz, or a name (digits, mnist, fashion-mnist, cifar10, cifar100), see `data.open_data`; images
-    with boxes or masks, see `data.objects.open_objects` and `data.pixels.open_pixels`. out:
-    where the run goes; None makes a dated name under ``runs``. resume: a run to go on with; then
-    data is where that has moved, and of the settings only those of the machine may be given:
-    threads, workers, device and checkpoints. flags: those of ``skipway train`` (task, model,
-    recipe, epochs, minutes, patience, batch_size, lr, seed, val, weights, freeze, device, workers,
-    threads, precision, on_bad, checkpoint_every). settings: any key of `config.RunConfig`, dotted,
-    as ``--set`` takes them. callbacks: who else is told how it goes (`training.Callback`,
-    ``docs/callbacks.md``). Returns the run, its metrics and speed. Raises InputError for what
-    cannot be used and `training.Interrupted` where a signal ended it.
+    data: a folder, a zip or an uncompressed tar of class folders, a CSV or parquet of paths, a
+    parquet of images, an npz, or a name (digits, mnist, fashion-mnist, cifar10, cifar100), see
+    `data.open_data`; images with boxes or masks, see `data.objects.open_objects` and
+    `data.pixels.open_pixels`. out: where the run goes, new or empty; None makes a dated name under
+    ``runs``. resume: a run to go on with; then data is where that has moved, and of the settings
+    only those of the machine may be given: threads, workers, device and checkpoints. flags: those
+    of ``skipway train`` (task, model, recipe, epochs, minutes, patience, batch_size, lr, seed, val,
+    weights, freeze, device, workers, threads, precision, on_bad, checkpoint_every). settings: any
+    key of `config.RunConfig`, dotted, as ``--set`` takes them. callbacks: who else is told how it
+    goes (`training.Callback`, ``docs/callbacks.md``). Returns the run, its metrics and speed.
+    Raises InputError for what cannot be used and `training.Interrupted` where a signal ended it.
 
     The process stays as training sets it: its number of threads, torch's seed, small numbers
     flushed to 0, and memory that is freed kept for what comes next.

@@ -408,6 +408,8 @@ def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
+_ELSEWHERE = {"optimizer": "optim.kind", "scheduler": "schedule.kind"}
+"""What other toolkits call a setting, where its name here is not near."""
 _ARCHITECTURE, _DATA = "model.architecture.", "data_path"
 
 
@@ -420,8 +422,8 @@ def _check_key(key: str) -> None:
 
 def meant(key: str, known: list[str]) -> str:
     """The key that was perhaps meant by an unknown one, else those of its group."""
-    if key in FLAGS:
-        return f" Did you mean {FLAGS[key]!r}?"
+    if key in FLAGS or key in _ELSEWHERE:
+        return f" Did you mean {(FLAGS | _ELSEWHERE)[key]!r}?"
     group = key if any(k.startswith(f"{key}.") for k in known) else key.rpartition(".")[0]
     start = f"{group}." if group else ""
     own = [k for k in known if k.startswith(start)]

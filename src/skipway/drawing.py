@@ -242,7 +242,7 @@ def drawn(
     boxes: Array,
     texts: Sequence[str],
     colours: Sequence[int],
-    masks: Array | None = None,
+    masks: Array | Sequence[Array] | None = None,
     dashed: Array | None = None,
     side: int | None = None,
 ) -> Array:
@@ -250,10 +250,9 @@ def drawn(
 
     image: uint8 or uint16 [H, W, 1 | 3]. boxes: [n, 4], x1, y1, x2, y2 in pixels of the image; one
     that is not finite or lies outside is left out, with all that belongs to it. texts: a label
-    each, "" for none. colours: an index of a class each, see `colour`. masks: bool [n, H, W].
-    dashed: bool [n]. side: pixels of the longer side; None leaves the image as it is, but for small
-    ones, which are enlarged to about `ENLARGED`.
-    """
+    each, "" for none. colours: an index of a class each, see `colour`. masks: bool [n, H, W], or as
+    a sequence, of which one at a time is held. dashed: bool [n]. side: pixels of the longer side;
+    None leaves the image as it is, but for small ones, which are enlarged to about `ENLARGED`."""
     picture, ratio = _resized(_as_rgb(image), side)
     frame = picture.size
     scaled = np.asarray(boxes, np.float64).reshape(-1, 4) * np.array(ratio * 2)

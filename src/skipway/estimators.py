@@ -190,13 +190,14 @@ class SkipwayClassifier(ClassifierMixin, BaseEstimator):
     """A training of `skipway.train` as a classifier of scikit-learn.
 
     model, recipe, epochs, batch_size, lr, weights, freeze, val, patience, device, precision and
-    threads: the flags of ``skipway train``; None leaves each to the recipe, and the recipe to the
-    data. settings: other keys of `config.RunConfig`, dotted, as ``--set`` takes them. val: by
-    default ``none``, so that `fit` learns from every image it is given, as scikit-learn's
-    estimators do; a share, or ``auto`` for a tenth, is held out to choose the best epoch by.
-    random_state: the seed; equal ones give equal bits on equally many threads. out: the folder of
-    the run, with its report; None keeps none. It is for one `fit` alone: what exists is not
-    overwritten. quiet: show no progress. Predictions run on the cpu where device is None or auto.
+    threads: the flags of ``skipway train``; None leaves each to the recipe, or to what is chosen
+    from data and machine; the recipe is then finetune with weights, else modern. settings: other
+    keys of `config.RunConfig`, dotted, as ``--set`` takes them. val: by default ``none``, so that
+    `fit` learns from every image it is given, as scikit-learn's estimators do; a share, or ``auto``
+    for a tenth, is held out to choose the best epoch by. random_state: the seed; equal ones give
+    equal bits on equally many threads. out: the folder of the run, with its report; None keeps
+    none. It is for one `fit` alone: what exists is not overwritten. quiet: show no progress.
+    Predictions run on the cpu where device is None or auto.
 
     After `fit`: classes_, sorted, as they are in y; card_, the card of the model.
     """

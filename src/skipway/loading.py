@@ -25,7 +25,16 @@ def load(
 ) -> Predictor | Locator | PixelPredictor | Embedder:
     """A `Predictor`, of a model that finds objects a `Locator`, of one for the class of each pixel
     a `PixelPredictor`, or of one for vectors an `Embedder`; from a run, a weight file, an exported
-    ONNX file, or a name, see `predictor.load`. Raises InputError."""
+    ONNX file, or a name, see `predictor.load`.
+
+    The first three are called with one image: a path, bytes, a PIL image, or an array [H, W] or [H,
+    W, C] of uint8 or uint16. They give its `predictions`, `objects`, or `labels` [H, W]; `stream`
+    takes many. An `Embedder` takes a list of N images and gives float32 [N, D]. threads: None
+    leaves torch's as they are. device: cpu, cuda or cuda:N. precision: float32 or bf16. Raises
+    InputError; calls raise DecodeError, which is one, for what cannot be read.
+
+    The process stays as it is set here: numbers too small for float32's full precision count as 0.
+    """
     task = task_of(model)
     if task == "classify":
         return load_classifier(model, threads, device, precision)

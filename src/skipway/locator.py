@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from skipway.tasks.detect import DetectionEvaluator, detections
 
 Array = npt.NDArray[Any]
 
-Run = Callable[[Sequence[Array]], list[dict[str, Any]]]
+Engine = Callable[[Sequence[Array]], list[dict[str, Any]]]
 """Model inputs, float32 [C, h, w] of any sizes, to boxes, labels, scores and masks of each."""
 
 
@@ -61,9 +61,9 @@ class Locator:
     Takes paths, encoded bytes, PIL images and uint8 or uint16 arrays [H, W] or [H, W, C].
     """
 
-    def __init__(self, run: Run, card: Card, origin: str) -> None:
+    def __init__(self, engine: Engine, card: Card, origin: str) -> None:
         self.card, self.origin = card, origin
-        self._run = run
+        self._engine = engine
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class Locator:
             frame, geometry = self.card.preprocess.frame(image)
             inputs.append(self.card.preprocess.normalise(frame))
             places.append(geometry)
-        outputs = self._run(inputs)
+        outputs = self._engine(inputs)
         return [
             detections(output, (x.shape[1], x.shape[2]), geometry, threshold)
             for output, x, geometry in zip(outputs, inputs, places, strict=True)
@@ -123,21 +123,38 @@ def _as_json(mask: Runs) -> dict[str, list[int]]:
     return {"size": [*mask.size], "counts": mask.counts.tolist()}
 
 
+class _Unpacked(Sequence[Array]):
+    """Masks from JSON, each made where it is asked for: together those of a large photograph take
+    gigabytes."""
+
+    def __init__(self, masks: Sequence[dict[str, list[int]]]) -> None:
+        self._masks = masks
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    @overload
+    def __getitem__(self, i: int) -> Array: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Array]: ...
+    def __getitem__(self, i: int | slice) -> Array | Sequence[Array]:
+        if isinstance(i, slice):
+            return _Unpacked(self._masks[i])
+        height, width = self._masks[i]["size"]
+        return pixels_of(Runs(np.array(self._masks[i]["counts"]), (height, width)))
+
+
 def write_drawing(prediction: ObjectPrediction, folder: Path, classes: Sequence[str]) -> Path:
     """The image of a prediction with its objects, as a PNG in the folder, which `write_png` names.
     Raises InputError where it cannot be written."""
     objects = prediction.objects
-    masks = None
-    if objects and objects[0].mask is not None:
-        kept = [found.mask for found in objects if found.mask is not None]
-        runs = [Runs(np.array(m["counts"]), (m["size"][0], m["size"][1])) for m in kept]
-        masks = np.stack([pixels_of(mask) for mask in runs])
+    kept = [found.mask for found in objects if found.mask is not None]
     picture = drawn(
         decode(prediction.path, 3),
         np.array([found.box for found in objects], np.float32).reshape(-1, 4),
         [f"{harmless(found.label)} {found.score:.0%}" for found in objects],
         [classes.index(found.label) for found in objects],
-        masks,
+        _Unpacked(kept) if kept else None,
     )
     return write_png(Image.fromarray(picture), folder, Path(prediction.path).stem)
 

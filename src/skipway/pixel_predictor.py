@@ -27,7 +27,7 @@ from skipway.tasks.segment import SegmentationEvaluator
 
 Array = npt.NDArray[Any]
 
-Run = Callable[[Array], Tensor]
+Engine = Callable[[Array], Tensor]
 """Model inputs, float32 [N, C, h, w], to logits, float32 [N, K, h, w] on the device that ran it."""
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -100,9 +100,9 @@ class PixelPredictor:
     Takes paths, encoded bytes, PIL images and uint8 or uint16 arrays [H, W] or [H, W, C].
     """
 
-    def __init__(self, run: Run, card: Card, origin: str) -> None:
+    def __init__(self, engine: Engine, card: Card, origin: str) -> None:
         self.card, self.origin = card, origin
-        self._run = run
+        self._engine = engine
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ class PixelPredictor:
         """The same where labels are positions in `classes`, which are its own in any order."""
         places = [self.classes.index(name) for name in classes]
         card = self.card.model_copy(update={"classes": tuple(classes)})
-        return PixelPredictor(lambda inputs: self._run(inputs)[:, places], card, self.origin)
+        return PixelPredictor(lambda inputs: self._engine(inputs)[:, places], card, self.origin)
 
     def found(self, images: Sequence[Array], views: PixelViews = PixelViews.one) -> list[Array]:
         """The class of each pixel of decoded images [H, W, C]: uint8 [H, W] each.
@@ -139,7 +139,7 @@ class PixelPredictor:
 
     def _logits(self, frames: Sequence[Array]) -> Tensor:
         """Of frames [h, w, C] of one size: float32 [N, K, h, w]."""
-        logits = self._run(self.card.preprocess.normalise(np.stack(frames)))
+        logits = self._engine(self.card.preprocess.normalise(np.stack(frames)))
         if not bool(logits.isfinite().all()):
             raise InputError(f"{harmless(self.origin)}: its outputs are not finite numbers")
         return logits

@@ -360,11 +360,13 @@ def on_device(net: nn.Module, device: str) -> nn.Module:
 
 
 def autocast(device: str | torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 as a context, nothing for float32."""
+    """bf16 as a context, nothing for float32. Raises InputError for any other precision."""
     import torch
 
     if precision == "float32":
         return contextlib.nullcontext()
+    if precision != "bf16":
+        raise InputError(f"precision {harmless(precision)}: give float32 or bf16")
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 

@@ -218,7 +218,7 @@ RECIPES: dict[str, Recipe] = {
     "speedrun-cifar": Recipe(
         source="after Jordan 2024 (2404.00498) and its successors with Muon, for resnet8_speedrun: "
         "a whitened stem, max-pools, label smoothing, mirrored in turns, a linear schedule",
-        expected="see the table of results in the README",
+        expected="CIFAR-10, all 50,000 training images, six views: 94.12 % (mean of 3 seeds)",
         settings={
             "model.name": "resnet8_speedrun",
             "schedule.kind": "linear",
@@ -239,7 +239,7 @@ RECIPES: dict[str, Recipe] = {
     "modern": Recipe(
         source="SGD with Nesterov momentum and one cycle (1708.07120), no decay on norms and "
         "biases (1812.01187, section 3.1), label smoothing (1512.00567), averaged weights",
-        expected="see the table of results in the README",
+        expected="ResNet-20 on CIFAR-10, 40 epochs: 91.35 %; the digits: 99.16 %",
         settings={
             "schedule.kind": "one-cycle",
             "schedule.warmup": "15 %",
@@ -253,7 +253,7 @@ RECIPES: dict[str, Recipe] = {
     "detect": Recipe(
         source="a detector from the beginning or from a backbone's weights on small data: AdamW "
         "(1711.05101), cosine, averaged weights, scale jitter (2012.07177) of 0.7 to 1.4",
-        expected="see the table of results in the README",
+        expected="blood-cells, 205 training images, resnet18 from scratch, 8 epochs: AP 52.0 %",
         tasks=("detect", "instance"),
         settings={
             "schedule.kind": "cosine",
@@ -270,7 +270,8 @@ RECIPES: dict[str, Recipe] = {
         source="a segmenter from the beginning or from a backbone's weights on small data: AdamW "
         "(1711.05101), cosine, averaged weights, cross-entropy and Dice (1606.04797), rare classes "
         "weighted by the root of their rarity, scale jitter",
-        expected="see the table of results in the README",
+        expected="street, 120 training images, resnet18 of half the width from scratch, 54 epochs: "
+        "mIoU 52.4 %",
         tasks=("segment",),
         settings={
             "schedule.kind": "cosine",

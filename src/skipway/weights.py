@@ -478,11 +478,11 @@ def create_model(
     """The network of that row of `ARCHITECTURES`, fields replaced, in training mode.
 
     `num_classes`: None takes the weight file's number, and the row's where there is no file.
-    `weights`: a file for `load_weights`; what it did is logged to "skipway", as a warning where it
-    was not all plain. `seed`: the initialisation depends on it alone and leaves the global
-    generator as it was; None draws from the global generator. Raises InputError for unknown names,
-    fields and values and for files that do not fit.
-    """
+    `weights`: a run, a weight file or a hub's name, see `read_state`; what was loaded is logged to
+    "skipway", as a warning where it was not all plain. It takes images, float32 [B, in_channels, H,
+    W], normalised, and gives logits [B, num_classes]. `seed`: the initialisation depends on it
+    alone and leaves the global generator as it was; None draws from the global generator. Raises
+    InputError for unknown names, fields and values and for files that do not fit."""
     state, card = (None, None) if weights is None else read_state(weights)
     row = architecture(name, in_channels=in_channels, **fields)
     notes = []

@@ -70,6 +70,8 @@ def bench(
         raise InputError("; ".join(f"{n} needs {' and '.join(w)}" for n, w in unfit.items()))
     for name, what in unfit.items():
         print(f"{name}: left out, it needs {' and '.join(what)}", file=sys.stderr)
+    if len(unfit) == len(chosen):
+        raise InputError("none of the benchmarks can be run with what is given; see --list")
     results = {n: _run(n, b, place, given) for n, b in chosen.items() if n not in unfit}
     rows = [
         {"name": name, "claim": index[name].claim} | row

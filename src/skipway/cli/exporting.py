@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from skipway.cli.shared import Json, Model, Threads, app, emit
+from skipway.cli.shared import Json, Threads, Weights, app, emit
 from skipway.errors import harmless, missing_part
 
 
@@ -18,7 +18,7 @@ class Form(enum.StrEnum):
 
 @app.command()
 def export(
-    model: Model,
+    model: Weights,
     to: Annotated[Form, typer.Option(help="What to make.")] = Form.onnx,
     out: Annotated[
         str | None,

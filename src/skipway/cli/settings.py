@@ -58,7 +58,10 @@ _OPTIONS: dict[str, Any] = {
     ],
     "freeze": Annotated[
         str | None,
-        typer.Option(help="Freeze the stem (1), stages too (2, 3, …), or all of --weights."),
+        typer.Option(
+            help="With --weights: freeze the stem (1), stages too (2, 3, …), or all but the "
+            "classifier (all)."
+        ),
     ],
     "device": Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")],
     "workers": Annotated[int | None, typer.Option(help="Processes that decode images.")],

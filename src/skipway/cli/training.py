@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def train(
     data: str | None,
     given: Mapping[str, Any],
-    out: Annotated[str | None, typer.Option(help="The run's folder; must not exist.")] = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder: new, or empty.")] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files in RUN/tensorboard too.")
     ] = False,

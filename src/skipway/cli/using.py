@@ -28,10 +28,13 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGES…", help="Image files, or folders of them.")
     ],
-    top: Annotated[int, typer.Option(min=1, help="Classes an image, of a classifier.")] = 5,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Classes an image, of a classifier; 5 by default.")
+    ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Least score of an object, of a detector.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="Least score of an object, of a detector; 0.5 by default."),
+    ] = None,
     draw: Annotated[
         str | None,
         typer.Option(
@@ -74,6 +77,12 @@ def predict(
                 f"{flag}: {harmless(model)} is of the task {task}; only models of the task segment "
                 "tell the class of each pixel"
             )
+    if top is not None and task != "classify":
+        raise InputError(f"--top: {harmless(model)} is of the task {task}; it is of classifiers")
+    if threshold is not None and task not in ("detect", "instance"):
+        raise InputError(
+            f"--threshold: {harmless(model)} is of the task {task}; it is of detectors"
+        )
     if task == "embed":
         raise InputError(
             f"{harmless(model)} makes vectors, which name nothing; take skipway embed and search"
@@ -84,13 +93,14 @@ def predict(
     paths = list(expand(images))
     answers: Iterator[Answer]
     if isinstance(loaded, Predictor):
-        answers = classified(loaded, paths, top)
+        answers = classified(loaded, paths, 5 if top is None else top)
     else:
         from skipway.locator import Locator
         from skipway.pixel_predictor import PixelPredictor
 
         if isinstance(loaded, Locator):
-            answers = located(loaded, paths, threshold, _folder("--draw", draw))
+            least = 0.5 if threshold is None else threshold
+            answers = located(loaded, paths, least, _folder("--draw", draw))
         else:
             assert isinstance(loaded, PixelPredictor)
             drawings, maps = _folder("--draw", draw), _folder("--masks", masks)
