@@ -124,6 +124,18 @@ def test_other_classes_than_those_of_training_are_measured(run: Path, tmp_path: 
     assert found.code == 0, found.err
     assert (found.value["split"], found.value["n"], found.value["queries"]) == ("all", 7, 6)
     assert "1 without another of their class" in call("eval", run, tmp_path).out
+    assert (found.value["copies"], found.err) == (0, "")
+    (tmp_path / "y" / "again.png").write_bytes((tmp_path / "y" / "0.png").read_bytes())
+    copied = call("eval", run, tmp_path, "--json")
+    assert (copied.value["copies"], copied.value["n"]) == (2, 8)
+    assert copied.value["notes"][0].startswith("2 images have a copy among them")
+
+
+def test_a_probe_needs_its_classes_in_train(run: Path, data: Path) -> None:
+    refused = call("eval", run, data, "--probe=knn")
+    assert refused.code == 2
+    assert "--probe learns classes from train, and 4 of" in refused.error[0]
+    assert "Without --probe" in refused.error[1]
 
 
 def test_embed_and_search_use_the_learned_vectors(run: Path, data: Path, tmp_path: Path) -> None:

@@ -640,6 +640,12 @@ def test_what_is_no_index_is_refused(model: Path, data: Path) -> None:
         refused(call("search", model, broken, query), words)
     broken.write_bytes(out.read_bytes()[:-200])
     refused(call("search", model, broken, query), "damaged parquet")
+    vector = np.stack(table.column("vector").to_numpy())[3].tobytes()
+    whole = out.read_bytes()
+    assert whole.count(vector) == 1  # as it is, without compression
+    place = whole.index(vector) + 9
+    broken.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    refused(call("search", model, broken, query), "damaged parquet")
     broken.write_text("path,label\n")
     refused(call("search", model, broken, query), "not a parquet")
     refused(call("search", model, data, query), "data")

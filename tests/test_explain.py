@@ -464,7 +464,9 @@ def test_captions_stay_on_the_page(label: str, size: tuple[int, int]) -> None:
 def test_the_caption_says_how_much_is_lost(fall: float, words: str) -> None:
     """The colours are relative; a map of next to nothing must not look like more."""
     look = Occlusion(brightness(preprocess_of({"size": (32, 32)})), 8, 4, Of.probability)
-    assert look.said(np.full((32, 32), fall, np.float32)).endswith(f"falls by up to {words}")
+    assert look.said(np.full((32, 32), fall, np.float32)).endswith(
+        f"falls by up to {words}, the mean of the squares over a place"
+    )
 
 
 def test_an_empty_map_is_said_to_be_empty() -> None:

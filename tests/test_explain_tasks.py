@@ -408,7 +408,9 @@ def test_an_image_too_small_for_the_window_leaves_the_others(place: Path, tmp_pa
     assert told.code == 2
     said = "--window 30: larger than the model's input, 8 x 64 pixels"
     assert told.error == [f"skipway: {tmp_path / 'flat.png'}: {said}"]
-    assert [p.name for p in (tmp_path / "maps").iterdir()] == ["whole-occlusion.png"]
+    assert [p.name for p in (tmp_path / "maps").iterdir()] == [
+        "whole-occlusion-window-30-stride-30.png"
+    ]
 
 
 # --- one image ------------------------------------------------------------------------------------
@@ -578,21 +580,22 @@ def test_the_command_explains_objects(
 ) -> None:
     flags = ["--method", method, "--out", tmp_path, "--threads=1"]
     flags += ["--window=32", "--stride=32"] if method is Method.occlusion else ["--stage=c4"]
+    asked = "window-32-stride-32" if method is Method.occlusion else "c4"
     given = ["explain", place / f"{task}.safetensors", place / "a.png", *flags]
     found = call(*given, "--object=2", "--json")
     assert found.code == 0, found.err
     (row,) = found.value
     assert set(row) == {
-        "path", "class", "probability", "answer", "method", "peak", "file", "error", "object",
+        "path", "class", "score", "answer", "method", "peak", "file", "error", "object",
         "objects", "box",
     }  # fmt: skip
     predicted = call("predict", given[1], given[2], "--threshold=0", "--json", "--threads=1").value
     second = predicted[0]["objects"][1]
     assert (row["object"], row["objects"]) == (2, len(predicted[0]["objects"]))
     assert row["class"] == second["label"]
-    assert row["probability"] == pytest.approx(second["score"], abs=1e-5)
+    assert row["score"] == pytest.approx(second["score"], abs=1e-5)
     assert row["box"] == pytest.approx(second["box"], abs=1e-2)
-    assert row["file"] == str(tmp_path / f"a-{method}-object-2.png")
+    assert row["file"] == str(tmp_path / f"a-{method}-{asked}-object-2.png")
     assert Image.open(row["file"]).format == "PNG"
     told = call(*given, "--class", second["label"])
     assert told.code == 0, told.err
@@ -612,7 +615,7 @@ def test_the_command_explains_pixels(place: Path, tmp_path: Path, method: Method
     (row,) = found.value
     predicted = call("predict", given[1], given[2], "--json", "--threads=1").value[0]["classes"][0]
     assert row["class"] == row["answer"] == predicted["label"]
-    assert row["probability"] == pytest.approx(predicted["share"], abs=1e-6)
+    assert row["share"] == pytest.approx(predicted["share"], abs=1e-6)
     assert row["file"] == str(tmp_path / f"a-{method}.png")
     told = call(*given, "--class", "bird")
     assert told.code == 0, told.err

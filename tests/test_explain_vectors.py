@@ -168,8 +168,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("method", Method)
 def test_the_command_explains_vectors(place: Path, tmp_path: Path, method: Method) -> None:
     flags = ["--method", method, "--out", tmp_path, "--threads=1"]
+    steps = ""
     if method is Method.occlusion:
         flags += ["--window=32", "--stride=32"]
+        steps = "-window-32-stride-32"
     given = ["explain", place / "w.safetensors", place / "a.png", *flags]
     one, two = load_embedder(place / "w.safetensors")([place / "a.png", place / "b.png"])
     for like, cosine in (([], 1), ([f"--like={place / 'b.png'}"], float(one @ two))):
@@ -180,7 +182,7 @@ def test_the_command_explains_vectors(place: Path, tmp_path: Path, method: Metho
         assert row["cosine"] == pytest.approx(cosine, abs=1e-5)
         assert row["like"] == (str(place / "b.png") if like else None)
         asked = "-like-b" if like else ""
-        assert row["file"] == str(tmp_path / f"a-{method}{asked}.png")
+        assert row["file"] == str(tmp_path / f"a-{method}{asked}{steps}.png")
         assert Image.open(row["file"]).format == "PNG"
     told = call(*given, f"--like={place / 'b.png'}")
     said = f"what makes the cosine of {one @ two:.3f} to b.png, "

@@ -139,7 +139,12 @@ def open_splits(card: Card, data: str, split: str | None = None) -> Splits:
     split: that is scored, test or val; None takes the first of these that there is. Raises
     InputError, for data without a train split and with one class too.
     """
-    made = open_data(data, card.setting("data.val", "auto"), card.setting("seed", 0))
+    made = open_data(data, card.setting("data.val", "auto"), card.setting("seed", 0), unseen=True)
+    if made.unseen:
+        raise InputError(
+            f"--probe learns classes from train, and {made.unseen:,} of {harmless(data)} are not "
+            "there\nWithout --probe, eval measures what a model of the task embed finds among them."
+        )
     held = [name for name in ("test", "val") if name in made.splits]
     if not held:
         raise InputError(f"--probe: {harmless(data)} has {', '.join(made.splits)} alone, and no "

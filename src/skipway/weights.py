@@ -519,7 +519,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
     """
     state, card = read_state(path)
     if card is not None and card.task != "classify":
-        raise InputError(f"{state.origin}: its task is {card.task}; give a classifier")
+        raise InputError(f"{state.origin}: its task is {card.task}, where a classifier is needed")
     file = translate(state)
     notes: list[str] = []
     if card:

@@ -122,7 +122,8 @@ def evaluate(
         ),
     ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="Of --probe: c2 to c5; by default the network's last.")
+        str | None,
+        typer.Option(help="Of --probe: c2 to c5, or embedding; by default the last there is."),
     ] = None,
     neighbours: Annotated[
         int | None,
@@ -183,8 +184,8 @@ def evaluate(
     if task == "embed":
         if against or calibrate or corruptions or slices is not None or size or views != "one":
             raise InputError(
-                f"{harmless(model)} makes vectors; --against, --calibrate, --corruptions, "
-                "--slices, --size and --views are of classifiers"
+                f"{harmless(model)} makes vectors; --calibrate, --corruptions, --slices, --size "
+                "and --views are of classifiers, and --against does not compare vectors yet"
             )
         with needing_torch(model):
             evaluate_vectors(model, data, split, bad, device, precision.value, threads, as_json)
@@ -486,9 +487,7 @@ def _worst(found: Sliced) -> str:
         return f"{what}; there is no other"
     if worst.difference == 0:
         return f"no slice is worse than the others: {percent(worst.accuracy)}"
-    below = (
-        f"{100 * abs(worst.difference):.1f} points {'below' if worst.difference < 0 else 'above'}"
-    )
+    below = f"{-100 * worst.difference:.1f} points below"
     chance = "chance alone hardly explains it" if worst.clear else "chance alone may do this"
     among = f" among {len(found.slices):,} slices" if len(found.slices) > 2 else ""
     return f"{what}, {below} the others; {chance} ({in_words(worst.p)}{among})"

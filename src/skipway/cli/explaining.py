@@ -67,7 +67,7 @@ def explain(
         typer.Option(
             min=1,
             help="For occlusion: side of the square that covers, in pixels of the model's input; "
-            "by default a seventh of it.",
+            "by default a seventh of it, 8 at least.",
         ),
     ] = None,
     stride: Annotated[
@@ -122,6 +122,7 @@ def explain(
     ):
         if given is not None and not has:
             raise InputError(f"{name}: not of a model of this task, {harmless(model)}")
+    measure = "probability" if isinstance(explainer, Explainer) else "score" if objects else "share"
     k: int | None = None
     target: Any = None
     if isinstance(explainer, VectorExplainer):
@@ -163,12 +164,14 @@ def explain(
                 stem += f"-{_in_name(class_name)}"
             if like is not None:
                 stem += f"-like-{_in_name(Path(like).stem)}"
+            for name, given in (("", stage), ("", of), ("window-", window), ("stride-", stride)):
+                stem += "" if given is None else f"-{name}{_in_name(str(given))}"
             if objects:
                 stem += f"-object-{one.facts['object']}"
             file = free_name(out, stem, {row.get("file") for row in rows})
             with atomic_write(file) as picture:
                 picture.write(one.picture())
-            rows.append(row | _told(one) | {"file": str(file)})
+            rows.append(row | _told(one, measure) | {"file": str(file)})
             if not as_json:
                 most = "nowhere" if one.peak is None else "most at {}, {}".format(*one.peak)
                 asked = one.title or f"{one.asked.label} {one.asked.score:.1%}{one.what}"
@@ -184,10 +187,10 @@ def _in_name(text: str) -> str:
     return re.sub(r"[^\w-]+", "-", text)[:40]
 
 
-def _told(found: Explanation) -> dict[str, Any]:
+def _told(found: Explanation, measure: str) -> dict[str, Any]:
     told: dict[str, Any] = {
         "class": found.asked.label,
-        "probability": found.asked.score,
+        measure: found.asked.score,
         "answer": found.best.label,
     }
     return ({} if found.title else told) | {"peak": found.peak, **found.facts}

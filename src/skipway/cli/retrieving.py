@@ -32,8 +32,13 @@ def evaluate_vectors(
     remarks = Remarks()
     remarks.note(*images.notes)
     policy = on_bad or embedder.card.setting("data.on_bad", "error")
-    evaluator, skipped = score_vectors(embedder, images.split, threads, policy)
+    evaluator, skipped, copies = score_vectors(embedder, images.split, threads, policy)
     remarks.skip(skipped)
+    if copies:
+        remarks.note(
+            f"{copies:,} images have a copy among them, which they find whatever the vectors are: "
+            "what is found is too good; skipway check-data lists them"
+        )
     metrics, ends = evaluator.metrics(), evaluator.intervals()
     rows = evaluator.per_class(classes)
     n, queries = len(images.split) - len(skipped), len(evaluator.found)
@@ -44,6 +49,7 @@ def evaluate_vectors(
                 "intervals": ends,
                 "n": n,
                 "queries": queries,
+                "copies": copies,
                 "split": images.name,
                 "per_class": rows,
             }

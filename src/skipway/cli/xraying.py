@@ -66,10 +66,6 @@ def xray(
     remarks = Remarks()
     remarks.note(*images.notes)
     some = sample(images.split, limit)
-    there, known = len({*some.labels.tolist()}), len(predictor.classes)
-    if there < known:
-        said = f"{there} of {known} classes are in the images"
-        remarks.note(f"{said}: one fixed answer is right more often than 1 in {known}")
     with bar("images", len(some), as_json) as progress:
         found = look_into(
             net, predictor, some,

@@ -342,6 +342,7 @@ _ENCODING: dict[str, Any] = {
     },
     "use_dictionary": ["label", "split"],
     "write_statistics": False,
+    "write_page_checksum": True,
 }
 """Plain floats: they hardly compress, and so they are read at the speed of the disk."""
 
@@ -379,7 +380,9 @@ def _joined(out: Path, parts: Sequence[Path], made: Mapping[str, Any], kept: int
     with atomic_write(whole) as file, pq.ParquetWriter(file, schema, **_ENCODING) as writer:
         for part in parts:
             with reading(part):
-                table = pq.ParquetFile(part).read(use_threads=False)
+                table = pq.ParquetFile(part, page_checksum_verification=True).read(
+                    use_threads=False
+                )
             writer.write_table(table.cast(schema))
     os.replace(whole, out)
     shutil.rmtree(whole.parent, ignore_errors=True)
@@ -414,7 +417,9 @@ class Index:
                 magic = file.read(4)
             if magic != b"PAR1":
                 raise InputError(f"{where}: not a parquet; make one with: skipway embed")
-            self._file = pq.ParquetFile(self.path, pre_buffer=False)
+            self._file = pq.ParquetFile(
+                self.path, pre_buffer=False, page_checksum_verification=True
+            )
             schema = self._file.schema_arrow
         if _KEY not in (schema.metadata or {}):
             raise InputError(f"{where}: does not say what made it; make it with: skipway embed")

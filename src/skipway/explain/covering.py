@@ -83,7 +83,7 @@ class Squares:
         fall += " points" if points else ""
         return (
             f"occlusion, {self.window} px squares every {self.stride} px of the model's input: "
-            f"{what} falls by up to {fall}"
+            f"{what} falls by up to {fall}, the mean of the squares over a place"
         )
 
 

@@ -63,14 +63,11 @@ class Xray:
     interval: Interval
     """Its 95 % interval, Wilson's."""
     loss: float
+    chance: float
+    """The accuracy of one fixed answer, the best: the share of the most frequent class."""
     blocks: tuple[Block, ...]
     skipped: tuple[str, ...] = ()
     """Why each image that was left out was."""
-
-    @property
-    def chance(self) -> float:
-        """The accuracy of guessing, all classes being equally frequent."""
-        return 1 / self.classes
 
     @property
     def costs(self) -> list[float]:
@@ -120,7 +117,7 @@ class Xray:
 
 def from_json(value: dict[str, Any]) -> Xray:
     """What `Xray.to_json` gave, without the reasons of what was skipped."""
-    known = {name: value[name] for name in ("family", "classes", "n", "accuracy", "loss")}
+    known = {name: value[name] for name in ("family", "classes", "n", "accuracy", "loss", "chance")}
     blocks = (Block(**{**block, "interval": tuple(block["interval"])}) for block in value["blocks"])
     return Xray(**known, interval=tuple(value["interval"]), blocks=tuple(blocks))
 

@@ -145,6 +145,7 @@ def _xray(
         accuracy=metrics["accuracy"],
         interval=wilson_interval(int(whole.correct.sum()), n),
         loss=metrics["loss"],
+        chance=float(np.bincount(whole.label).max() / n),
         blocks=tuple(block(name, without_it) for name, without_it in deleted.items()),
         skipped=skipped,
     )
