@@ -616,6 +616,16 @@ def test_an_index_of_another_model_is_refused(model: Path, data: Path, tmp_path:
         Index(out).refuse_other(load_embedder(model, stage="c3"))
 
 
+def test_queries_are_embedded_in_the_precision_of_the_index(model: Path, data: Path) -> None:
+    out, query = data.parent / "v.parquet", data / "val" / "ant" / "00.png"
+    assert call("embed", model, data, "--out", out, "--precision=bf16").code == 0
+    (found,) = call("search", model, out, query, "--top=1", "--json").value
+    assert found["hits"][0]["path"] == "val/ant/00.png"
+    assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-6)
+    (other,) = call("search", model, out, query, "--top=1", "--json", "--precision=float32").value
+    assert other["hits"][0]["score"] < found["hits"][0]["score"]
+
+
 def test_what_is_no_index_is_refused(model: Path, data: Path) -> None:
     out, query = data.parent / "v.parquet", data / "val" / "ant" / "00.png"
     assert call("embed", model, data, "--out", out).code == 0

@@ -119,12 +119,17 @@ def search(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGES…", help="Image files, or folders of them.")
     ],
-    top: Annotated[int, typer.Option(min=1, help="Images to find for each.")] = 10,
+    top: Annotated[
+        int,
+        typer.Option(min=1, help="Images to find for each; one of the index finds itself first."),
+    ] = 10,
     sheet: Annotated[
         str | None, typer.Option(metavar="PNG", help="Show them as one picture, in a new file.")
     ] = None,
     device: Device = "cpu",
-    precision: Annotated[Precision, typer.Option(help="float32 or bf16.")] = Precision.float32,
+    precision: Annotated[
+        Precision | None, typer.Option(help="float32 or bf16; by default that of the index.")
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -146,7 +151,7 @@ def search(
         **opened.settings,
         threads=threads or cores(),
         device=device,
-        precision=precision.value,
+        precision=opened.precision if precision is None else precision.value,
     )
     opened.refuse_other(embedder)
     found = find_similar(embedder, opened, list(expand(images)), top)

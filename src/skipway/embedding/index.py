@@ -450,6 +450,11 @@ class Index:
             raise InputError(f"{harmless(self.path)}: what made it cannot be read in it: damaged")
         return found
 
+    @property
+    def precision(self) -> str:
+        """That in which its vectors were made."""
+        return "bf16" if self.made.get("precision") == "bf16" else "float32"
+
     def refuse_other(self, embedder: Embedder) -> None:
         """Raise InputError where vectors of this embedder are not comparable with these."""
         there = {key: self.made.get(key) for key in embedder.made}
