@@ -338,6 +338,7 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
     precision become the network's own.
     """
     file = translate(state)
+    _check_first_unit(file)
     own, tensors = net.state_dict(), dict(file.tensors)
     made_anew, notes = [], [*file.notes]
     classifier = own.get("fc.weight", torch.empty(()))  # what has other heads lacks it
@@ -380,6 +381,19 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
     return LoadReport(
         file.origin, file.dialect, share, tuple(loaded), tuple(made_anew), ignored, tuple(notes)
     )
+
+
+def _check_first_unit(file: Translated) -> None:
+    """Raise InputError for timm's pre-activation in basic units, whose tensors fit: its first unit
+    adds its input where the paper of 2016 adds it activated. With a projection both do the same."""
+    parts = ("layer1.0.conv3.", "layer1.0.downsample.")
+    if file.dialect == "timm resnetv2" and not any(k.startswith(parts) for k in file.tensors):
+        raise InputError(
+            f"{file.origin}: timm's pre-activation network of basic units (resnetv2_18, _34) adds "
+            "its first unit's\ninput as it is, and Skipway's adds it activated, as the paper of "
+            "2016 does: its answers would be wrong.\nUse it in timm. Of resnetv2, those of "
+            "bottlenecks (resnetv2_50 and deeper) are taken."
+        )
 
 
 def load_start(net: nn.Module, state: State, card: Card | None) -> LoadReport:
@@ -514,8 +528,9 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
     """What `read_state` takes as a network ready to use (eval mode), its card if any, the report.
 
     The architecture is the card's, or without a card what `guess_architecture` finds; the report
-    notes what was assumed. Raises InputError where card and tensors disagree, where no network fits
-    and where a tensor is absent.
+    notes what was assumed. Raises InputError where card and tensors disagree, where no network
+    fits, where a tensor is absent and where the file has parts beside the network
+    (`Translated.unplaced`).
     """
     state, card = read_state(path)
     if card is not None and card.task != "classify":
@@ -555,6 +570,12 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
         heads = [file.names[key] for key in file.tensors if key.startswith("fc.")]
         there = f"; of a classifier it has {_few(heads)}" if heads else ""
         raise InputError(f"{file.origin}: lacks {absent}; predicting needs every tensor{there}")
+    if parts := file.unplaced(net.state_dict()):
+        raise InputError(
+            f"{file.origin}: has trained parts that its network lacks, so its answers would not be "
+            f"the file's own: {_few(file.names[key] for key in parts)}\n"
+            "Use it where it was trained, or train on from it: skipway train DATA --weights FILE"
+        )
     return net.eval(), card, dataclasses.replace(report, notes=report.notes + tuple(notes))
 
 
