@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway.architecture import UNSEEN, Architecture, architecture
-from skipway.card import METADATA_KEY, Card, header_bytes, parse_card, read_header
+from skipway.card import METADATA_KEY, Card, header_bytes, parse_card, read_header, tell_assumed
 from skipway.dialects import Difference, State, Translated, guess_architecture, translate
 from skipway.embedders import EmbeddingNet, build_embedder
 from skipway.errors import InputError, harmless
@@ -604,7 +604,7 @@ def load_detector(path: str | os.PathLike[str]) -> tuple[nn.Module, Card]:
             "Of torchvision's, those with FPN on residual networks are taken."
         )
     arch, config, classes = card.architecture, card.detector, len(card.classes)
-    return _filled(lambda: build_detector(arch, config, classes), state), card
+    return _filled(lambda: build_detector(arch, config, classes), state, card), card
 
 
 def load_segmenter(path: str | os.PathLike[str]) -> tuple[Segmenter, Card]:
@@ -618,7 +618,7 @@ def load_segmenter(path: str | os.PathLike[str]) -> tuple[Segmenter, Card]:
             "Of torchvision's, FCN and DeepLabV3 on residual networks are taken."
         )
     arch, config, classes = card.architecture, card.segmenter, len(card.classes)
-    return _filled(lambda: build_segmenter(arch, config, classes), state), card
+    return _filled(lambda: build_segmenter(arch, config, classes), state, card), card
 
 
 def load_embedding(path: str | os.PathLike[str]) -> tuple[EmbeddingNet, Card]:
@@ -630,14 +630,24 @@ def load_embedding(path: str | os.PathLike[str]) -> tuple[EmbeddingNet, Card]:
             f"{state.origin}: no network for vectors; skipway train --task embed makes one"
         )
     arch, config, classes = card.architecture, card.embedder, len(card.classes)
-    return _filled(lambda: build_embedder(arch, config, classes), state), card
+    return _filled(lambda: build_embedder(arch, config, classes), state, card), card
 
 
-def _filled(build: Callable[[], _Net], state: State) -> _Net:
-    """A network with heads, with all tensors of a file."""
+def _filled(build: Callable[[], _Net], state: State, card: Card) -> _Net:
+    """A network with heads, with all tensors of a file; what its card assumes is logged."""
     with torch.device("meta"):  # shapes without memory
         difference = Difference.between(build().state_dict(), state)
-    if wrong := difference.shapes + difference.missing + difference.extra:
+    wrong = difference.shapes + difference.missing + difference.extra
+    if wrong and state.described_by == "names":  # no one said that it is one of ours
+        kind, taken = "detectors", "Faster R-CNN, Mask R-CNN, RetinaNet and FCOS with FPN"
+        if card.task == "segment":
+            kind, taken = "segmenters", "FCN and DeepLabV3"
+        told = f"has parts that Skipway's {kind} lack" if difference.extra else "has other parts"
+        raise InputError(
+            f"{state.origin}: {told}: {_few(difference.extra or wrong)}\n"
+            f"Of torchvision's {kind}, {taken} on residual networks are taken."
+        )
+    if wrong:
         raise InputError(
             f"{state.origin}: its {state.described_by} and its tensors disagree: "
             f"{harmless(min(wrong))[:80]}\n"
@@ -652,6 +662,7 @@ def _filled(build: Callable[[], _Net], state: State) -> _Net:
     with torch.random.fork_rng(devices=[]):
         net = build()
     net.load_state_dict(net.state_dict() | state)
+    tell_assumed(card, state.origin)
     return net.eval()
 
 
