@@ -120,17 +120,17 @@ class Card(BaseModel):
     def classes_known(self) -> bool:
         """Whether the class names came with the model; without, they are numbers, or where the
         outputs are as many as those of a usual data set its names."""
-        return "classes" not in self._assumed
+        return "classes" not in self.assumed
 
     @property
-    def _assumed(self) -> list[str]:
+    def assumed(self) -> list[str]:
+        """What the file that the model came in does not say, as classes and preprocess are."""
         found = self.provenance.get("assumed")
         return [str(name) for name in found] if isinstance(found, list) else []
 
     @property
     def assumptions(self) -> str:
-        """What was taken where the file that the model came in does not say; empty where it says
-        all."""
+        """What was taken for it, in words; empty where nothing was assumed."""
         first, last = (harmless(self.classes[i])[:40] for i in (0, -1))
         taken: dict[str, object] = {
             "classes": f"{len(self.classes):,}, {first!r} to {last!r}",
@@ -141,7 +141,7 @@ class Card(BaseModel):
             taken["frozen_eps"] = self.architecture.bn_eps if own is None else own
         if self.segmenter is not None:
             taken["rates"] = ", ".join(map(str, self.segmenter.rates))
-        return "; ".join(f"{name}: {taken[name]}" for name in self._assumed if name in taken)
+        return "; ".join(f"{name}: {taken[name]}" for name in self.assumed if name in taken)
 
     def setting(self, key: str, default: Any) -> Any:
         """A setting of the run by its dotted key; `default` where the card has none."""

@@ -390,7 +390,7 @@ class Preprocess(BaseModel):
         }[self.resize]
         mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (self.mean, self.std))
         mean = "of each pixel" if self.pixel_mean is not None else mean
-        return f"{way} ({self.interpolation}), of 0 to 1, mean {mean}, std {std}"
+        return f"{way} ({self.interpolation}), pixels of 0 to 1, mean {mean}, std {std}"
 
     def with_pixel_mean(self, mean: Array) -> Preprocess:
         """This specification with a per-pixel mean, float32 [channels, *size] of 0..1.
