@@ -18,6 +18,7 @@ import torchvision
 from commands import call, draw
 from loopback import COMMIT, Hub, serving
 from skipway.card import Card
+from skipway.hub import _licence
 from skipway.peers import torchvision_names
 from skipway.publish import convert
 from skipway.weights import create_model, load_model, read_state
@@ -59,6 +60,29 @@ def test_a_repository_as_its_peer_wrote_it(tmp_path: Path, hub: Hub, form: Any) 
         assert (card.classes, card.licence) == (CLASSES, "apache-2.0")
         assert card.provenance == {"weights": f"hf:some/net@{COMMIT}", "sha256": digest}
     assert ("GET", f"/some/net/resolve/{COMMIT}/pytorch_model.bin") not in hub.requests
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("license: apache-2.0", "apache-2.0"),
+        ("license: 'mit'  # as the data", "mit"),
+        ("license:\n- apache-2.0", "apache-2.0"),
+        ("license:  # both\n  - mit\n  - bsd # too\nlanguage:\n- en", "mit AND bsd"),
+        ("license: [mit, 'apache-2.0']", "mit AND apache-2.0"),
+        ("license:\nlanguage: en", None),
+        ("license:\ntags:\n- x", None),
+        ("license: null", None),
+        ("license: []", None),
+        ("license: |\n  mine", None),
+        ("license: [mit,\n  apache-2.0]", None),
+        ("tags:\n- license", None),
+    ],
+)
+def test_the_licence_of_a_model_card(tmp_path: Path, entry: str, expected: str | None) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"---\ntags:\n- x\n{entry}\n---\nlicense: not here\n")
+    assert _licence(readme) == expected
 
 
 def test_an_earlier_download_serves_where_no_hub_answers(

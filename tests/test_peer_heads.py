@@ -15,6 +15,7 @@ import torchvision.models.detection as theirs
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
 
 import skipway
 from beside import AS_THEY_COME, pictures, randomise, same_detections
@@ -119,6 +120,35 @@ def test_a_file_finds_what_torchvision_finds(kind: str, old: bool, tmp_path: Pat
     same_detections(own, other, pictures((64, 96), (80, 64)), 1, 1e-4)
 
 
+def test_frozen_norms_of_other_classes_than_cocos_have_torchvisions_epsilon(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = on_resnet18("FasterRCNN")
+    for module in other.modules():
+        if isinstance(module, FrozenBatchNorm2d):  # variances beside which it is not small
+            module.running_var.mul_(1e-5)
+            module.weight.mul_(3e-3)
+    torch.save(other.state_dict(), tmp_path / "net.pth")
+    own, card = load_detector(tmp_path / "net.pth")
+    assert card.detector is not None
+    assert (card.detector.norm, card.detector.frozen_eps) == ("frozen", None)
+    same_detections(own, other, pictures((64, 96), (80, 64)), 1, 1e-4)
+    (told,) = caplog.messages
+    assert "net.pth: assumed, as the file does not say: classes: 3, '1' to '3'; prepro" in told
+    assert "short side to 800 px, at most 1333 x 1333 (bilinear)" in told
+    assert told.endswith("frozen_eps: 1e-05")
+
+
+def test_a_kind_that_is_not_ours_is_told_by_its_parts(tmp_path: Path) -> None:
+    other = on_resnet18("KeypointRCNN")
+    torch.save(other.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(InputError) as refused:
+        load_detector(tmp_path / "net.pth")
+    first, second = str(refused.value).splitlines()
+    assert "has parts that Skipway's detectors lack: roi_heads.keypoint_head.0.weight, " in first
+    assert second.startswith("Of torchvision's detectors, Faster R-CNN, ")
+
+
 @pytest.mark.slow
 def test_a_file_in_every_command(tmp_path: Path) -> None:
     other = on_resnet18("MaskRCNN")
@@ -163,7 +193,7 @@ def test_a_file_in_every_command(tmp_path: Path) -> None:
     assert "detector.head = mask-rcnn  (the heads of " in told.err
     assert "of another shape in the file" in told.err
     card = Card.model_validate_json((run / "card.json").read_text())
-    assert card.detector == DetectorConfig(head="mask-rcnn", **FROZEN)
+    assert card.detector == DetectorConfig(head="mask-rcnn", norm="frozen")
     assert card.classes == ("1", "2")
 
 

@@ -28,6 +28,7 @@ from skipway.card import METADATA_KEY, Card
 from skipway.data import open_data
 from skipway.errors import InputError
 from skipway.evaluation import Views, score, views_of
+from skipway.export import export
 from skipway.images import DecodeError, Preprocess
 from skipway.predictor import Predictor, weight_file
 from skipway.resnet import ResNet
@@ -120,7 +121,9 @@ def test_weights_without_a_card(
     torch.save({"state_dict": net.state_dict()}, path)
     with caplog.at_level(logging.WARNING, "skipway"):
         bare = load(path)
-    assert caplog.records  # what was assumed is said
+    (told,) = [text for text in caplog.messages if "assumed, as the file does not say: " in text]
+    assert "classes: 10, '0' to '9'; preprocess: short side to 32 px, the centre's 32 x 32" in told
+    assert "mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225" in told
     assert not bare.classes_known
     assert bare.classes == tuple("0123456789")
     with torch.inference_mode():
@@ -129,6 +132,39 @@ def test_weights_without_a_card(
     found = scores(bare(pixels(0), top=10))
     assert [found[str(i)] for i in range(10)] == pytest.approx(expected.tolist(), abs=1e-5)
     assert bare.card.preprocess.size == (32, 32)  # native to the network
+
+
+@pytest.mark.parametrize(("name", "known"), [("resnet18", True), ("resnet18_cifar", False)])
+def test_a_thousand_outputs_of_a_network_for_imagenet_are_its_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, known: bool
+) -> None:
+    net = create_model(name, 1000, width=0.125)
+    torch.save(net.state_dict(), tmp_path / "bare.pth")
+    found = load(tmp_path / "bare.pth")
+    assert found.classes[1] == ("goldfish" if known else "1")
+    assert not found.classes_known
+    assert ("'tench' to 'toilet tissue'" in caplog.text) == known
+
+
+def test_a_model_that_states_all_is_loaded_in_silence(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(run)
+    assert caplog.text == ""
+
+
+def test_what_a_card_assumes_is_told_of_its_export_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once each: that an export was proven is no use of it."""
+    net, path = make_net(), tmp_path / "net.safetensors"
+    assumed = card(net).model_copy(update={"provenance": {"assumed": ["classes"]}})
+    save_weights(path, net, assumed)
+    exported = export(path, tmp_path / "net.onnx").path
+    load(exported)
+    said = "assumed, as the file does not say: classes: 7, 'ant' to 'g'"
+    told = [text for text in caplog.messages if "assumed" in text]
+    assert told == [f"{path}: {said}", f"{exported}: {said}"]
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

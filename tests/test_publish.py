@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -578,6 +579,71 @@ def test_convert_says_what_it_wrote(tmp_path: Path) -> None:
     assert (text.code, "writes .pth or .safetensors" in text.error[0]) == (2, True)
 
 
+@pytest.mark.parametrize("form", [*PEERS, "skipway"])
+def test_no_form_tells_the_folders_of_who_trained(tmp_path: Path, form: Any) -> None:
+    net = pushable(tmp_path, USUAL)
+    suffix = ".safetensors" if form in ("torchvision", "skipway") else ""
+    made = convert(net, form, tmp_path / f"made{suffix}")
+    for file in made.files:
+        assert b"home/me" not in file.read_bytes()
+    again = read_card(next(file for file in made.files if file.suffix == ".safetensors"))
+    assert again is not None
+    assert again.recipe["data_path"] == "pets"
+
+
+def test_torchvisions_form_is_printed_with_what_it_does_not_hold(tmp_path: Path) -> None:
+    net = ours(tmp_path / "w.safetensors", small(**USUAL, depths=(2, 2, 2, 2)))
+    made = convert(tmp_path / "w.safetensors", "torchvision", tmp_path / "net.pth")
+    names: dict[str, Any] = {"torch": torch, "torchvision": torchvision}
+    exec(made.load, names)
+    assert not names["net"].training
+    assert same(names["net"], net, 64)
+    told = made.load.splitlines()[2:]
+    assert told == [
+        "# images: short side to 96 px, the centre's 64 x 64 (bilinear), pixels of 0 to 1, "
+        "mean 0.4, 0.5, 0.6, std 0.2, 0.25, 0.3",
+        "# classes in order: 'a cat', 'dog ✓', 'horse'",
+    ]
+
+
+@pytest.mark.parametrize("form", ["timm", "huggingface"])
+def test_what_was_assumed_is_published_as_such(tmp_path: Path, hub: Hub, form: str) -> None:
+    net = lively(ResNet(small(widths=(64, 32, 32, 32))))
+    torch.save(net.state_dict(), tmp_path / "bare.pth")
+    answer = call("push", tmp_path / "bare.pth", "hf:me/bare", "--to", form)
+    assert answer.code == 0, answer.err
+    assert "assumed, as the file does not say: classes: 3, '0' to '2'; preprocess: " in answer.err
+    config = json.loads(hub.committed["config.json"])
+    assert not {"label_names", "id2label", "label2id"} & config.keys()
+    text = hub.committed["README.md"].decode()
+    assert "Assumed, as the file did not say: classes: 3, '0' to '2'; preprocess: short" in text
+    folder = tmp_path / "net"
+    folder.mkdir()
+    for name, content in hub.committed.items():
+        (folder / name).write_bytes(content)
+    assert same(theirs(form, folder), net, 64)
+    assert read_card(folder / "model.safetensors").assumed == ["classes", "preprocess"]
+    without_card(folder)
+    again = load_model(folder)[1]
+    assert again is not None
+    assert "classes" in again.assumed
+
+
+def test_what_is_cheap_to_refuse_is_refused_before_the_model_is_opened(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skipway.publish.open_network", lambda _: pytest.fail("opened"))
+    net = tmp_path / "w.safetensors"
+    net.touch()
+    assert "exists already" in refusal(lambda: convert("hf:me/net", "timm", net))
+    assert "no folder" in refusal(lambda: convert(net, "timm", tmp_path / "no" / "m"))
+    for form in ("skipway", "torchvision"):
+        text = refusal(lambda form=form: convert(net, form, tmp_path / "m.bin"))
+        assert f"--to {form} writes" in text
+    monkeypatch.delenv("HF_TOKEN")
+    assert "no token" in failed(call("push", net, "hf:me/pets"))
+
+
 def test_a_state_dict_as_safetensors_keeps_the_card(tmp_path: Path) -> None:
     ours(tmp_path / "w.safetensors", small(**USUAL))
     convert(tmp_path / "w.safetensors", "torchvision", tmp_path / "tv.safetensors")
@@ -669,7 +735,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield found
 
 
-def pushable(tmp_path: Path, **fields: Any) -> Path:
+def pushable(tmp_path: Path, arch: Mapping[str, Any] = MappingProxyType({}), **fields: Any) -> Path:
     path = tmp_path / "w.safetensors"
     metrics = (
         Measured(name="accuracy", value=0.91, low=0.9, high=0.92, split="test", n=1000,
@@ -688,7 +754,7 @@ def pushable(tmp_path: Path, **fields: Any) -> Path:
         "--set=model.weights=/home/me/lr=0.1/w.pth /home/me/a=b/c"
     )
     provenance = {"command": command, "calibrated": {"data": "/home/me/pets", "n": 5}}
-    ours(path, small(), provenance=provenance, **card)
+    ours(path, small(**arch), provenance=provenance, **card)
     return path
 
 

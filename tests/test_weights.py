@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ from skipway.card import METADATA_KEY, Card, read_card
 from skipway.dialects import guess_architecture, translate
 from skipway.errors import InputError
 from skipway.files import atomic_write
-from skipway.images import Preprocess
+from skipway.images import Preprocess, plain_preprocess
 from skipway.peers import TIMM_NAMES, timm_row
 from skipway.resnet import ResNet
 from skipway.weights import (
@@ -133,6 +134,86 @@ def test_timms_deep_stem_before_pre_activation() -> None:
     state = dict(sorted(oracle.state_dict().items()))
     net = ResNet(architecture("preresnet50", stem="deep", shortcut="D", num_classes=5))
     load_weights(net, state, minimum=1.0)
+    assert same(net, oracle, 32)
+
+
+@pytest.mark.parametrize("carded", [False, True])
+def test_trained_parts_that_the_network_lacks_are_not_dropped_in_use(
+    tmp_path: Path, carded: bool
+) -> None:
+    oracle = torchvision.models.resnet18(num_classes=5)
+    oracle.bnneck = nn.BatchNorm1d(512)  # before its classifier
+    state = lively(oracle).state_dict()
+    arch = architecture("resnet18", num_classes=5)
+    card = Card(
+        model="resnet18",
+        architecture=arch,
+        classes=tuple("abcde"),
+        preprocess=plain_preprocess(224, 3),
+    )
+    save_weights(tmp_path / "w.safetensors", state, card if carded else None)
+    text = refusal(lambda: load_model(tmp_path / "w.safetensors"))
+    assert "trained parts that its network lacks" in text
+    assert re.search(r"bnneck\.\w+, bnneck\.\w+, bnneck\.\w+ and 1 more$", text, re.MULTILINE)
+    # to begin a training with, they are left and told
+    report = load_weights(ResNet(arch), state)
+    assert len(report.ignored) == 5  # the counter of batches among them
+    assert "ignored: bnneck" in str(report)
+
+
+def test_a_trained_stem_in_place_of_the_pool_is_not_dropped(tmp_path: Path) -> None:
+    stem = timm.create_model("resnet50d", replace_stem_pool=True, num_classes=5)
+    torch.save(stem.state_dict(), tmp_path / "w.pth")
+    assert "its network lacks" in refusal(lambda: load_model(tmp_path / "w.pth"))
+
+
+def test_what_only_training_or_measuring_uses_is_left(tmp_path: Path) -> None:
+    net = tiny20()
+    beside = {
+        "aux_head.0.weight": torch.ones(3, 3),
+        "criterion.weight": torch.ones(10),
+        "loss_fn.centers": torch.ones(10, 3),
+        "n_averaged": torch.tensor(3),
+        "total_ops": torch.ones(1),
+        "layer1.total_params": torch.ones(1),
+        "queue_bn.num_batches_tracked": torch.tensor([3]),
+    }
+    torch.save({**net.state_dict(), **beside}, tmp_path / "w.pth")
+    again, _, report = load_model(tmp_path / "w.pth")
+    assert same(again, net, 32)
+    assert set(report.ignored) == set(beside)
+
+
+@pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_34d"])
+def test_timms_pre_activation_of_basic_units_is_refused(tmp_path: Path, name: str) -> None:
+    """Its tensors fit, and its first unit adds its input where ours adds it activated."""
+    oracle = lively(timm.create_model(name, num_classes=5))
+    state, path = oracle.state_dict(), tmp_path / "net.pth"
+    torch.save(state, path)
+    guess = fitting(state)
+    assert guess is not None
+    arch = guess[1]
+    net = ResNet(arch)
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    fields = {"order": "pre", "stem": arch.stem, "shortcut": arch.shortcut, "depths": arch.depths}
+    for load in (
+        lambda: load_weights(net, state),
+        lambda: load_start(net, *read_state(path)),
+        lambda: load_model(path),
+        lambda: create_model("resnet18", 5, weights=path, **fields),
+    ):
+        text = refusal(load)
+        assert "input as it is, and Skipway's adds it activated" in text
+        assert "resnetv2_50" in text
+    assert all(torch.equal(net.state_dict()[key], tensor) for key, tensor in before.items())
+
+
+def test_timms_basic_units_whose_first_has_a_projection_are_taken() -> None:
+    oracle = lively(timm.create_model("resnetv2_18", channels=(32, 48, 64, 80), num_classes=5))
+    guess = fitting(oracle.state_dict())
+    assert guess is not None
+    net = ResNet(guess[1])
+    load_weights(net, oracle.state_dict(), minimum=1.0)
     assert same(net, oracle, 32)
 
 

@@ -7,6 +7,7 @@ It travels in the metadata of the safetensors file under the key ``skipway`` and
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -28,6 +29,8 @@ from skipway.errors import InputError, harmless, plain_words
 from skipway.files import atomic_write, is_hub_name
 from skipway.heads import HEADS, DetectorConfig, EmbedderConfig, SegmenterConfig
 from skipway.images import Preprocess
+
+log = logging.getLogger("skipway")
 
 METADATA_KEY = "skipway"
 
@@ -115,9 +118,30 @@ class Card(BaseModel):
 
     @property
     def classes_known(self) -> bool:
-        """Whether the class names came with the model; without, they are numbers."""
-        assumed = self.provenance.get("assumed")
-        return not (isinstance(assumed, list) and "classes" in assumed)
+        """Whether the class names came with the model; without, they are numbers, or where the
+        outputs are as many as those of a usual data set its names."""
+        return "classes" not in self.assumed
+
+    @property
+    def assumed(self) -> list[str]:
+        """What the file that the model came in does not say, as classes and preprocess are."""
+        found = self.provenance.get("assumed")
+        return [str(name) for name in found] if isinstance(found, list) else []
+
+    @property
+    def assumptions(self) -> str:
+        """What was taken for it, in words; empty where nothing was assumed."""
+        first, last = (harmless(self.classes[i])[:40] for i in (0, -1))
+        taken: dict[str, object] = {
+            "classes": f"{len(self.classes):,}, {first!r} to {last!r}",
+            "preprocess": self.preprocess.said,
+        }
+        if self.detector is not None:
+            own = self.detector.frozen_eps
+            taken["frozen_eps"] = self.architecture.bn_eps if own is None else own
+        if self.segmenter is not None:
+            taken["rates"] = ", ".join(map(str, self.segmenter.rates))
+        return "; ".join(f"{name}: {taken[name]}" for name in self.assumed if name in taken)
 
     def setting(self, key: str, default: Any) -> Any:
         """A setting of the run by its dotted key; `default` where the card has none."""
@@ -129,6 +153,12 @@ class Card(BaseModel):
     def to_json(self, indent: int | None = None) -> str:
         """The card as JSON text."""
         return json.dumps(self.model_dump(mode="json"), indent=indent, ensure_ascii=False)
+
+
+def tell_assumed(card: Card, origin: str | os.PathLike[str]) -> None:
+    """Log what was assumed of a model that is to be used, as its scores hang on it."""
+    if card.assumptions:
+        log.warning("%s: assumed, as the file does not say: %s", harmless(origin), card.assumptions)
 
 
 def parse_card(text: str, origin: str) -> Card:

@@ -24,6 +24,7 @@ _PREFIXES = (
     "timm_model.",  # transformers' wrapper of timm's networks
 )  # fmt: skip
 _COUNTER = "num_batches_tracked"
+_COUNTERS = (_COUNTER, "total_ops", "total_params")  # the latter two are thop's
 _NET = re.compile(r"(conv1|bn1|norm|layer\d+)\.")
 
 
@@ -135,6 +136,17 @@ class Translated:
     """The file's keys, by this package's names."""
     origin: str
     notes: tuple[str, ...]
+
+    def unplaced(self, own: Mapping[str, Tensor]) -> list[str]:
+        """The tensors, by this package's names, that a network's answers would lack: those without
+        a place in its state dict, but for counters and what only training or measuring uses."""
+        extra = Difference.between(own, self.tensors).extra
+        left = [key for key in extra if not (key.endswith(_COUNTERS) or _TRAINING.match(key))]
+        return [key for key in left if self.tensors[key].ndim]  # counters have no dimensions
+
+
+_TRAINING = re.compile(r"(aux\w*|criterion|loss\w*)\.")
+"""Heads and losses beside the classifier."""
 
 
 def translate(state: Mapping[str, Tensor]) -> Translated:
@@ -250,7 +262,7 @@ class Difference:
     @property
     def strange(self) -> list[str]:
         """Extra tensors that can only be parts of another network."""
-        return [k for k in self.extra if _NET.match(k) and not k.endswith(_COUNTER)]
+        return [k for k in self.extra if _NET.match(k) and not k.endswith(_COUNTERS)]
 
 
 def guess_architecture(file: Translated) -> tuple[str, Architecture] | None:
@@ -281,14 +293,14 @@ def guess_architecture(file: Translated) -> tuple[str, Architecture] | None:
             size = 224 if fields["stem"] in ("imagenet", "deep") else 32
             name, arch = "custom", Architecture(**fields, **replaced, input_size=size)
         with torch.device("meta"):  # shapes without memory
-            difference = Difference.between(ResNet(arch).state_dict(), file.tensors)
+            own = ResNet(arch).state_dict()
+        difference = Difference.between(own, file.tensors)
     except (LookupError, ValueError, ZeroDivisionError, RuntimeError):
         return None  # tensors of these names with other ranks and sizes than a network's
     missing = [key for key in difference.missing if not key.startswith("fc.")]
     strange = difference.strange
     if not rows:  # what is no known network is this one only where it has nothing else
-        rest = [key for key in difference.extra if not key.startswith("fc.")]
-        strange = [key for key in rest if file.tensors[key].ndim]  # counters have no dimensions
+        strange = [key for key in file.unplaced(own) if not key.startswith("fc.")]
     return None if difference.shapes or missing or strange else (name, arch)
 
 

@@ -31,7 +31,7 @@ from skipway.predictor import (
     NotFinite,
     Predictor,
     is_onnx,
-    load,
+    onnx_predictor,
     open_network,
     torch_predictor,
 )
@@ -132,7 +132,7 @@ def export(
         file.write(program.SerializeToString())
         file.flush()
         size = file.tell()
-        parity = compare(reference, load(file.name, threads), inputs, whose)
+        parity = compare(reference, onnx_predictor(Path(file.name), threads), inputs, whose)
         if not parity.met:
             raise GateNotMet(
                 f"{harmless(model)}: ONNX and torch differ: by {parity.score:.2g} in a score and "

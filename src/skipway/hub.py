@@ -235,12 +235,23 @@ def _cached(package: ModuleType, repo: str, revision: str | None) -> Path | None
 
 
 def _licence(readme: Path) -> str | None:
-    """What the front matter of a model card says."""
+    """What the front matter of a model card says, of several licences all; None for what is no
+    plain name."""
     if not readme.exists():
         return None
     front = re.match(r"---\n(.*?)\n---", readme.read_text("utf-8", "replace"), re.DOTALL)
-    found = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
-    return found[1].strip("'\"") if found else None
+    text = re.sub(r"[ \t]#.*", "", front[1]) if front else ""
+    entry = re.search(r"^license:[ \t]*(.*)((?:\n[ \t]*- .*)*)", text, re.MULTILINE)
+    if entry is None:
+        return None
+    value = entry[1].strip()
+    listed = re.fullmatch(r"\[(.*)\]", value)
+    several = listed[1].split(",") if listed else [value]
+    if not value:
+        several = re.findall(r"- (.*)", entry[2])
+    names = [name.strip().strip("'\"") for name in several]
+    plain = value not in ("null", "~") and all(re.fullmatch(r"\w[\w.+ -]*", n) for n in names)
+    return " AND ".join(names) or None if plain else None
 
 
 _REFUSALS = (401, 403, 404)

@@ -376,6 +376,22 @@ class Preprocess(BaseModel):
                 raise ValueError(f"pixel_mean is not finite float32 {self._shape}")
         return self
 
+    @property
+    def said(self) -> str:
+        """What is done with an image, for who has to do the same or to judge it."""
+        height, width = self.size
+        short = self.short_side or min(self.size)
+        limit = f"short side to {short} px, " if self.short_side else ""
+        way = {
+            "crop": f"short side to {short} px, the centre's {height} x {width}",
+            "letterbox": f"fitted into {height} x {width} px, the rest filled",
+            "squash": f"squashed to {height} x {width} px",
+            "fit": f"{limit}at most {height} x {width}",
+        }[self.resize]
+        mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (self.mean, self.std))
+        mean = "of each pixel" if self.pixel_mean is not None else mean
+        return f"{way} ({self.interpolation}), pixels of 0 to 1, mean {mean}, std {std}"
+
     def with_pixel_mean(self, mean: Array) -> Preprocess:
         """This specification with a per-pixel mean, float32 [channels, *size] of 0..1.
 

@@ -102,13 +102,14 @@ def _detector(state: State, name: str, arch: Architecture) -> Card:
         each = len(config.anchor_scales) * len(config.anchor_ratios)
         count = len(state["head.classification_head.cls_logits.weight"]) // each
         ids = range(count)
+    coco, assumed = coco_classes(), ["classes", "preprocess"]
+    known = ids[-1] == len(coco) - 1
     if frozen:
         fields["norm"] = "frozen"
+        assumed.append("frozen_eps")
         # torchvision has no epsilon in its COCO files of version 1 but FCOS's
-        if fields["head"] != "fcos":
+        if known and fields["head"] != "fcos":
             fields["frozen_eps"] = 0.0
-    coco = coco_classes()
-    known = ids[-1] == len(coco) - 1
     names = tuple(coco[i] for i in ids) if known else tuple(str(i) for i in ids)
     preprocess = plain_preprocess(_LONG, arch.in_channels, "fit")
     return Card(
@@ -118,7 +119,7 @@ def _detector(state: State, name: str, arch: Architecture) -> Card:
         classes=names,
         detector=DetectorConfig(**fields),
         preprocess=preprocess.model_copy(update={"short_side": _SHORT}),
-        provenance={"assumed": ["classes", "preprocess", "frozen_eps"]},
+        provenance={"assumed": [*assumed]},
     )
 
 
@@ -151,7 +152,7 @@ def _segmenter(state: State, name: str, arch: Architecture) -> Card:
         classes=voc if count == len(voc) else tuple(str(i) for i in range(count)),
         segmenter=config,
         preprocess=preprocess.model_copy(update={"short_side": _SEGMENTED}),
-        provenance={"assumed": ["classes", "preprocess", "rates"]},
+        provenance={"assumed": ["classes", "preprocess"] + ["rates"] * (project is not None)},
     )
 
 

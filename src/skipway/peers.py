@@ -629,14 +629,17 @@ def _naming(path: Path) -> Iterator[None]:
 
 def peer_files(card: Card, peer: Literal["timm", "huggingface"]) -> dict[str, Config]:
     """The JSON files beside ``model.safetensors``, by name, that make a peer's network and
-    preprocessing of a card. Raises InputError where the peer has no equal."""
+    preprocessing of a card; class names that were assumed are left out. Raises InputError where the
+    peer has no equal."""
     check_expressible(card.architecture, peer)
     classes = [*card.classes]
     if peer == "huggingface":
-        labels = {
+        labels: Config = {
             "id2label": {str(i): name for i, name in enumerate(classes)},
             "label2id": {name: i for i, name in enumerate(classes)},
         }
+        if not card.classes_known:
+            labels = {"num_labels": len(classes)}
         head = {"architectures": ["ResNetForImageClassification"], "dtype": "float32"}
         return {
             "config.json": head | _transformers_config(card.architecture) | labels,
@@ -654,7 +657,7 @@ def peer_files(card: Card, peer: Literal["timm", "huggingface"]) -> dict[str, Co
             "num_classes": len(classes),
             "num_features": canonical(card.architecture).widths[-1] * card.architecture.expansion,
             "global_pool": "avg",
-            "label_names": classes,
+            **({"label_names": classes} if card.classes_known else {}),
             "pretrained_cfg": _pretrained_cfg(card.preprocess)
             | {
                 "num_classes": len(classes),

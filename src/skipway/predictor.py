@@ -16,7 +16,7 @@ import numpy.typing as npt
 from skipway import shipped
 from skipway.answers import Prediction, best_classes
 from skipway.architecture import Architecture, name_of
-from skipway.card import METADATA_KEY, Card, parse_card, read_card
+from skipway.card import METADATA_KEY, Card, parse_card, read_card, tell_assumed
 from skipway.errors import InputError, harmless, missing_part
 from skipway.files import is_hub_name, weight_file
 from skipway.images import DecodeError, ImageLike, plain_preprocess
@@ -145,13 +145,16 @@ def load(
     this process may use. device: cpu, cuda or cuda:N. precision: float32 or bf16.
     ONNX files are told by content and run without torch. So do the models that ship, in float32 on
     the cpu; elsewhere they run in torch as weight files do.
-    A weight file without a card gets ImageNet's normalisation and numbers for class names; see
-    `Predictor.classes_known`. Raises InputError.
+    A weight file without a card gets ImageNet's normalisation and, with a thousand outputs of a
+    network for such images, its class names, else numbers; see `Predictor.classes_known`. What is
+    assumed so is logged. Raises InputError.
     """
     check_device_name(device)
     source = _source(model, plain=(device, precision) == ("cpu", "float32"))
     if isinstance(source, Path) and is_onnx(source):
-        return _onnx_predictor(source, threads, device, precision)
+        predictor = onnx_predictor(source, threads, device, precision)
+        tell_assumed(predictor.card, predictor.origin)
+        return predictor
     try:
         net, card = open_network(source, threads)
         return torch_predictor(net, card, str(source), device, precision)
@@ -210,7 +213,10 @@ def task_of(model: str | os.PathLike[str]) -> str:
     return task_of_names(tensor_names(path)) if card is None else card.task
 
 
-def _onnx_predictor(path: Path, threads: int | None, device: str, precision: str) -> Predictor:
+def onnx_predictor(
+    path: Path, threads: int | None = None, device: str = "cpu", precision: str = "float32"
+) -> Predictor:
+    """A predictor from an exported file; see `load`."""
     name = harmless(path)
     if precision != "float32":
         raise InputError(
@@ -310,8 +316,8 @@ def _shown(values: Iterable[Any]) -> str:
 def open_network(source: str | os.PathLike[str], threads: int | None = None) -> tuple[ResNet, Card]:
     """A weight file, or a hub's name, as a network in evaluation mode, with its card.
 
-    Where it came without one, the card says so in ``provenance["assumed"]``, and what else was
-    assumed is logged. threads: of torch, None leaves them as they are. Raises InputError.
+    Where it came without one, the card says so in ``provenance["assumed"]``, and what was assumed
+    is logged. threads: of torch, None leaves them as they are. Raises InputError.
     """
     ready_torch(threads)  # what is missing is torch, and not what needs it
 
@@ -321,7 +327,8 @@ def open_network(source: str | os.PathLike[str], threads: int | None = None) -> 
     if card is None:
         for line in report.lines():
             log.warning("%s", line)
-        card = _bare_card(net.arch)
+        card = _bare_card(net.arch, report.dialect)
+    tell_assumed(card, source)
     return net, card
 
 
@@ -387,13 +394,19 @@ def torch_engine(net: nn.Module, device: str, precision: str) -> Engine:
     return engine
 
 
-def _bare_card(arch: Architecture) -> Card:
+def _bare_card(arch: Architecture, dialect: str) -> Card:
     """For weights that came without one."""
+    from skipway.peers import imagenet_classes
+
     size, channels = arch.input_size, arch.in_channels
+    classes = tuple(str(i) for i in range(arch.num_classes))
+    usual = arch.stem in ("imagenet", "deep") and dialect in ("torchvision", "timm resnetv2")
+    if usual and len(classes) == 1000:  # as many come from nothing else
+        classes = imagenet_classes()
     return Card(
         model=name_of(arch),
         architecture=arch,
-        classes=tuple(str(i) for i in range(arch.num_classes)),
+        classes=classes,
         preprocess=plain_preprocess(size, channels),
         provenance={"assumed": ["classes", "preprocess"]},
     )

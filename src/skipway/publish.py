@@ -51,22 +51,23 @@ def convert(
     config.json and model.safetensors, for huggingface preprocessor_config.json too. skipway: one
     .safetensors with its card, whatever the model was kept in. Safetensors hold Skipway's card in
     each form. Peers know no temperature: the classifier is divided by the card's, for the same
-    probabilities. Where half a border is no whole pixel, each crops its own way, one pixel off
-    (`Preprocess.odd_border`). `out`: None names it after the model, in the present folder. Whole
-    or not at all. Raises InputError where `out` exists and where the peer has no such network or
-    preprocessing.
+    probabilities. No form tells the folders of who trained (`without_places`), nor to a peer class
+    names that were assumed. Where half a border is no whole pixel, each crops its own way, one
+    pixel off (`Preprocess.odd_border`). `out`: None names it after the model, in the present
+    folder. Whole or not at all. Raises InputError where `out` exists and where the peer has no such
+    network or preprocessing.
     """
-    net, card = _opened(model, form)
     path = Path(out) if out is not None else _default(model, form)
     check_new(path)
+    suffixes = _SUFFIXES.get(form, (path.suffix,))
+    if path.suffix not in suffixes:
+        raise InputError(f"--out {harmless(path)}: --to {form} writes {' or '.join(suffixes)}")
+    net, card = _opened(model, form)
     if form in ("timm", "huggingface"):
         with atomic_folder(path) as folder:
             _write_folder(folder, net, card, form)
         files = tuple(sorted(path.iterdir()))
         return Converted(path, files, _loading(card, form, str(path)))
-    suffixes = (".safetensors",) if form == "skipway" else (".pth", ".safetensors")
-    if path.suffix not in suffixes:
-        raise InputError(f"--out {harmless(path)}: --to {form} writes {' or '.join(suffixes)}")
     if form == "torchvision":
         check_expressible(card.architecture, form)
     if path.suffix == ".pth":
@@ -77,10 +78,15 @@ def convert(
     return Converted(path, (path,), _loading(card, form, str(path)))
 
 
+_SUFFIXES = {"torchvision": (".pth", ".safetensors"), "skipway": (".safetensors",)}
+"""Of the forms that are one file."""
+
+
 def _opened(model: str | os.PathLike[str], form: Form) -> tuple[ResNet, Card]:
-    """The network and its card, for a peer at a temperature of 1."""
+    """The network and its card, `without_places`, for a peer at a temperature of 1."""
     why = "ONNX holds no weights that a peer could load; give the run or file it was made from"
     net, card = open_network(torch_source(model, why))
+    card = without_places(card)
     if form == "skipway" or card.temperature == 1:
         return net, card
     with torch.no_grad():
@@ -127,7 +133,8 @@ def _loading(card: Card, form: Form, place: str, hub: bool = False) -> str:
             if place.endswith(".safetensors")
             else f"torch.load({place!r}, weights_only=True)"
         )
-        return f"net = {_torchvision_call(card.architecture)}\nnet.load_state_dict({read})"
+        call = _torchvision_call(card.architecture)
+        return f"net = {call}.eval()\nnet.load_state_dict({read})\n{_unkept(card)}"
     if form == "timm":
         source = f"{'hf-hub' if hub else 'local-dir'}:{place}"
         return f"net = timm.create_model({source!r}, pretrained=True).eval()"
@@ -138,6 +145,19 @@ def _loading(card: Card, form: Form, place: str, hub: bool = False) -> str:
         )
     name = f"hf:{place}" if hub else place
     return f"model = skipway.load({name!r})"
+
+
+def _unkept(card: Card) -> str:
+    """What bare weights do not hold and their user needs, as comments of Python."""
+    few = 10
+    names = ", ".join(repr(harmless(name)) for name in card.classes[:few])
+    if len(card.classes) > few:
+        names += f", … {harmless(card.classes[-1])!r} ({len(card.classes):,})"
+    told = {"preprocess": ("images", card.preprocess.said), "classes": ("classes in order", names)}
+    return "\n".join(
+        f"# {what}{' (assumed)' if field in card.assumed else ''}: {text}"
+        for field, (what, text) in told.items()
+    )
 
 
 def _torchvision_call(arch: Architecture) -> str:
@@ -180,15 +200,14 @@ def push(
     if revision is not None or not name.startswith("hf:"):
         raise InputError(f"{harmless(name)}: push to hf:USER/NAME, without a revision")
     package, api = client("push")
+    if not package.get_token():
+        raise InputError(
+            f"push: no token for {host_of(api)}\nLog in with: hf auth login, or set HF_TOKEN"
+        )
     net, card = _opened(model, form)
-    card = without_places(card)
     with tempfile.TemporaryDirectory(prefix="skipway-") as temporary:
         folder = Path(temporary)
         _write_folder(folder, net, card, form)
-        if not package.get_token():
-            raise InputError(
-                f"push: no token for {host_of(api)}\nLog in with: hf auth login, or set HF_TOKEN"
-            )
         with _explained(repo, host_of(api)):
             url = api.create_repo(repo, private=private, exist_ok=True)
             kept = api.file_exists(repo, "README.md")
@@ -293,6 +312,8 @@ def model_card(card: Card, repo: str, form: HubForm, package: Any) -> str:
         f"Measured on: {', '.join(map(_plain, data)) or 'not stated'}. "
         f"Licence: {_plain(card.licence)}.",
     ]
+    if card.assumptions:
+        parts.append(f"Assumed, as the file did not say: {_plain(card.assumptions)}.")
     command = card.provenance.get("command")
     if isinstance(command, str) or card.recipe:
         parts.append("## How it was trained")

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway.architecture import UNSEEN, Architecture, architecture
-from skipway.card import METADATA_KEY, Card, header_bytes, parse_card, read_header
+from skipway.card import METADATA_KEY, Card, header_bytes, parse_card, read_header, tell_assumed
 from skipway.dialects import Difference, State, Translated, guess_architecture, translate
 from skipway.embedders import EmbeddingNet, build_embedder
 from skipway.errors import InputError, harmless
@@ -338,6 +338,7 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
     precision become the network's own.
     """
     file = translate(state)
+    _check_first_unit(file)
     own, tensors = net.state_dict(), dict(file.tensors)
     made_anew, notes = [], [*file.notes]
     classifier = own.get("fc.weight", torch.empty(()))  # what has other heads lacks it
@@ -380,6 +381,19 @@ def load_weights(net: ResNet, state: Mapping[str, Tensor], *, minimum: float = 0
     return LoadReport(
         file.origin, file.dialect, share, tuple(loaded), tuple(made_anew), ignored, tuple(notes)
     )
+
+
+def _check_first_unit(file: Translated) -> None:
+    """Raise InputError for timm's pre-activation in basic units, whose tensors fit: its first unit
+    adds its input where the paper of 2016 adds it activated. With a projection both do the same."""
+    parts = ("layer1.0.conv3.", "layer1.0.downsample.")
+    if file.dialect == "timm resnetv2" and not any(k.startswith(parts) for k in file.tensors):
+        raise InputError(
+            f"{file.origin}: timm's pre-activation network of basic units (resnetv2_18, _34) adds "
+            "its first unit's\ninput as it is, and Skipway's adds it activated, as the paper of "
+            "2016 does: its answers would be wrong.\nUse it in timm. Of resnetv2, those of "
+            "bottlenecks (resnetv2_50 and deeper) are taken."
+        )
 
 
 def load_start(net: nn.Module, state: State, card: Card | None) -> LoadReport:
@@ -514,8 +528,9 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
     """What `read_state` takes as a network ready to use (eval mode), its card if any, the report.
 
     The architecture is the card's, or without a card what `guess_architecture` finds; the report
-    notes what was assumed. Raises InputError where card and tensors disagree, where no network fits
-    and where a tensor is absent.
+    notes what was assumed. Raises InputError where card and tensors disagree, where no network
+    fits, where a tensor is absent and where the file has parts beside the network
+    (`Translated.unplaced`).
     """
     state, card = read_state(path)
     if card is not None and card.task != "classify":
@@ -555,6 +570,12 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, Card | None, LoadR
         heads = [file.names[key] for key in file.tensors if key.startswith("fc.")]
         there = f"; of a classifier it has {_few(heads)}" if heads else ""
         raise InputError(f"{file.origin}: lacks {absent}; predicting needs every tensor{there}")
+    if parts := file.unplaced(net.state_dict()):
+        raise InputError(
+            f"{file.origin}: has trained parts that its network lacks, so its answers would not be "
+            f"the file's own: {_few(file.names[key] for key in parts)}\n"
+            "Use it where it was trained, or train on from it: skipway train DATA --weights FILE"
+        )
     return net.eval(), card, dataclasses.replace(report, notes=report.notes + tuple(notes))
 
 
@@ -583,7 +604,7 @@ def load_detector(path: str | os.PathLike[str]) -> tuple[nn.Module, Card]:
             "Of torchvision's, those with FPN on residual networks are taken."
         )
     arch, config, classes = card.architecture, card.detector, len(card.classes)
-    return _filled(lambda: build_detector(arch, config, classes), state), card
+    return _filled(lambda: build_detector(arch, config, classes), state, card), card
 
 
 def load_segmenter(path: str | os.PathLike[str]) -> tuple[Segmenter, Card]:
@@ -597,7 +618,7 @@ def load_segmenter(path: str | os.PathLike[str]) -> tuple[Segmenter, Card]:
             "Of torchvision's, FCN and DeepLabV3 on residual networks are taken."
         )
     arch, config, classes = card.architecture, card.segmenter, len(card.classes)
-    return _filled(lambda: build_segmenter(arch, config, classes), state), card
+    return _filled(lambda: build_segmenter(arch, config, classes), state, card), card
 
 
 def load_embedding(path: str | os.PathLike[str]) -> tuple[EmbeddingNet, Card]:
@@ -609,14 +630,24 @@ def load_embedding(path: str | os.PathLike[str]) -> tuple[EmbeddingNet, Card]:
             f"{state.origin}: no network for vectors; skipway train --task embed makes one"
         )
     arch, config, classes = card.architecture, card.embedder, len(card.classes)
-    return _filled(lambda: build_embedder(arch, config, classes), state), card
+    return _filled(lambda: build_embedder(arch, config, classes), state, card), card
 
 
-def _filled(build: Callable[[], _Net], state: State) -> _Net:
-    """A network with heads, with all tensors of a file."""
+def _filled(build: Callable[[], _Net], state: State, card: Card) -> _Net:
+    """A network with heads, with all tensors of a file; what its card assumes is logged."""
     with torch.device("meta"):  # shapes without memory
         difference = Difference.between(build().state_dict(), state)
-    if wrong := difference.shapes + difference.missing + difference.extra:
+    wrong = difference.shapes + difference.missing + difference.extra
+    if wrong and state.described_by == "names":  # no one said that it is one of ours
+        kind, taken = "detectors", "Faster R-CNN, Mask R-CNN, RetinaNet and FCOS with FPN"
+        if card.task == "segment":
+            kind, taken = "segmenters", "FCN and DeepLabV3"
+        told = f"has parts that Skipway's {kind} lack" if difference.extra else "has other parts"
+        raise InputError(
+            f"{state.origin}: {told}: {_few(difference.extra or wrong)}\n"
+            f"Of torchvision's {kind}, {taken} on residual networks are taken."
+        )
+    if wrong:
         raise InputError(
             f"{state.origin}: its {state.described_by} and its tensors disagree: "
             f"{harmless(min(wrong))[:80]}\n"
@@ -631,6 +662,7 @@ def _filled(build: Callable[[], _Net], state: State) -> _Net:
     with torch.random.fork_rng(devices=[]):
         net = build()
     net.load_state_dict(net.state_dict() | state)
+    tell_assumed(card, state.origin)
     return net.eval()
 
 

@@ -19,7 +19,7 @@ from skipway.evaluation.labelled import Labelled, open_labelled
 from skipway.evaluation.scoring import Views, outputs, scores
 from skipway.files import check_new, is_hub_name
 from skipway.metrics import Scored, best_temperature
-from skipway.predictor import Predictor, is_onnx, open_network
+from skipway.predictor import Predictor, is_onnx
 
 LEAST, MOST = 0.01, 100.0
 """Temperatures between which the best is looked for."""
@@ -118,9 +118,9 @@ def write(predictor: Predictor, images: Labelled, calibrated: Calibrated, target
     if _is_onnx(predictor) or _has_card(predictor.origin):
         copy_with_card(source, target, card)
         return
-    from skipway.weights import save_weights
+    from skipway.weights import load_model, save_weights
 
-    save_weights(target, open_network(predictor.origin)[0], card)
+    save_weights(target, load_model(predictor.origin)[0], card)
 
 
 def _is_onnx(predictor: Predictor) -> bool:

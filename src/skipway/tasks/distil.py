@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skipway.card import tell_assumed
 from skipway.data import Key
 from skipway.data.feed import Batch
 from skipway.errors import InputError, harmless
@@ -61,6 +62,7 @@ def read_teacher(model: str | os.PathLike[str], classes: Sequence[str], channels
             f"{name}: takes {card.preprocess.channels} channels, the network {channels}\n"
             f"Set data.channels={card.preprocess.channels}, or take another teacher."
         )
+    tell_assumed(card, model)
     order = tuple(card.classes.index(c) for c in classes)
     about = repr((order, card.architecture, card.preprocess))
     digest = hashlib.sha256(about.encode("utf-8", "surrogateescape"))
