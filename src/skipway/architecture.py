@@ -22,7 +22,8 @@ FIELDS_FROM_DATA = ("num_classes", "in_channels", "input_size")
 class Architecture:
     """One residual network, every choice a field. Raises ValueError where fields contradict."""
 
-    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True}  # `settings` tells them
+    # In a card no unknown field is passed over; `settings` tells what each is.
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     block: Literal["basic", "bottleneck"]
     """Two 3x3 convolutions, or 1x1, 3x3, 1x1 (2015, Fig. 5)."""
