@@ -36,7 +36,8 @@ def how_good(
     spread = caution = leaked = None
     if run.interval:
         low, high = (percent(end, places) for end in run.interval)
-        spread = tag("p", f"95 % interval{over and f' over {over}'}: {low} to {high}", class_="quiet")
+        of = f" over {over}" if over else ""
+        spread = tag("p", f"95 % interval{of}: {low} to {high}", class_="quiet")
     if dig(result, "split") == "val" and dig(result, "best_epoch") is not None:
         warning = "The epoch was chosen on these images: expect a little less on new ones."
         caution = tag("p", warning, class_="quiet")
