@@ -175,7 +175,7 @@ def main() -> None:
                 "accuracy_right": right[mistake.net],
                 "accuracy_mislabelled": accuracy(wrong, images),
             }
-            if diagnosis.verdict == "wrong":
+            if diagnosis.verdict == "wrong" and not diagnosis.withheld:
                 correct(diagnosis, mended)
                 row_["accuracy_mended"] = accuracy(mended, images)
             print(row_, file=sys.stderr)  # a sign of life

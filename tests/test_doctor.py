@@ -7,6 +7,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from skipway.doctor import bench as searching
 from skipway.doctor.bench import Bench, _moments
 from skipway.doctor.evidence import tempered
 from skipway.doctor.readings import Reading, normalisations
+from skipway.errors import InputError
 from skipway.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from skipway.resnet import ResNet
 from skipway.weights import read_state, save_weights
@@ -316,6 +318,88 @@ def test_classes_in_another_order_and_a_wrong_trait(tmp_path: Path) -> None:
     assert found.diagnosed.accuracy == 1
     wrong = {f.trait: f.found for f in found.findings if f.state == "wrong"}
     assert wrong == {"shortcut": "A", "colour": "BGR"}
+
+
+def test_classes_that_are_not_told_apart_are_not_named(tmp_path: Path) -> None:
+    """Every other image of cat and dog is labelled as of the other; ant and bee are turned."""
+    truth = make(tmp_path, BASIC)
+    for one, other in (("cat", "dog"), ("dog", "cat")):
+        for image in sorted((truth.data / one).glob("[0-9]*.png"))[::2]:
+            image.rename(truth.data / other / f"moved-{image.name}")
+    shuffled = ("bee", "ant", "cat", "dog")
+    file, mended = truth.write(tmp_path / "w.safetensors", classes=shuffled), tmp_path / "m"
+    answer = call("check-weights", file, "--on", truth.data, "--out", mended)
+    assert answer.code == 1
+    assert "WRONG: the outputs follow another order: ant, bee, ?, ?" in answer.out
+    assert "not told which outputs stand for 2 of 4 classes: cat, dog" in answer.out
+    refusal = f"{mended}: not written: 2 of 4 classes are not told from others: that takes about 60"
+    assert refusal in answer.err
+    assert "Give data with more labelled images." in answer.err
+    assert not mended.exists()
+    found = doctor.check(file, str(truth.data), 80)
+    value = as_value(found)
+    assert value["classes"] == ["ant", "bee", None, None]
+    assert value["classes_not_told"] == ["cat", "dog"]
+    assert found.withheld.endswith("\nGive --images 160.")
+    with pytest.raises(InputError, match="not written"):
+        doctor.correct(found, mended)
+
+
+class Answered(Bench):
+    """A bench of answers that are given."""
+
+    def __init__(self, predicted: np.ndarray, labels: np.ndarray, classes: int) -> None:
+        self.said = np.eye(classes)[predicted]
+        self.images: Any = SimpleNamespace(labels=labels)
+        self.arch: Any = SimpleNamespace(num_classes=classes)
+
+    def __len__(self) -> int:
+        return len(self.said)
+
+    def run(self, reading: Reading, n: int) -> np.ndarray:
+        return self.said[:n]
+
+
+# classes, images of each, accuracy; the share of the classes that is told, at least and at most
+ORDERS = [(20, 4, 0.75, 0.2, 0.6), (50, 4, 0.75, 0.2, 0.6), (10, 8, 0.6, 0.1, 0.5),
+          (10, 25, 0.6, 0.98, 1), (20, 16, 0.75, 0.98, 1)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("classes", "each", "accuracy", "least", "most"), ORDERS)
+def test_classes_that_are_told_are_named_rightly(
+    classes: int, each: int, accuracy: float, least: float, most: float
+) -> None:
+    """Outputs in any order, errors among three similar classes."""
+    rng = np.random.default_rng(0)
+    reading: Any = None
+    labels = np.tile(np.arange(classes), each)
+    told, misnamed, over = [], 0, []
+    for _ in range(20):
+        right = rng.permutation(classes)
+        wrong = (labels + rng.integers(1, 4, len(labels))) % classes
+        answers = np.where(rng.random(len(labels)) < accuracy, labels, wrong)
+        bench = Answered(right[answers], labels, classes)
+        order = bench.order(reading)
+        if order is None:
+            continue
+        sure = bench.told(reading, order)
+        told.append(sure.mean())
+        misnamed += bool((sure & (np.array(order) != right)).any())
+        held = bench.cross_matched(reading, len(labels)) == right[answers]
+        over.append(held.mean() - accuracy)
+    assert len(told) >= 18
+    assert misnamed == 0
+    assert least <= np.mean(told) <= most
+    assert np.mean(over) < 0.01  # what chose an order does not praise it
+
+
+def test_one_output_for_two_classes_is_told_of_neither() -> None:
+    labels = np.tile(np.arange(4), 10)
+    bench = Answered(np.array([1, 1, 3, 2])[labels], labels, 4)
+    reading: Any = None
+    assert bench.told(reading, (1, 0, 3, 2)).tolist() == [False, False, True, True]
+    few = Answered(np.array([1, 0, 3, 2])[labels[:15]], labels[:15], 4)
+    assert few.told(reading, (1, 0, 3, 2)).tolist() == [True, True, True, False]
 
 
 @pytest.mark.slow

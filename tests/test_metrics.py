@@ -32,6 +32,7 @@ from skipway.metrics import (
     class_scores,
     expected_calibration_error,
     fisher,
+    grouped_interval,
     holm,
     mcnemar,
     paired_interval,
@@ -219,6 +220,30 @@ def test_wilson_at_the_ends(n: int) -> None:
     assert (low, wilson_interval(n, n)[1]) == (0, 1)  # exactly
     assert 0 < high < 1
     assert wilson_interval(n, n) == pytest.approx((1 - high, 1.0))
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_values_in_groups_against_leaving_each_group_out(even: bool) -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(9) + 3, 6 if even else rng.integers(1, 30, 9)))
+    values = rng.beta(4, 2, 12)[groups] * rng.random(len(groups))
+    kinds, mean = np.unique(groups), values.mean()
+    without = np.array([values[groups != g].mean() for g in kinds])
+    error = math.sqrt(8 / 9 * ((without - mean) ** 2).sum())
+    if even:
+        means = [values[groups == g].mean() for g in kinds]
+        assert error == pytest.approx(stats.sem(means))
+    ends = np.array(grouped_interval(values, groups))
+    # the ends of Wilson's interval are where the mean is t errors off, these being as large there
+    there = error * np.sqrt(ends * (1 - ends) / (mean * (1 - mean)))
+    assert (ends - mean) / there == pytest.approx(stats.t.ppf([0.025, 0.975], 8), rel=1e-3)
+
+
+def test_groups_that_say_nothing_of_others_have_no_interval() -> None:
+    groups = np.arange(20) % 5
+    assert grouped_interval(np.arange(20) < 5, groups) is None  # all equal
+    assert grouped_interval(np.arange(16) % 3 == 0, groups[:16] % 4) is None  # of four
+    assert grouped_interval(np.ones(20), groups) == wilson_interval(5, 5)
 
 
 # --- by class -----------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_the_first_screen_answers_what_how_good_how_long_what_next(tmp_path):
         "What was trained", "resnet20", "Makes\nvectors: 64 numbers of length 1",
         "Loss\nArcFace", "Pooling\nGeM", "How good", "81.2 %",
         "recall@1, the share whose nearest other is of their class, on 32 validation images",
-        "95 % interval: 75.0 % to 84.0 %", "By guessing\n61.3 %", "Recall@2\n87.5 %",
+        "95 % interval over classes: 75.0 % to 84.0 %", "By guessing\n61.3 %", "Recall@2\n87.5 %",
         "Recall@8\n100.0 %", "mAP@R\n55.0 %", "expect a little less on new ones", "How long",
         "What next", "--out vectors.parquet", "How it went", "Validation scores",
         "Each of the 32 validation images", "The worst queries", "Class by class",
@@ -184,7 +184,12 @@ def test_what_stands_out_is_told(tmp_path):
     made = task_record()
     made["result"]["interval"] = [0.6, 0.9]
     said = " ".join(text for _, text in told(tmp_path / "few", run=made))
-    assert "Only 32 images were scored" in said
+    assert "Only 32 images of 2 classes were scored: recall@1 on as many others may be" in said
+    made = task_record()
+    made["result"]["interval"] = None
+    said = " ".join(text for _, text in told(tmp_path / "fewer", run=made))
+    assert "Only 2 classes were scored" in said
+    assert "5 could tell at least" in said
     made = task_record()
     made["data"]["splits"]["train"]["counts"]["owl"] = 5
     said = " ".join(text for _, text in told(tmp_path / "seen", run=made))

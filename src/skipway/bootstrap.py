@@ -61,6 +61,14 @@ def resampled(
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
+def student(v: int) -> float:
+    """The 97.5 % point of Student's t of v degrees of freedom, by Fisher's expansion: for 4 of them
+    0.3 % too low, for more closer."""
+    z = NormalDist().inv_cdf(0.975)
+    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    return t + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+
+
 def _tail(n: int) -> float:
     """The share of resamples of n images beyond either end of a 95 % interval.
 
@@ -70,10 +78,7 @@ def _tail(n: int) -> float:
     """
     if n < 3:
         return 0.0
-    z, v = NormalDist().inv_cdf(0.975), n - 1
-    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)  # Fisher's expansion
-    return NormalDist().cdf(-math.sqrt(n / v) * t)
+    return NormalDist().cdf(-math.sqrt(n / (n - 1)) * student(n - 1))
 
 
 def percentiles(values: Array, n: int, biased: float | None = None) -> Interval:

@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from skipway.answers import softmax
-from skipway.bootstrap import Statistic, mean_of
+from skipway.bootstrap import FEWEST, Interval, Statistic, mean_of, student
 
 Array = npt.NDArray[Any]
+
+_ROUNDING = 1e-9
+"""Share of a mean by which those of equal groups may be apart."""
 
 
 def top_k(logits: Array, labels: Array, k: int) -> Array:
@@ -128,13 +131,38 @@ def calibration_by_chance(confidence: Array, n: Array) -> tuple[float, float]:
     return mean / total, math.sqrt(max(variance, 0.0)) / total
 
 
-def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(correct: float, n: float, z: float = 1.959964) -> tuple[float, float]:
     """The 95 % interval of a share of n (Wilson 1927); holds at 0 and 1 and for small n."""
     p = correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = max(centre - half, 0.0), min(centre + half, 1.0)
     return low if correct else 0.0, high if correct < n else 1.0  # rounded, it would miss them
+
+
+def grouped_interval(values: Array, groups: Array) -> Interval | None:
+    """The 95 % interval of the mean of values of 0..1 [N] that come in groups [N], as queries do in
+    classes: of what other groups would give.
+
+    The variance is the jackknife's, one group left out at a time; of groups of one size it is that
+    of their means. Wilson's interval of as many independent values as have it, with Student's t, is
+    told (Korn and Graubard 1998, Survey Methodology 24, 193): it holds near 0 and 1. Where all
+    values are 0 or all are 1, each group counts as one. None of fewer than `FEWEST` groups, and
+    where all have one mean in between: nothing measured is so certain.
+    """
+    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
+    count, n = len(size), len(groups)
+    if count < FEWEST:
+        return None
+    mean = float(np.mean(values))
+    if mean in (0, 1):
+        return wilson_interval(mean * count, count)
+    moved = (np.bincount(group, values) - size * mean) / (n - size)  # by leaving a group out
+    variance = (count - 1) / count * float(np.square(moved).sum())
+    if variance <= (_ROUNDING * mean) ** 2:
+        return None
+    alike = mean * (1 - mean) / variance
+    return wilson_interval(mean * alike, alike, student(count - 1))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,15 +60,15 @@ def check_weights(
         check_new(Path(out))
     with _telling() as progress:
         diagnosis = check(file, on, images, split, threads or cores(), progress)
-    written = out is not None and diagnosis.clear
-    if out is not None and written:
+    if out is not None and not diagnosis.withheld:
         correct(diagnosis, out)
     if as_json:
         emit(as_value(diagnosis))
     else:
         print("\n".join(lines(diagnosis)))
     if out is not None:
-        print(f"{harmless(out)}: {'' if written else 'not '}written", file=sys.stderr)
+        said = f"not written: {diagnosis.withheld}" if diagnosis.withheld else "written"
+        print(f"{harmless(out)}: {said}", file=sys.stderr)
     if diagnosis.verdict != "right":
         raise typer.Exit(1)
 
@@ -112,6 +112,7 @@ def as_value(diagnosis: Diagnosis) -> dict[str, Any]:
         "comparison": dataclasses.asdict(diagnosis.comparison),
         "traits": [dataclasses.asdict(f) | {"state": f.state} for f in diagnosis.findings],
         "classes": None if diagnosis.order is None else list(diagnosis.names),
+        "classes_not_told": [diagnosis.classes[k] for k in diagnosis.untold],
         "class_order_asked": diagnosis.order_asked,
         "tried": {"readings": diagnosis.readings, "images": diagnosis.passes},
     }
@@ -133,9 +134,14 @@ def lines(diagnosis: Diagnosis) -> list[str]:
     else:
         told += [finding(f) for f in diagnosis.findings]
     if diagnosis.order is not None:
-        names = ", ".join(harmless(name) for name in diagnosis.names[:5])
-        more = ", …" if len(diagnosis.names) > 5 else ""
-        told.append(f"{'classes':<15}WRONG: the outputs follow another order: {names}{more}")
+        names = listed("?" if name is None else harmless(name) for name in diagnosis.names)
+        told.append(f"{'classes':<15}WRONG: the outputs follow another order: {names}")
+    if diagnosis.untold:
+        names = listed(harmless(diagnosis.classes[k]) for k in diagnosis.untold)
+        told.append(
+            f"{'':<15}not told which outputs stand for {len(diagnosis.untold):,} of "
+            f"{len(diagnosis.classes):,} classes: {names}"
+        )
     if not diagnosis.order_asked:
         needed = A_CLASS * len(diagnosis.classes)
         told.append(
@@ -154,6 +160,12 @@ def lines(diagnosis: Diagnosis) -> list[str]:
         f"tried {diagnosis.readings} readings, {diagnosis.passes:,} images through the network"
     )
     return told
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first five of them."""
+    names = [*names]
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def scored(found: Outcome) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from skipway.architecture import name_of
 from skipway.card import Card
 from skipway.data import open_split
 from skipway.data.keyed import hashed, permutation
-from skipway.doctor.bench import Bench
+from skipway.doctor.bench import TELLS, Bench
 from skipway.doctor.evidence import FEWEST, Array, Comparison, Finding, Outcome
 from skipway.doctor.readings import as_read
 from skipway.errors import InputError, harmless
@@ -43,11 +44,14 @@ class Diagnosis:
     classes: tuple[str, ...]
     """Class names by output, as assumed."""
     order: tuple[int, ...] | None
-    """By class, the output that stands for it, where that is another than assumed."""
+    """By class, the output that stands for it, where that is another order than assumed."""
+    untold: tuple[int, ...]
+    """The classes of which the images do not tell whether the output in `order` is theirs."""
     order_asked: bool
     """Whether there are images enough to ask for the order of classes: `A_CLASS` a class."""
     assumed: Outcome
     diagnosed: Outcome
+    """With an order, each image's class has the output that the other images match to it."""
     comparison: Comparison
     """Of the assumed reading with the diagnosed one."""
     findings: tuple[Finding, ...]
@@ -73,14 +77,34 @@ class Diagnosis:
         return "wrong" if wrong else "right"
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Class names by output, as diagnosed."""
+    def names(self) -> tuple[str | None, ...]:
+        """Class names by output, as diagnosed; None where the images do not tell it."""
         if self.order is None:
             return self.classes
-        names = [""] * len(self.classes)
-        for name, output in zip(self.classes, self.order, strict=True):
-            names[output] = name
+        names: list[str | None] = [None] * len(self.classes)
+        for k, output in enumerate(self.order):
+            names[output] = None if k in self.untold else self.classes[k]
         return tuple(names)
+
+    @property
+    def withheld(self) -> str:
+        """Why there is no file as it should have been, and what to do; empty where there is one."""
+        if not self.clear:
+            return "no reading does better than guessing"
+        if not self.untold:
+            return ""
+        n, classes = self.diagnosed.n, len(self.classes)
+        each = max(TELLS, math.ceil(2 * n / classes))
+        if n == MOST:
+            advice = f"No more than {MOST:,} are looked at; --json has the others, to be completed."
+        elif n == self.of:
+            advice = "Give data with more labelled images."
+        else:
+            advice = f"Give --images {min(each * classes, MOST):,}."
+        return (
+            f"{len(self.untold):,} of {classes:,} classes are not told from others: that takes "
+            f"about {each} images a class\n{advice}"
+        )
 
 
 def check(
@@ -148,6 +172,10 @@ def check(
     if not clear:
         order, reading = None, bench.declared
         bench.relabel(range(outputs))
+    labels, untold = chosen.labels, np.zeros(0, np.int64)
+    if order is not None:  # which these very images have chosen: they are not judged by it
+        labels = bench.cross_matched(reading, len(bench))
+        untold = np.flatnonzero(~bench.told(reading, order))
     return Diagnosis(
         file=name,
         data=data,
@@ -156,10 +184,11 @@ def check(
         carded=card is not None,
         classes=tuple(classes),
         order=order,
+        untold=tuple(untold.tolist()),
         order_asked=bench.asks_order,
         assumed=bench.outcome(bench.declared, chosen.labels),
-        diagnosed=bench.outcome(reading, bench.labels),
-        comparison=bench.assumed_with(reading),
+        diagnosed=bench.outcome(reading, labels),
+        comparison=bench.assumed_with(reading, labels),
         findings=bench.findings(reading) if clear else (),
         readings=len(bench.logits),
         passes=bench.passes,
@@ -175,10 +204,10 @@ def correct(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> None:
 
     A network that takes BGR gets the input channels of its first convolution turned round, which
     changes no answer; scaling and normalisation become the card's mean and std. Raises InputError
-    where no reading was found, and as `save_weights` does.
+    where it is `withheld`, and as `save_weights` does.
     """
-    if not diagnosis.clear:
-        raise InputError(f"{harmless(path)}: not written: no reading does better than guessing")
+    if diagnosis.withheld:
+        raise InputError(f"{harmless(path)}: not written: {diagnosis.withheld}")
     found, card = diagnosis.diagnosed, diagnosis.card
     arch = as_read(card.architecture, found.reading)
     state = diagnosis.net.state_dict()

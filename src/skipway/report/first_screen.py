@@ -19,12 +19,13 @@ def how_good(
     said: str | None = None,
     places: int = 1,
     commonest: float | None = None,
+    over: str = "",
 ) -> list[object]:
     """The content of the card.
 
     key: of a share of 0..1 in the run's result; in its rows ``val_`` stands before it. name: what
     it is, in a sentence; said: the same in full. places: decimals of its per cent. commonest: what
-    guessing gets.
+    guessing gets. over: of what others the interval speaks, where that is more than other images.
     """
     value, result = run.metric(key), dig(run.record, "result")
     if value is None:
@@ -35,7 +36,8 @@ def how_good(
     spread = caution = leaked = None
     if run.interval:
         low, high = (percent(end, places) for end in run.interval)
-        spread = tag("p", f"95 % interval: {low} to {high}", class_="quiet")
+        of = f" over {over}" if over else ""
+        spread = tag("p", f"95 % interval{of}: {low} to {high}", class_="quiet")
     if dig(result, "split") == "val" and dig(result, "best_epoch") is not None:
         warning = "The epoch was chosen on these images: expect a little less on new ones."
         caution = tag("p", warning, class_="quiet")

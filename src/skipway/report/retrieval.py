@@ -65,7 +65,7 @@ def _how_good(run: Run) -> list[object]:
         *((name, shown(run.metric(key), ".1%")) for name, key in MEASURES[1:]),
     ]
     said = "recall@1, the share whose nearest other is of their class,"
-    return how_good(run, "recall_at_1", "recall@1", facts, said, commonest=chance)
+    return how_good(run, "recall_at_1", "recall@1", facts, said, 1, chance, "classes")
 
 
 def _next(run: Run) -> list[Line]:

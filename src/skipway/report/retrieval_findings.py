@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from skipway.bootstrap import FEWEST
 from skipway.errors import harmless
 from skipway.report.findings import (
     LITTLE,
@@ -34,7 +35,7 @@ def findings(run: Run) -> list[Finding]:
     """Everything that stands out, what asks for an action first."""
     n = number(dig(run.splits, "val", "n"))
     found = [
-        *leaks(run, "recall"), *_learned(run), *_few_images(run), *broken_loss(run),
+        *leaks(run, "recall"), *_learned(run), *_few_classes(run), *broken_loss(run),
         *unsteady(total_loss(run)),
         *unfinished(run.series("val_recall_at_1"), "recall@1", int(n) if n and n >= 1 else None),
         *_weakest(run), *_apart(run), *_unseen(run), *waiting(run),
@@ -73,16 +74,26 @@ def _learned(run: Run) -> Iterator[Finding]:
         )
 
 
-def _few_images(run: Run) -> Iterator[Finding]:
-    if run.interval is None or not run.scored:
+def _few_classes(run: Run) -> Iterator[Finding]:
+    classes = len(objects(run.evaluation.get("per_class")))
+    if run.metric("recall_at_1") is None or not run.scored or not classes:
+        return
+    if run.interval is None:
+        if classes < FEWEST:
+            yield Finding(
+                "note",
+                f"Only {plural(classes, 'class was', 'classes were')} scored: how far recall@1 is "
+                f"from that of other classes, {FEWEST} could tell at least.",
+            )
         return
     low, high = run.interval
     if high - low > WIDE:
         yield Finding(
             "note",
-            f"Only {plural(run.scored, 'image was', 'images were')} scored: recall@1 on others of "
-            f"these classes may be anything from {percent(low, 0)} to {percent(high, 0)}, and the "
-            "more there are, the harder it is.",
+            f"Only {plural(run.scored, 'image', 'images')} of {plural(classes, 'class', 'classes')}"
+            f" were scored: recall@1 on as many others may be anything from {percent(low, 0)} to "
+            f"{percent(high, 0)}, and the more there are, the harder it is. More classes tell more "
+            "than more images of these.",
         )
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipway.architecture import Architecture
-from skipway.bootstrap import Interval, known_percentiles, mean_of, resampled
+from skipway.bootstrap import Interval
 from skipway.config import AugmentConfig
 from skipway.data import Key, Split
 from skipway.data.feed import Batch
@@ -22,7 +22,7 @@ from skipway.embedders import build_embedder
 from skipway.errors import harmless
 from skipway.heads import EmbedderConfig
 from skipway.images import Preprocess, thumbnail
-from skipway.metrics import wilson_interval
+from skipway.metrics import grouped_interval
 from skipway.retrieval import Retrieved, neighbours, retrieved
 from skipway.tasks.classify import Classify
 
@@ -132,16 +132,12 @@ class RetrievalEvaluator:
         return {f"recall_at_{k}": found.recall_at_k(k) for k in KS} | {"map_at_r": found.map_at_r()}
 
     def intervals(self) -> dict[str, Interval | None]:
-        """The 95 % interval of each metric over the queries: Wilson's of recalls, which count them,
-        and `bootstrap.known_percentiles` of mAP@R. None of no query."""
-        found, n = self.found, len(self.found)
-        if not n:
-            return dict.fromkeys(self.metrics())
-        ends: dict[str, Interval | None] = {
-            f"recall_at_{k}": wilson_interval(int(found.found_at(k).sum()), n) for k in KS
-        }
-        drawn = resampled({"map_at_r": mean_of(found.precision)}, n)["map_at_r"]
-        return ends | {"map_at_r": known_percentiles(drawn, n)}
+        """The 95 % interval of each metric over classes, `grouped_interval`: the queries of one
+        share what they look for, and rise and fall together."""
+        found = self.found
+        own = self.seen[2][found.index]
+        values = {f"recall_at_{k}": found.found_at(k) for k in KS} | {"map_at_r": found.precision}
+        return {name: grouped_interval(of, own) for name, of in values.items()}
 
     def interval(self) -> Interval | None:
         return self.intervals()["recall_at_1"]
