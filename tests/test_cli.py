@@ -159,7 +159,8 @@ def test_eval_of_a_run_and_of_its_weight_file(trained: tuple[Path, Answer], data
     assert found.code == 0, found.err
     value = found.value
     assert set(value) == {
-        "metrics", "intervals", "n", "split", "views", "size", "temperature", "selective"
+        "metrics", "intervals", "n", "split", "views", "size", "temperature", "selective",
+        "notes", "skipped",
     }  # fmt: skip
     assert set(value["metrics"]) == METRICS
     assert (value["n"], value["split"]) == (18, "test")

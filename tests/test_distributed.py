@@ -160,7 +160,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, double: bool, again
     assert found[0][2] == found[1][2]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_batch_in_parts_is_the_batch(tmp_path: Path, processes: int) -> None:
     expected, weights, _ = steps(ALONE, 8, 1, True, False)
     if processes == 1:

@@ -206,7 +206,16 @@ def test_what_is_right_is_called_right(tmp_path: Path, fields: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("fields", [BASIC, NECK], ids=["basic", "bottleneck"])
-@pytest.mark.parametrize(("share", "seed"), [(0.1, 0), (0.15, 1), (0.2, 2), (0.2, 3)])
+@pytest.mark.parametrize(
+    ("share", "seed"),
+    [
+        *(
+            pytest.param(*given, marks=pytest.mark.slow)
+            for given in ((0.1, 0), (0.15, 1), (0.2, 2))
+        ),
+        (0.2, 3),
+    ],
+)
 def test_what_is_right_stays_right_where_labels_are_wrong(
     tmp_path: Path, fields: dict[str, Any], share: float, seed: int
 ) -> None:

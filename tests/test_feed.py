@@ -293,7 +293,10 @@ def test_a_decoding_process_that_was_killed_is_told(split: Split) -> None:
         train()
 
 
-@pytest.mark.parametrize("error", [RuntimeError, EOFError, ConnectionResetError])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError, EOFError, pytest.param(ConnectionResetError, marks=pytest.mark.slow)],
+)
 def test_what_goes_wrong_in_a_decoding_process_is_told_as_it_is(
     split: Split, error: type[Exception]
 ) -> None:

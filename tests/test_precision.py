@@ -58,9 +58,9 @@ def answer(path: Path, task: str, precision: str) -> np.ndarray:
     model: Any = load(path, 1, precision=precision)
     x = model.card.preprocess(IMAGE)
     if task in ("detect", "instance"):
-        (found,) = model._run([x])
+        (found,) = model._engine([x])
         return np.asarray(found["scores"][:5].float())
-    run = model._run if task == "segment" else model.run
+    run = model._engine if task == "segment" else model.run
     return np.asarray(run(x[None]))
 
 

@@ -313,7 +313,7 @@ class ReferenceResNet(nn.Module):
         (34, ReferenceBasic, (3, 4, 6, 3), "linear"),
         (50, ReferenceBottleneck, (3, 4, 6, 3), "linear"),
         (101, ReferenceBottleneck, (3, 4, 23, 3), "linear"),
-        (152, ReferenceBottleneck, (3, 8, 36, 3), "fc"),
+        pytest.param(152, ReferenceBottleneck, (3, 8, 36, 3), "fc", marks=pytest.mark.slow),
     ],
 )
 def test_cifar_stem_equals_the_reference(

@@ -65,7 +65,9 @@ class Killed(BaseException):
     """As kill -9: nothing is tidied up."""
 
 
-@pytest.mark.parametrize("scored", [0, 1, 2])
+@pytest.mark.parametrize(
+    "scored", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_what_dies_while_it_scores_loses_no_epoch(
     scored: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +117,7 @@ def test_a_stop_at_the_end_of_an_epoch_does_not_wait_for_its_score(
     same(whole, tmp_path / "run")
 
 
-@pytest.mark.parametrize("scored", [1, 4])
+@pytest.mark.parametrize("scored", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_stop_in_the_middle_of_scoring_does_not_wait_for_its_end(
     scored: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
