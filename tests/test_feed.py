@@ -325,8 +325,15 @@ def test_parts_of_a_batch_are_of_no_single_image() -> None:
             assert max(sizes) <= max(at_once, 3)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("workers", "zipped"),
+    [
+        (0, False),
+        (2, True),
+        pytest.param(0, True, marks=pytest.mark.slow),
+        pytest.param(2, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path: Path, workers: int, zipped: bool) -> None:
     for i in range(8):
         path = tmp_path / "data" / "ab"[i % 2] / f"{i}.png"

@@ -149,7 +149,8 @@ def test_counts_of_wide_nets_by_hand(name: str, n: int, k: int) -> None:
 
 HEAVY = {
     "resnet1202", "preresnet1001", "preresnet200", "resnet152", "resnet152v1", "resnet152_cifar",
-    "preresnet152", "resnext101_32x8d", "wide_resnet101_2",
+    "preresnet152", "resnext101_32x8d", "wide_resnet101_2", "resnet101v1", "resnet101_cifar",
+    "preresnet101", "wrn28_10", "wide_resnet50_2",
 }  # fmt: skip
 
 
