@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -237,12 +237,19 @@ COVER = 0.4
 """How much of its colour covers a mask's pixels."""
 
 
+class Masks(Protocol):
+    """Of each object its mask, bool [H, W]: an array [n, H, W], or what makes one where it is asked
+    for, as together those of a large photograph take gigabytes."""
+
+    def __getitem__(self, i: int, /) -> Array: ...
+
+
 def drawn(
     image: Array,
     boxes: Array,
     texts: Sequence[str],
     colours: Sequence[int],
-    masks: Array | Sequence[Array] | None = None,
+    masks: Masks | None = None,
     dashed: Array | None = None,
     side: int | None = None,
 ) -> Array:
@@ -250,8 +257,8 @@ def drawn(
 
     image: uint8 or uint16 [H, W, 1 | 3]. boxes: [n, 4], x1, y1, x2, y2 in pixels of the image; one
     that is not finite or lies outside is left out, with all that belongs to it. texts: a label
-    each, "" for none. colours: an index of a class each, see `colour`. masks: bool [n, H, W], or as
-    a sequence, of which one at a time is held. dashed: bool [n]. side: pixels of the longer side;
+    each, "" for none. colours: an index of a class each, see `colour`. masks: as `Masks`.
+    dashed: bool [n]. side: pixels of the longer side;
     None leaves the image as it is, but for small ones, which are enlarged to about `ENLARGED`."""
     picture, ratio = _resized(_as_rgb(image), side)
     frame = picture.size

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,23 +123,13 @@ def _as_json(mask: Runs) -> dict[str, list[int]]:
     return {"size": [*mask.size], "counts": mask.counts.tolist()}
 
 
-class _Unpacked(Sequence[Array]):
-    """Masks from JSON, each made where it is asked for: together those of a large photograph take
-    gigabytes."""
+class _Unpacked:
+    """Masks from JSON as `drawn` takes them, one at a time."""
 
     def __init__(self, masks: Sequence[dict[str, list[int]]]) -> None:
         self._masks = masks
 
-    def __len__(self) -> int:
-        return len(self._masks)
-
-    @overload
-    def __getitem__(self, i: int) -> Array: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Array]: ...
-    def __getitem__(self, i: int | slice) -> Array | Sequence[Array]:
-        if isinstance(i, slice):
-            return _Unpacked(self._masks[i])
+    def __getitem__(self, i: int) -> Array:
         height, width = self._masks[i]["size"]
         return pixels_of(Runs(np.array(self._masks[i]["counts"]), (height, width)))
 

@@ -9,13 +9,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from skipway.architecture import FIELDS_FROM_DATA, Architecture
-from skipway.config import FLAGS, RunConfig, meant
+from skipway.config import FLAGS, RunConfig, flag_of, meant
 from skipway.errors import InputError, harmless
 
 ARCHITECTURE = "model.architecture"
-_FLAGS = {key: f"--{name.replace('_', '-')}" for name, key in FLAGS.items()}
 _UNSET = ("data_path", *(f"{ARCHITECTURE}.{name}" for name in (*FIELDS_FROM_DATA, "source")))
-"""Keys that nobody sets: DATA says the first, and the data the others."""
+"""Keys that nobody sets: DATA is the first, the data decides sizes, and the network its source."""
 _LARGEST = 1e9
 """A bound above which no value is given by mistake; it is not told."""
 _KINDS = {
@@ -89,7 +88,7 @@ def _of_group(
             deciding = "the network" if key.startswith(f"{ARCHITECTURE}.") else "task and data"
             yield Setting(
                 key,
-                _FLAGS.get(key),
+                flag_of(key) if key in FLAGS.values() else None,
                 field.get("default"),
                 None if "default" in field else deciding,
                 in_words(field),

@@ -49,7 +49,6 @@ class Told:
 
     as_json: bool
     value: dict[str, Any] = field(default_factory=dict)
-    remarks: Remarks = field(default_factory=Remarks)
 
     def add(self, lines: Iterable[str], **value: Any) -> None:
         self.value |= value
@@ -213,7 +212,7 @@ def evaluate(
     images = open_labelled(predictor, model, data, split)
     policy = on_bad.value if on_bad else predictor.card.setting("data.on_bad", "error")
     told = Told(as_json)
-    scoring = Scoring(predictor, model, images, threads, policy, Views(views), told.remarks)
+    scoring = Scoring(predictor, model, images, threads, policy, Views(views))
     rival = None if against is None else _rival(scoring, against, opened)
     if calibrate:
         scored = _calibrated(told, scoring, out)
@@ -227,7 +226,7 @@ def evaluate(
     if corruptions:
         _corrupted(told, scoring, scored)
     if as_json:
-        emit(told.value | told.remarks.to_json())
+        emit(told.value | scoring.remarks.to_json())
 
 
 @dataclass
@@ -240,7 +239,7 @@ class Scoring:
     threads: int
     on_bad: str
     views: Views
-    remarks: Remarks
+    remarks: Remarks = field(default_factory=Remarks)
 
     def scored(self) -> Scored:
         """The scores; with remarks on what must be known of them, and on what was skipped."""
@@ -449,7 +448,7 @@ def _sliced(told: Told, scoring: Scoring, scored: Scored, column: Column) -> Non
 
     found = slices(scored, scoring.images, column)
     if found.left_out:
-        told.remarks.note(f"{found.left_out:,} images have no line in {harmless(column.path)}")
+        scoring.remarks.note(f"{found.left_out:,} images have no line in {harmless(column.path)}")
 
     def lines() -> Iterator[str]:
         yield f"by {harmless(found.column)}, the fewest images first:"

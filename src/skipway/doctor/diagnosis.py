@@ -96,7 +96,7 @@ class Diagnosis:
         n, classes = self.diagnosed.n, len(self.classes)
         each = max(TELLS, math.ceil(2 * n / classes))
         if n == MOST:
-            advice = f"No more than {MOST:,} are looked at; --json has the others, to be completed."
+            advice = f"No more than {MOST:,} are looked at; --json has those that are told."
         elif n == self.of:
             advice = "Give data with more labelled images."
         else:
